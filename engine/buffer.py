@@ -1,0 +1,500 @@
+"""The durable truth about games and groups: one SQLite file per run.
+
+A group's row goes `ready -> leased(policy, request, attempt) -> trained(step)`, or ends as
+`dropped` with a reason, at once (filters, zero variance, a closed stream) or later. After a
+restore, rows that the restored weights do not contain return to `ready`: a group is in the
+lineage of the final weights at most once. Pictures are stored once, by content hash.
+
+What durable means: every call is one transaction in SQLite's write-ahead log, so whatever has
+returned survives `kill -9` of the whole process group (the log is in the page cache, which
+belongs to the system, and a torn last transaction is rolled back). `synchronous=NORMAL` does not
+wait for the disk, so a *power loss* may take the newest transactions, never the file. The two
+facts on which other durable things rest do wait for the disk: a reserved version (before its
+first byte is sent) and `sync`, which a checkpoint calls before it becomes the newest one; an
+fsync of the log makes everything before it durable as well.
+
+Calls are synchronous and take well under a millisecond for small groups; they are made from one
+thread, the engine's event loop. One process owns the file: the run directory's lock sees to it.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import schema
+from engine.admission import ReadyGame
+from engine.errors import EngineError
+from engine.types import Group
+from engine.versions import Restore, Version, VersionLedger
+from engine.wire import content_hash, decode_group, encode_group, pack, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A group of a batch."""
+
+    id: int
+    age: int
+    """Of its oldest token, in steps of its own policy, when it was leased."""
+    judge_age: int
+    """The largest age over the other policies that had a hand in its rewards; 0: none had."""
+    group: Group
+
+
+class Buffer:
+    """Games, groups, versions and counters of one run. Open it with `Buffer.open`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.path = path
+        self._db = connection
+        self._depth = 0
+        self.ledger = VersionLedger(
+            (Version(*row) for row in self._rows("SELECT * FROM versions")),
+            (Restore(*row) for row in self._rows("SELECT * FROM restores ORDER BY attempt")),
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "Buffer":
+        """Open or create the file. Raises ConfigError where it can't be used."""
+        return cls(schema.connect(path), path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- transactions
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """Make the calls inside one transaction; `durable` waits for the disk.
+
+        An exception rolls all of it back. Transactions inside join the outer one.
+        """
+        if self._depth:
+            yield
+            return
+        if durable:
+            self._db.execute("PRAGMA synchronous = FULL")
+        self._depth += 1
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise EngineError(f"{self.path}: {error}") from error
+            raise
+        finally:
+            self._depth -= 1
+            if durable:
+                self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def sync(self) -> None:
+        """Wait until everything written so far is on the disk (also for power loss)."""
+        with self.transaction(durable=True):
+            self._add("syncs", 1)
+
+    # -- games
+
+    def start_game(self, recipe: str) -> int:
+        """A new game in flight; its number is never reused, over restarts too."""
+        with self.transaction():
+            self._add("games_started", 1)
+            row = self._db.execute(
+                "INSERT INTO games (recipe, state, started_s) VALUES (?, 'in_flight', ?)",
+                (recipe, time.time()),
+            )
+            return _inserted(row)
+
+    def end_game(
+        self, game: int, *, dropped: str | None = None, notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """The game finished, or was dropped for a reason. It keeps the groups it submitted.
+
+        `notes` is JSON data for the gallery; bytes in it are PNG and stored by hash. Raises
+        ValueError where the game is not in flight.
+        """
+        with self.transaction():
+            images: dict[str, bytes] = {}
+            text = json.dumps(_without_bytes(notes, images)) if notes else None
+            state = "finished" if dropped is None else "dropped"
+            ended = self._db.execute(
+                "UPDATE games SET state = ?, reason = ?, ended_s = ?, notes = ? "
+                "WHERE id = ? AND state = 'in_flight'",
+                (state, dropped, time.time(), text, game),
+            )
+            if ended.rowcount != 1:
+                raise ValueError(f"game {game} is not in flight")
+            self._store_images(images)
+            self._many("INSERT INTO game_images VALUES (?, ?)", ((h, game) for h in images))
+
+    def gallery(self, number: int) -> list[dict[str, Any]]:
+        """The first and the last `number` games that have notes: {game, state, ..., notes}."""
+        query = "SELECT id, state, reason, started_s, ended_s, notes FROM games "
+        some = "WHERE notes IS NOT NULL ORDER BY id {} LIMIT ?"
+        found = {
+            row[0]: row
+            for order in ("ASC", "DESC")
+            for row in self._rows(query + some.format(order), (number,))
+        }
+        keys = ("game", "state", "reason", "started_s", "ended_s")
+        return [
+            {**dict(zip(keys, row[:5], strict=True)), "notes": json.loads(row[5])}
+            for _, row in sorted(found.items())
+        ]
+
+    def image(self, name: str) -> bytes | None:
+        """PNG bytes by content hash; None where nothing needs it any more."""
+        rows = self._rows("SELECT png FROM images WHERE hash = ?", (name,))
+        return rows[0][0] if rows else None
+
+    # -- groups
+
+    def submit(self, group: Group, *, drop: str | None = None) -> bool:
+        """Store a group; True: it is ready. Its game must be in flight.
+
+        It ends as dropped at once for the reason `drop` (the engine's), `extra["drop"]` (a filter
+        of the recipe), or `zero_variance` where no advantage would differ from zero.
+        """
+        reason = drop or group.extra.get("drop")
+        if reason is None and not group.has_signal:
+            reason = "zero_variance"
+        header, images = encode_group(group)
+        with self.transaction():
+            if not self._rows(
+                "SELECT 1 FROM games WHERE id = ? AND state = 'in_flight'", (group.game,)
+            ):
+                raise ValueError(f"{group.stream}: game {group.game} is not in flight")
+            self._add(f"submitted/{group.stream}", 1)
+            row = self._db.execute(
+                "INSERT INTO groups (stream, policy, game, state, reason, versions, created_s, "
+                "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    group.stream,
+                    group.policy,
+                    group.game,
+                    "ready" if reason is None else "dropped",
+                    reason,
+                    json.dumps(_all_versions(group)),
+                    time.time(),
+                    pack(header) if reason is None else None,
+                ),
+            )
+            if reason is None:
+                self._store_images(images)
+                self._many(
+                    "INSERT INTO group_images VALUES (?, ?)",
+                    ((name, _inserted(row)) for name in images),
+                )
+        return reason is None
+
+    def drop_ready(self, stream: str, reason: str) -> int:
+        """Drop all ready groups of a stream that closed; their number."""
+        with self.transaction():
+            ids = self._ids("WHERE stream = ? AND state = 'ready'", (stream,))
+            self._drop(ids, reason)
+        return len(ids)
+
+    def lease(
+        self,
+        policy: str,
+        request: int,
+        attempt: int,
+        *,
+        games: Mapping[str, Iterable[int]],
+        steps: Mapping[str, int],
+        max_age: Mapping[str, int],
+        max_judge_age: int | None = None,
+    ) -> list[Leased]:
+        """The batch of a learner's request: the ready groups of `games` ({stream: games}).
+
+        Idempotent by (policy, request, attempt): a repeat gives the groups of the first answer,
+        whatever the other arguments are. `steps` is the current step of every policy. Groups
+        older than `max_age[stream]` end as dropped[too_old]: the hard bound.
+        """
+        with self.transaction():
+            if (again := self.leased(policy, request, attempt)) is not None:
+                return again
+            self._db.execute("INSERT INTO requests VALUES (?, ?, ?)", (policy, request, attempt))
+            for stream, numbers in games.items():
+                for game in numbers:
+                    rows = self._rows(
+                        "SELECT id, versions FROM groups "
+                        "WHERE game = ? AND stream = ? AND policy = ? AND state = 'ready'",
+                        (game, stream, policy),
+                    )
+                    for id_, versions in rows:
+                        age, judge_age = self._ages(policy, json.loads(versions), steps)
+                        if age > max_age[stream]:
+                            self._drop([id_], "too_old")
+                        elif max_judge_age is not None and judge_age > max_judge_age:
+                            self._drop([id_], "judges_too_old")
+                        else:
+                            self._db.execute(
+                                "UPDATE groups SET state = 'leased', request = ?, attempt = ?, "
+                                "age = ?, judge_age = ? WHERE id = ?",
+                                (request, attempt, age, judge_age, id_),
+                            )
+            return self.leased(policy, request, attempt) or []
+
+    def leased(self, policy: str, request: int, attempt: int) -> list[Leased] | None:
+        """What this request was answered; None: it was not."""
+        key = (policy, request, attempt)
+        if not self._rows(
+            "SELECT 1 FROM requests WHERE policy = ? AND request = ? AND attempt = ?", key
+        ):
+            return None
+        rows = self._rows(
+            "SELECT id, age, judge_age, payload FROM groups WHERE policy = ? AND request = ? "
+            "AND attempt = ? AND state IN ('leased', 'trained') ORDER BY id",
+            key,
+        )
+        return [Leased(id_, age, judge, self._decode(id_, data)) for id_, age, judge, data in rows]
+
+    def trained(self, policy: str, request: int, attempt: int, step: int) -> int:
+        """The request's batch became part of weights of `step`; the number of its groups."""
+        with self.transaction():
+            done = self._db.execute(
+                "UPDATE groups SET state = 'trained', step = ? WHERE policy = ? AND request = ? "
+                "AND attempt = ? AND state = 'leased'",
+                (step, policy, request, attempt),
+            )
+        return done.rowcount
+
+    def bad_batch(self, policy: str, request: int, attempt: int) -> int:
+        """The learner refused the batch: its groups end as dropped[bad_batch]; their number."""
+        with self.transaction():
+            ids = self._ids(
+                "WHERE policy = ? AND request = ? AND attempt = ? AND state = 'leased'",
+                (policy, request, attempt),
+            )
+            self._drop(ids, "bad_batch")
+        return len(ids)
+
+    def forget(self, policy: str, request: int) -> None:
+        """Free the payloads of groups trained by requests up to `request`.
+
+        For the request of the oldest checkpoint kept: no restore can make them ready again.
+        """
+        with self.transaction():
+            self._clear(
+                self._ids(
+                    "WHERE policy = ? AND request <= ? AND state = 'trained' "
+                    "AND payload IS NOT NULL",
+                    (policy, request),
+                )
+            )
+
+    # -- attempts, versions, restores
+
+    def begin_attempt(self) -> int:
+        """A new life of the run: its number (1, 2, ...). Games in flight are lost with the old."""
+        with self.transaction(durable=True):
+            self._add("attempts", 1)
+            self._db.execute(
+                "UPDATE games SET state = 'dropped', reason = 'lost_in_crash', ended_s = ? "
+                "WHERE state = 'in_flight'",
+                (time.time(),),
+            )
+            return int(self.counters()["attempts"])
+
+    def reserve_version(self, policy: str, step: int, attempt: int) -> int:
+        """A version for weights of `step`, on the disk before this returns."""
+        row = self.ledger.reserve(policy, step, attempt)
+        with self.transaction(durable=True):
+            self._db.execute(
+                "INSERT INTO versions VALUES (?, ?, ?, ?)",
+                (row.policy, row.version, row.step, row.attempt),
+            )
+        return row.version
+
+    def restore(self, policy: str, *, step: int, request: int, attempt: int) -> int:
+        """`policy` begins `attempt` with a checkpoint of `step`, which contains the answers to
+        all requests up to `request`. Returns the number of groups that are ready again.
+
+        A lease that the checkpoint contains is trained, even if nobody lived to say so; all
+        later ones are undone. Repeating the call changes nothing.
+        """
+        with self.transaction(durable=True):
+            self._db.execute(
+                "UPDATE groups SET state = 'trained', step = ? "
+                "WHERE policy = ? AND state = 'leased' AND request <= ?",
+                (step, policy, request),
+            )
+            undone = self._db.execute(
+                "UPDATE groups SET state = 'ready', request = NULL, attempt = NULL, step = NULL, "
+                "age = NULL, judge_age = NULL "
+                "WHERE policy = ? AND state IN ('leased', 'trained') AND request > ?",
+                (policy, request),
+            )
+            fresh = self._db.execute(
+                "INSERT OR IGNORE INTO restores VALUES (?, ?, ?)", (policy, attempt, step)
+            )
+        if fresh.rowcount:
+            self.ledger.record_restore(Restore(policy, attempt, step))
+        return undone.rowcount
+
+    def ready_games(self, steps: Mapping[str, int]) -> list[ReadyGame]:
+        """Games that ended and still have ready groups: what `Admission` resumes with."""
+        found: dict[tuple[int, str], tuple[int, int]] = {}
+        for game, stream, policy, versions in self._rows(
+            "SELECT game, stream, policy, versions FROM groups WHERE state = 'ready' ORDER BY game"
+        ):
+            age, _ = self._ages(policy, json.loads(versions), steps)
+            number, oldest = found.get((game, stream), (0, 0))
+            found[game, stream] = (number + 1, max(oldest, age))
+        return [ReadyGame(*key, *value) for key, value in found.items()]
+
+    # -- accounts
+
+    def add(self, amounts: Mapping[str, float]) -> None:
+        """Add to counters that live over restarts: `generated/<policy>`, `wall_s`, any name."""
+        with self.transaction():
+            for name, amount in amounts.items():
+                self._add(name, amount)
+
+    def counters(self) -> dict[str, float]:
+        return dict(self._rows("SELECT name, value FROM counters"))
+
+    def counts(self) -> dict[str, Any]:
+        """{"games": {...}, "groups": {stream: {...}}}, in the words of `summary.json`."""
+        counters = self.counters()
+        games: dict[str, Any] = {"started": int(counters.get("games_started", 0))}
+        games |= {"finished": 0, "dropped": {}, "in_flight": 0}
+        for state, reason, number in self._rows(
+            "SELECT state, reason, count(*) FROM games GROUP BY state, reason"
+        ):
+            _count(games, state, reason, number)
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in counters.items():
+            if name.startswith("submitted/"):
+                groups[name.removeprefix("submitted/")] = {
+                    "submitted": int(value),
+                    **{"trained": 0, "dropped": {}, "ready": 0, "leased": 0},
+                }
+        for stream, state, reason, number in self._rows(
+            "SELECT stream, state, reason, count(*) FROM groups GROUP BY stream, state, reason"
+        ):
+            _count(groups[stream], state, reason, number)
+        return {"games": games, "groups": groups}
+
+    def ages(self) -> dict[str, dict[int, int]]:
+        """{stream: {age at the lease: groups}} of what was trained."""
+        histogram: dict[str, dict[int, int]] = {}
+        for stream, age, number in self._rows(
+            "SELECT stream, age, count(*) FROM groups WHERE state = 'trained' GROUP BY stream, age"
+        ):
+            histogram.setdefault(stream, {})[age] = number
+        return histogram
+
+    def judge_ages(self) -> dict[int, int]:
+        """{largest age of another policy in its rewards: groups} of what was trained."""
+        return dict(
+            self._rows(
+                "SELECT judge_age, count(*) FROM groups WHERE state = 'trained' GROUP BY judge_age"
+            )
+        )
+
+    # -- inside
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._db.execute(query, values).fetchall()
+
+    def _many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(statement, rows)
+
+    def _ids(self, where: str, values: Sequence[Any]) -> list[int]:
+        return [row[0] for row in self._rows(f"SELECT id FROM groups {where}", values)]
+
+    def _add(self, name: str, amount: float) -> None:
+        self._db.execute(
+            "INSERT INTO counters VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+            (name, amount),
+        )
+
+    def _store_images(self, images: Mapping[str, bytes]) -> None:
+        self._many("INSERT OR IGNORE INTO images VALUES (?, ?)", images.items())
+
+    def _drop(self, ids: Sequence[int], reason: str) -> None:
+        self._many(
+            "UPDATE groups SET state = 'dropped', reason = ? WHERE id = ?",
+            ((reason, id_) for id_ in ids),
+        )
+        self._clear(ids)
+
+    def _clear(self, ids: Sequence[int]) -> None:
+        """Free the payloads of rows, and the pictures that no other row or game needs."""
+        for id_ in ids:
+            names = self._rows("SELECT hash FROM group_images WHERE group_id = ?", (id_,))
+            self._db.execute("UPDATE groups SET payload = NULL WHERE id = ?", (id_,))
+            self._db.execute("DELETE FROM group_images WHERE group_id = ?", (id_,))
+            self._many(
+                "DELETE FROM images WHERE hash = ?1 "
+                "AND NOT EXISTS (SELECT 1 FROM group_images WHERE hash = ?1) "
+                "AND NOT EXISTS (SELECT 1 FROM game_images WHERE hash = ?1)",
+                names,
+            )
+
+    def _decode(self, id_: int, payload: bytes | None) -> Group:
+        if payload is None:
+            raise EngineError(f"{self.path}: group {id_} has no payload any more")
+        images = dict(
+            self._rows(
+                "SELECT hash, png FROM images WHERE hash IN "
+                "(SELECT hash FROM group_images WHERE group_id = ?)",
+                (id_,),
+            )
+        )
+        return decode_group(unpack(payload), images)
+
+    def _ages(
+        self, policy: str, versions: Mapping[str, Sequence[int]], steps: Mapping[str, int]
+    ) -> tuple[int, int]:
+        """(own age, largest judge age). Weights of a policy without a step here count as frozen."""
+        ages = {
+            name: max(self.ledger.age(name, version, steps[name]) for version in numbers)
+            for name, numbers in versions.items()
+            if name in steps
+        }
+        judges = (age for name, age in ages.items() if name != policy)
+        return ages[policy], max(judges, default=0)
+
+
+def _inserted(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _count(account: dict[str, Any], state: str, reason: str | None, number: int) -> None:
+    if state == "dropped":
+        account["dropped"][reason] = number
+    else:
+        account[state] = number
+
+
+def _all_versions(group: Group) -> dict[str, list[int]]:
+    """{policy: versions} whose ages bound those of all tokens: a group's own, and its judges'."""
+    versions = {policy: set(span) for policy, span in group.versions.items()}
+    for rollout in group.rollouts:
+        versions.setdefault(rollout.policy, set()).update(rollout.versions)
+    return {policy: sorted(numbers) for policy, numbers in versions.items()}
+
+
+def _without_bytes(value: Any, images: dict[str, bytes]) -> Any:
+    """`value` with each PNG replaced by {"png": content hash}; the PNGs go to `images`."""
+    if isinstance(value, bytes):
+        name = content_hash(value)
+        images[name] = value
+        return {"png": name}
+    if isinstance(value, Mapping):
+        return {str(key): _without_bytes(item, images) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_bytes(item, images) for item in value]
+    return value

@@ -1,0 +1,183 @@
+"""YAML plus `a.b=value` overrides -> frozen pydantic models; and the engine's own sections.
+
+Nothing is mutated after loading, and no validator writes into another section. Unknown keys are
+refused with the nearest valid key named. No torch here: `--help` is instant.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import ConfigError
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunConfig(Section):
+    name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder below `root`."""
+    root: Path = Path("runs")
+    seed: int = Field(0, ge=0)
+    steps: int = Field(120, ge=1)
+    """Optimiser steps of every policy; the run ends when all have made them."""
+    checkpoint_every: int = Field(20, ge=1)
+    """Steps of a policy between two of its checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class ModelConfig(Section):
+    base: Path
+    """A Hugging Face model folder: the weights that every policy starts from."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of published weights and servers. Learners keep fp32 masters in any case."""
+
+
+class LearnerGroupConfig(Section):
+    ranks: tuple[int, ...] = Field(min_length=1)
+    policies: tuple[str, ...] = Field(min_length=1)
+
+
+class ServerHostConfig(Section):
+    rank: int = Field(ge=0)
+    """The rank that starts and supervises these servers."""
+    policies: tuple[str, ...] = Field(min_length=1)
+    """One port each; the embedded server serves all of them from one process."""
+    kind: Literal["embedded", "sglang"] = "embedded"
+    port: int = Field(0, ge=0, le=65535)
+    """Of the first policy, the others follow; 0: free ports are chosen."""
+    tp: int = Field(1, ge=1)
+    context_length: int = Field(512, ge=64)
+    max_running: int = Field(256, ge=1)
+    extra_args: tuple[str, ...] = ()
+    """Passed on to the server's command line."""
+
+
+class LayoutConfig(Section):
+    device: Literal["cpu", "cuda"] = "cpu"
+    backend: Literal["gloo", "nccl"] = "gloo"
+    learners: tuple[LearnerGroupConfig, ...] = Field(min_length=1)
+    servers: tuple[ServerHostConfig, ...] = Field(min_length=1)
+
+
+class StreamsConfig(Section):
+    games_per_step: int = Field(4, ge=1)
+    """A step of a policy takes the groups of this many games."""
+    max_age: int = Field(4, ge=0)
+    """Largest age, in steps, of the oldest token in a batch; 0 is synchronous."""
+    max_judge_age: int | None = Field(None, ge=0)
+    """The same for the policies that judged a group; None: shown, not bounded."""
+    min_groups: int = Field(1, ge=1)
+    """A step takes more games until it has this many groups."""
+    too_old: Literal["wait", "drop"] = "wait"
+    """What a step does about an unfinished game that would be too old at the next step."""
+    game_deadline_s: float = Field(300.0, gt=0)
+
+
+class WeightsConfig(Section):
+    bucket_mb: float = Field(64.0, gt=0)
+    pause: Literal["retract", "in_place", "abort", "drain"] = "retract"
+    """What happens to requests in flight at an update; see DESIGN, weights."""
+    timeout_s: float = Field(60.0, gt=0)
+    checksum_every: int = Field(20, ge=0)
+    """Publications between two comparisons of checksums; 0: only the first."""
+
+
+def load(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """Read YAML, apply `a.b=value` overrides (values are YAML), validate.
+
+    Raises ConfigError (one line) that names the key, the problem and the fix.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of sections")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(cls, error, path)) from None
+
+
+def digest(config: BaseModel) -> str:
+    """sha256 of the resolved configuration, as hex."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    *parents, leaf = dotted.split(".")
+    node: Any = tree
+    try:
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        if isinstance(node, list):
+            node[int(leaf)] = yaml.safe_load(text)
+        else:
+            node[leaf] = yaml.safe_load(text)
+    except (TypeError, ValueError, IndexError, AttributeError):
+        raise ConfigError(f"override {override!r}: there is no such place in the config") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+
+
+def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys_beside(cls, item["loc"])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"unknown key {where!r}{hint}")
+        elif item["type"] == "missing":
+            problems.append(f"{where!r} is missing")
+        else:
+            problems.append(f"{where!r} is {item.get('input')!r}: {item['msg']}")
+    return f"{path}: " + "; ".join(problems)
+
+
+def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The valid keys of the section in which `loc` lies."""
+    model: Any = cls
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+        info = model.model_fields.get(part)
+        model = _model_of(info.annotation) if info else None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []
+
+
+def _model_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _model_of(argument)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return None

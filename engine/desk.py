@@ -1,0 +1,214 @@
+"""Where the learner groups are served: the engine's side of their protocol.
+
+    learner                            engine
+    hello {policy: step, request}  ->  the buffer goes back to what those checkpoints contain
+                                   <-  welcome {attempt, versions}     once all policies are here
+    next {policy, request}         ->  parked until admission has a batch
+                                   <-  batch {policy, request, version, groups}   (may be empty)
+    stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
+    published {policy, version, step, servers} -> servers are routable, games are consumed
+    saved, event, stopping         ->  noted
+                                   <-  save, bye
+
+A request is answered once; its number names it for ever, so a repeated one gets the same rows.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.admission import Admission, AdmissionRules, Consumption
+from engine.buffer import Buffer, Leased
+from engine.errors import TransportError
+from engine.transport import EngineSocket, Message
+from engine.wire import encode_group
+
+log = logging.getLogger(__name__)
+
+
+class Servers(Protocol):
+    """What the desk tells the sampler's side about the servers of one policy."""
+
+    def mark_ready(self, url: str, version: int) -> None: ...
+
+    def mark_unready(self, url: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A request for a batch that waits for one."""
+
+    peer: bytes
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a request was answered, until its step is reported."""
+
+    consumption: Consumption
+    groups: Sequence[Leased]
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """See the module's docstring."""
+
+    socket: EngineSocket
+    buffer: Buffer
+    rules: AdmissionRules
+    max_judge_age: int | None
+    servers: Mapping[str, Servers]
+    """By policy."""
+    attempt: int
+    on_change: Callable[[], None]
+    on_step: Callable[[str, Message, Sequence[Leased]], None]
+    """Told of every step: policy, the learner's message, the batch."""
+    on_event: Callable[[str, str], None]
+    """Told of every event: its level ("info" or "warning") and a sentence."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Steps that each policy's learner has made."""
+    versions: dict[str, int] = field(default_factory=dict)
+    """The last published version of each policy."""
+    is_stopping: bool = False
+    _peers: dict[bytes, list[str]] = field(default_factory=dict)
+    _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _parked: dict[str, Parked] = field(default_factory=dict)
+    _batches: dict[tuple[str, int], Batch] = field(default_factory=dict)
+
+    async def gather(self) -> Admission:
+        """Wait for the hello of every policy, set the buffer back, welcome all."""
+        policies = {rule.policy for rule in self.rules.streams.values()}
+        while policies - set(self._restored):
+            peer, message = await self.socket.receive()
+            if message["kind"] != "hello":
+                raise TransportError(f"a learner said {message['kind']!r} before hello")
+            self._peers[peer] = list(message["policies"])
+            for policy, state in message["policies"].items():
+                self._restored[policy] = (int(state["step"]), int(state["request"]))
+        for policy, (step, request) in self._restored.items():
+            again = self.buffer.restore(policy, step=step, request=request, attempt=self.attempt)
+            self.steps[policy] = step
+            if again:
+                self.on_event("info", f"{policy}: {again} groups trained after step {step} "
+                                      "return to ready")  # fmt: skip
+        admission = Admission(self.rules, self.steps, self.buffer.ready_games(self.steps))
+        for peer, own in self._peers.items():
+            versions = {p: self.buffer.reserve_version(p, self.steps[p], self.attempt) for p in own}
+            await self.socket.send(
+                peer, {"kind": "welcome", "attempt": self.attempt, "versions": versions}
+            )
+        return admission
+
+    async def serve(self, admission: Admission) -> None:
+        """Handle the learners' messages until cancelled."""
+        while True:
+            peer, message = await self.socket.receive()
+            self._handle(peer, message, admission)
+            self.on_change()
+
+    def _handle(self, peer: bytes, message: Message, admission: Admission) -> None:
+        kind = message["kind"]
+        if kind == "next":
+            self._parked[message["policy"]] = Parked(peer, int(message["request"]))
+        elif kind == "stepped":
+            self._stepped(message, admission)
+        elif kind == "published":
+            self._published(message, admission)
+        elif kind == "saved":
+            self.buffer.sync()
+            self.on_event("info", f"{message['policy']}: checkpoint of step {message['step']}")
+        elif kind == "event":
+            self.on_event(message["level"], message["text"])
+        elif kind == "stopping":
+            self.is_stopping = True
+        elif kind == "hello":
+            raise TransportError("a learner group started again within one attempt")
+        else:
+            raise TransportError(f"a learner sent {kind!r}")
+
+    def _stepped(self, message: Message, admission: Admission) -> None:
+        policy, request = message["policy"], int(message["request"])
+        batch = self._batches.pop((policy, request))
+        if message["skipped"]:
+            dropped = self.buffer.bad_batch(policy, request, self.attempt)
+            admission.skipped(batch.consumption)
+            self.on_event("warning", f"{policy}: batch skipped ({message['reason']}), "
+                                     f"{dropped} groups dropped")  # fmt: skip
+        else:
+            self.steps[policy] = int(message["step"])
+            self.buffer.trained(policy, request, self.attempt, self.steps[policy])
+        self.on_step(policy, message, batch.groups)
+
+    def _published(self, message: Message, admission: Admission) -> None:
+        policy, version = message["policy"], int(message["version"])
+        for url in message["servers"]:
+            self.servers[policy].mark_ready(url, version)
+        for url, error in message["failed"].items():
+            self.servers[policy].mark_unready(url)
+            self.on_event("warning", f"{policy}: publication to {url} failed: {error}")
+        self.versions[policy] = version
+        admission.published(policy, int(message["step"]))
+
+    async def answer(self, admission: Admission) -> bool:
+        """Answer the parked requests that admission has a batch for. True: something changed."""
+        changed = False
+        for policy, parked in list(self._parked.items()):
+            while (next_step := admission.ready(policy)) is not None:
+                changed = True
+                if not admission.consume(next_step):
+                    continue  # games without a group: consumed at once; look at the next ones
+                groups = self._lease(policy, parked.request, next_step.games)
+                if not groups:
+                    admission.skipped(next_step)
+                del self._parked[policy]
+                await self._send_batch(parked, Batch(next_step, groups))
+                break
+        return changed
+
+    def _lease(self, policy: str, request: int, games: Mapping[str, Sequence[int]]) -> list[Leased]:
+        streams = self.rules.streams
+        return self.buffer.lease(
+            policy,
+            request,
+            self.attempt,
+            games=games,
+            steps=self.steps,
+            max_age={stream: streams[stream].max_age for stream in games},
+            max_judge_age=self.max_judge_age,
+        )
+
+    async def _send_batch(self, parked: Parked, batch: Batch) -> None:
+        policy = batch.consumption.policy
+        rows: list[dict[str, Any]] = []
+        images: dict[str, bytes] = {}
+        for leased in batch.groups:
+            header, pictures = encode_group(leased.group)
+            rows.append(header)
+            images.update(pictures)
+        version = 0
+        if batch.groups:
+            self._batches[policy, parked.request] = batch
+            version = self.buffer.reserve_version(policy, self.steps[policy] + 1, self.attempt)
+        await self.socket.send(
+            parked.peer,
+            {
+                "kind": "batch",
+                "policy": policy,
+                "request": parked.request,
+                "version": version,
+                "groups": rows,
+            },
+            images,
+        )
+
+    async def tell_all(self, kind: str) -> None:
+        """Send `save` or `bye` to every learner group."""
+        for peer in self._peers:
+            await self.socket.send(peer, {"kind": kind})
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Policies whose learner waits for a batch."""
+        return frozenset(self._parked)

@@ -1,0 +1,89 @@
+"""Games in flight: one asyncio task each, from its slot to `finished` or `dropped[reason]`.
+
+A *named* failure (`GameDropped`: a request out of retries, ...; or the game's deadline) ends its
+game as `dropped[reason]`, settled for all its streams; it loses only groups that it had not
+submitted. Any other exception ends the run. The recipe sees `Submit` and `Note`, nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.admission import Admission
+from engine.buffer import Buffer
+from engine.errors import GameDropped
+from engine.types import Group
+
+log = logging.getLogger(__name__)
+
+
+class Play(Protocol):
+    """A recipe bound to its samplers and renderer: plays game number `game`."""
+
+    def __call__(
+        self,
+        game: int,
+        submit: Callable[[Group], None],
+        note: Callable[[str, Any], None],
+        /,
+    ) -> Awaitable[None]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Games:
+    """Plays games, and hands what they submit to the buffer and to admission."""
+
+    play: Play
+    recipe: str
+    buffer: Buffer
+    admission: Admission
+    deadline_s: float
+    on_change: Callable[[], None]
+    """Called after anything that may let a policy step or a game start."""
+    on_group: Callable[[Group, bool], None]
+    """Told of every submitted group, and whether it is ready to be trained."""
+    in_flight: set[int] = field(default_factory=set)
+
+    def start(self) -> int:
+        """Open the books of a new game: its number. Ask `admission.may_start()` first."""
+        game = self.buffer.start_game(self.recipe)
+        self.admission.start(game)
+        self.in_flight.add(game)
+        return game
+
+    async def run(self, game: int) -> None:
+        """Play a started game to its end, whatever that is."""
+        notes: dict[str, Any] = {}
+        reason: str | None = "error"
+        try:
+            async with asyncio.timeout(self.deadline_s) as deadline:
+                await self.play(game, lambda group: self._submit(game, group), notes.__setitem__)
+            reason = None
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            reason = "deadline"
+        except GameDropped as dropped:
+            reason = dropped.reason
+            log.warning("game %d dropped: %s", game, dropped)
+        except asyncio.CancelledError:
+            reason = "stopped"
+            raise
+        finally:
+            # Also on an error that ends the run: the books balance whatever happens.
+            self.in_flight.discard(game)
+            self.buffer.end_game(game, dropped=reason, notes=notes)
+            self.admission.settle(game)
+            self.on_change()
+
+    def _submit(self, game: int, group: Group) -> None:
+        if group.game != game:
+            raise ValueError(f"game {game} submitted a group of game {group.game}")
+        refusal = self.admission.refusal(game, group.stream)
+        is_ready = self.buffer.submit(group, drop=refusal)
+        if is_ready:
+            self.admission.submit(game, group.stream)
+        self.on_group(group, is_ready)
+        self.on_change()

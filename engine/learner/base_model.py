@@ -1,0 +1,96 @@
+"""Is this folder a model that we can train? Reads JSON and headers only; imports no torch."""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+
+ARCHITECTURES = ("Qwen3VLForConditionalGeneration",)
+"""Those for which `engine.learner.model_family` has a family."""
+NEEDED_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+
+
+def check_base_model(path: Path) -> None:
+    """Raise ConfigError (one line: what, where, fix) if `path` is no complete model folder.
+
+    Checked: the folder, its JSON files, the architecture, that every weight file is as long as
+    its header says, and that the embedding has the configured shape.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"base model {path}: no such folder; give a Hugging Face model folder")
+    for name in NEEDED_FILES:
+        if not (path / name).is_file():
+            raise ConfigError(f"base model {path}: {name} is missing; copy the whole folder again")
+    config = _read_json(path / "config.json")
+    found = config.get("architectures") or [config.get("model_type")]
+    if not set(found) & set(ARCHITECTURES):
+        raise ConfigError(
+            f"base model {path}: architecture {found[0]} is not supported; "
+            f"use one of {', '.join(ARCHITECTURES)}"
+        )
+    shapes = _weight_shapes(path)
+    text = config.get("text_config") or {}
+    want = [text.get("vocab_size"), text.get("hidden_size")]
+    got = shapes.get("model.language_model.embed_tokens.weight")
+    if got != want:
+        raise ConfigError(
+            f"base model {path}: the token embedding has shape {got} but config.json says {want}; "
+            "weights and config do not belong together"
+        )
+
+
+def _weight_shapes(path: Path) -> dict[str, list[int]]:
+    """{tensor: shape} over all weight files of the folder."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    else:
+        names = ["model.safetensors"]
+    shapes: dict[str, list[int]] = {}
+    for name in names:
+        if not (path / name).is_file():
+            raise ConfigError(f"base model {path}: {name} is missing; copy the whole folder again")
+        shapes |= read_header(path / name)
+    return shapes
+
+
+def read_header(path: Path) -> dict[str, list[int]]:
+    """{tensor: shape} of a safetensors file. Raises ConfigError if it is truncated or malformed."""
+    broken = f"weights {path}: not a whole safetensors file"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise ConfigError(f"{broken}: {size} bytes; download or copy it again")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(_MAX_HEADER_BYTES, size - 8):
+            raise ConfigError(f"{broken}: its header is cut off; download or copy it again")
+        try:
+            header = json.loads(file.read(length))
+            tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+            shapes = {key: list(map(int, value["shape"])) for key, value in tensors.items()}
+            end = max((int(value["data_offsets"][1]) for value in tensors.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ConfigError(f"{broken}: unreadable header; copy it again") from error
+    if end != size - 8 - length:
+        raise ConfigError(
+            f"{broken}: {size} bytes where its header says {8 + length + end}; "
+            "download or copy it again"
+        )
+    if not all(math.prod(shape) >= 0 for shape in shapes.values()):
+        raise ConfigError(f"{broken}: negative shapes")
+    return shapes
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"base model file {path}: not readable as JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"base model file {path}: not a JSON object")
+    return tree

@@ -1,0 +1,131 @@
+"""One policy over the ranks of a learner group: FSDP2 and the few collectives around it.
+
+With `mesh=None` (one rank) every function is the identity, so that a trainer has one code path.
+Every rank calls every function, in the same order.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from engine.learner.batch import Sample
+from engine.learner.loss import Tokens
+from engine.learner.model_family import PolicyModel
+
+
+def world_mesh(device: torch.device) -> DeviceMesh | None:
+    """All ranks of torch.distributed, or None where there is one rank only."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return init_device_mesh(device.type, (dist.get_world_size(),))
+
+
+def shard(model: PolicyModel, mesh: DeviceMesh) -> None:
+    """Shard the model's parameters in place: layer by layer, then what is left."""
+    for module in model.shards():
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor of a sharded one, on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(full: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of `full`, placed and sharded like `parameter`."""
+    moved = full.to(parameter.device, copy=True)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(moved, parameter.device_mesh, parameter.placements)
+    return moved
+
+
+def share(samples: Sequence[Sample], mesh: DeviceMesh) -> list[Sample]:
+    """This rank's samples: those of one prompt stay together, ranks get about equal tokens."""
+    prompts: dict[object, list[Sample]] = {}
+    for sample in samples:
+        prompts.setdefault(sample.rollout.images or sample.rollout.prompt_ids, []).append(sample)
+
+    def cost(members: list[Sample]) -> int:
+        return sum(len(s.rollout.token_ids) + len(s.rollout.prompt_ids) for s in members)
+
+    loads = [0] * mesh.size()
+    mine: list[Sample] = []
+    for members in sorted(prompts.values(), key=cost, reverse=True):
+        lightest = loads.index(min(loads))
+        loads[lightest] += cost(members)
+        if lightest == mesh.get_local_rank():
+            mine += members
+    return mine
+
+
+def maximum(value: int, mesh: DeviceMesh) -> int:
+    """The largest `value` of any rank."""
+    box = torch.tensor([value], device=mesh.device_type)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX, group=mesh.get_group())
+    return int(box)
+
+
+def total(value: Tensor, mesh: DeviceMesh | None) -> Tensor:
+    """The sum over the ranks."""
+    if mesh is not None:
+        value = value.clone()
+        dist.all_reduce(value, group=mesh.get_group())
+    return value
+
+
+def gather_tokens(parts: Sequence[Tokens], mesh: DeviceMesh | None) -> Tokens:
+    """All tokens of all micro-batches and ranks, with rollouts renumbered."""
+    columns: list[Tensor] = []
+    offset = 0
+    for part in parts:
+        columns.append(
+            torch.stack(
+                [
+                    part.logprobs_T.double(),
+                    part.proximal_T.double(),
+                    part.sampler_T.double(),
+                    part.advantages_T.double(),
+                    part.sequences_T.double() + offset,
+                    part.entropy_T.double(),
+                ]
+            )
+        )
+        offset += int(part.sequences_T.max()) + 1
+    table = torch.cat(columns, dim=1).cpu() if columns else torch.zeros(6, 0, dtype=torch.float64)
+    if mesh is not None:
+        table = _gather_columns(table, offset, mesh)
+    logprobs_T, proximal_T, sampler_T, advantages_T, sequences_T, entropy_T = table
+    return Tokens(
+        logprobs_T=logprobs_T,
+        proximal_T=proximal_T,
+        sampler_T=sampler_T,
+        advantages_T=advantages_T,
+        sequences_T=sequences_T.long(),
+        entropy_T=entropy_T,
+    )
+
+
+def _gather_columns(table: Tensor, num_sequences: int, mesh: DeviceMesh) -> Tensor:
+    """Concatenate the [6, T] tables of all ranks; row 4 numbers rollouts and is shifted."""
+    width = maximum(table.shape[1], mesh)
+    padded = torch.full((6, width + 1), float(num_sequences), dtype=torch.float64)
+    padded[:, : table.shape[1]] = table
+    padded[0, width] = table.shape[1]
+    padded = padded.to(mesh.device_type)
+    gathered = [torch.empty_like(padded) for _ in range(mesh.size())]
+    dist.all_gather(gathered, padded, group=mesh.get_group())
+    columns: list[Tensor] = []
+    offset = 0.0
+    for other in gathered:
+        other = other.cpu()
+        part = other[:, : int(other[0, width])].clone()
+        part[4] += offset
+        offset += float(other[4, width])
+        columns.append(part)
+    return torch.cat(columns, dim=1)

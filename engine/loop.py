@@ -1,0 +1,143 @@
+"""The engine: one asyncio process that streams games into batches. Read this file first.
+
+    admit    waits for a slot (admission)          starts a game: one task each (engine.games)
+    game     waits for samplers and the renderer   submits groups -> buffer, admission
+    serve    waits for the learners' messages      marks rows trained, servers routable (desk)
+    answer   waits for a change                    leases a batch for a parked learner
+    measure  waits for the dev curve's next step   plays no game, only asks the samplers
+    watch    once a second                         a snapshot to the terminal and metrics.jsonl
+
+Everything that may let a game start or a policy step ends in `changes.notify()`, the one signal on
+which `admit` and `answer` wait. Nothing polls and no queue is unbounded: games are bounded by
+admission, requests by the samplers' semaphores, renders by the pool's workers, batches by one open
+request per policy.
+
+Order of the end. Healthy: all policies have published their last step -> the games left are
+played out -> the held-out set is measured -> `bye` to the learners. Stopped (Ctrl-C): the learners
+have saved and say so -> games in flight are cancelled as dropped[stopped] -> `bye`. Crash: the
+first exception of any task cancels all others and leaves `run` as itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from engine.admission import Admission
+from engine.desk import Desk
+from engine.games import Games
+from engine.tasks import Signal, first_of
+
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What the engine calls, given by `launch`."""
+
+    measure_before: Callable[[], Awaitable[None]] | None
+    """The held-out measurement of the base; no step is made until it is done."""
+    measure_dev: Callable[[int], Awaitable[None]] | None
+    """One point of the development curve, at a step."""
+    measure_after: Callable[[], Awaitable[None]] | None
+    dev_every: int
+    watch: Callable[["Engine"], None]
+    """Called once a second."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Engine:
+    """The live parts of one run; `run` drives them."""
+
+    desk: Desk
+    games: Games
+    admission: Admission
+    hooks: Hooks
+    changes: Signal
+    phase: str = "measuring the base"
+    holds_steps: bool = True
+    _last_curve: int = 0
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Play until every policy has made its steps, or until told to stop. Raises the first
+        exception of any task."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                own = [
+                    tasks.create_task(coroutine, name=name)
+                    for name, coroutine in (
+                        ("serve", self.desk.serve(self.admission)),
+                        ("answer", self._answer()),
+                        ("admit", self._admit(tasks)),
+                        ("watch", self._watch()),
+                        ("measure", self._measure()),
+                    )
+                ]
+                await self._until_over()
+                await self._wind_down()
+                for task in own:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise first_of(failures) from failures
+        self.hooks.watch(self)
+
+    async def _until_over(self) -> None:
+        while True:
+            seen = self.changes.count
+            if self.admission.is_finished or self.desk.is_stopping:
+                return
+            await self.changes.beyond(seen)
+
+    async def _wind_down(self) -> None:
+        self.admission.stop()
+        if self.desk.is_stopping:
+            self.phase = "stopping"
+            for task in self._tasks:
+                task.cancel()
+        else:
+            self.phase = "playing out the last games"
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if not self.desk.is_stopping and self.hooks.measure_after is not None:
+            self.phase = "measuring the result"
+            await self.hooks.measure_after()
+        self.phase = "done"
+        await self.desk.tell_all("bye")
+
+    async def _admit(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            seen = self.changes.count
+            while self.admission.may_start():
+                game = self.games.start()
+                task = tasks.create_task(self.games.run(game), name=f"game {game}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            await self.changes.beyond(seen)
+
+    async def _answer(self) -> None:
+        while True:
+            seen = self.changes.count
+            if not self.holds_steps and await self.desk.answer(self.admission):
+                self.changes.notify()  # what was consumed may have opened slots
+            await self.changes.beyond(seen)
+
+    async def _measure(self) -> None:
+        if self.hooks.measure_before is not None:
+            await self.hooks.measure_before()
+        self.holds_steps = False
+        self.phase = "self-play"
+        self._last_curve = min(self.desk.steps.values())
+        self.changes.notify()
+        while self.hooks.measure_dev is not None:
+            seen = self.changes.count
+            step = min(self.desk.steps.values())
+            if step // self.hooks.dev_every > self._last_curve // self.hooks.dev_every:
+                self._last_curve = step
+                await self.hooks.measure_dev(step)
+            else:
+                await self.changes.beyond(seen)
+
+    async def _watch(self) -> None:
+        while True:
+            self.hooks.watch(self)
+            await asyncio.sleep(WATCH_S)

@@ -1,0 +1,160 @@
+"""Which server gets a request: readiness, load, and prefix affinity. No I/O.
+
+Who waits, who wakes: `ServerPool.place` waits until a ready server has room; `mark_ready` and the
+end of any placement wake the first waiters for which there is a server, in the order of arrival.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+SUSPECT_S = 2.0
+"""For so long a server that failed is the last choice: a dead one answers fast, and would
+otherwise look like the least loaded one."""
+_HOMES = 8192
+"""Prefixes whose server is remembered."""
+_OVERLOAD_RATIO, _OVERLOAD_REQUESTS = 1.5, 32
+"""A prefix leaves its server when that one is this many times, and this many requests of the same
+size, more loaded than the least loaded one."""
+
+
+@dataclass(slots=True)
+class _Server:
+    url: str
+    version: int | None = None
+    """None: not routable."""
+    running: int = 0
+    outstanding: int = 0
+    """Tokens that the requests there may still generate."""
+    suspect_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    found: asyncio.Future[_Server]
+    prefix: bytes
+    tokens: int
+    avoid: str | None
+
+
+class ServerPool:
+    """The servers of one policy."""
+
+    def __init__(self, policy: str, *, max_concurrency: int) -> None:
+        self.policy = policy
+        self.counts: Counter[str] = Counter(requests=0, retries=0, resumed=0, aborted=0, tokens=0)
+        """Kept by the samplers; `tokens` are those generated, `dropped_*` the games given up."""
+        self._max_concurrency = max_concurrency
+        self._servers: dict[str, _Server] = {}
+        self._homes: OrderedDict[bytes, str] = OrderedDict()
+        self._waiters: deque[_Waiter] = deque()
+
+    def mark_ready(self, url: str, version: int) -> None:
+        """`url` serves weights `version`; requests may go there."""
+        server = self._servers.setdefault(url, _Server(url))
+        server.version = version
+        server.suspect_until = 0.0
+        self._wake()
+
+    def mark_unready(self, url: str) -> None:
+        """No new request goes to `url` until it is marked ready; those there are left alone."""
+        if url in self._servers:
+            self._servers[url].version = None
+
+    def report_failure(self, url: str) -> None:
+        """A request failed at `url`: others are preferred for a while."""
+        self._servers[url].suspect_until = time.monotonic() + SUSPECT_S
+
+    @property
+    def ready(self) -> dict[str, int]:
+        """{url: version} of the servers that take requests."""
+        return {s.url: s.version for s in self._servers.values() if s.version is not None}
+
+    @asynccontextmanager
+    async def place(
+        self, prefix: bytes, tokens: int, *, avoid: str | None = None
+    ) -> AsyncIterator[str]:
+        """Wait for a server with room, and hold a place there: its url.
+
+        Requests of one `prefix` share a server (and so its cached prompt) unless it is overloaded.
+        `avoid` is taken only where no other server is ready.
+        """
+        server = None if self._waiters else self._choose(prefix, tokens, avoid)
+        if server is None:
+            server = await self._wait(prefix, tokens, avoid)
+        else:
+            self._enter(server, tokens)
+        try:
+            yield server.url
+        finally:
+            self._leave(server, tokens)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            **self.counts,
+            "waiting": len(self._waiters),
+            "servers": {
+                s.url: {"version": s.version, "running": s.running, "outstanding": s.outstanding}
+                for s in self._servers.values()
+            },
+        }
+
+    async def _wait(self, prefix: bytes, tokens: int, avoid: str | None) -> _Server:
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), prefix, tokens, avoid)
+        self._waiters.append(waiter)
+        try:
+            return await waiter.found
+        except asyncio.CancelledError:
+            if waiter.found.cancelled():
+                with suppress(ValueError):  # a wake may have passed it by already
+                    self._waiters.remove(waiter)
+            else:  # it was given a place in the moment in which it was cancelled
+                self._leave(waiter.found.result(), tokens)
+            raise
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters[0]
+            if not waiter.found.done():
+                server = self._choose(waiter.prefix, waiter.tokens, waiter.avoid)
+                if server is None:
+                    return
+                self._enter(server, waiter.tokens)
+                waiter.found.set_result(server)
+            self._waiters.popleft()
+
+    def _choose(self, prefix: bytes, tokens: int, avoid: str | None) -> _Server | None:
+        """The server for a request now; None where none is ready with room."""
+        now = time.monotonic()
+        ready = [s for s in self._servers.values() if s.version is not None]
+        ready = [s for s in ready if s.url != avoid] or ready
+        ready = [s for s in ready if s.suspect_until <= now] or ready
+        least = min(
+            (s for s in ready if s.running < self._max_concurrency),
+            key=lambda s: s.outstanding,
+            default=None,
+        )
+        if least is None:
+            return None
+        home = self._servers.get(self._homes.get(prefix, ""))
+        most = least.outstanding * _OVERLOAD_RATIO + _OVERLOAD_REQUESTS * tokens
+        if home in ready and home.running < self._max_concurrency and home.outstanding <= most:
+            least = home
+        self._homes[prefix] = least.url
+        self._homes.move_to_end(prefix)
+        if len(self._homes) > _HOMES:
+            self._homes.popitem(last=False)
+        return least
+
+    def _enter(self, server: _Server, tokens: int) -> None:
+        server.running += 1
+        server.outstanding += tokens
+
+    def _leave(self, server: _Server, tokens: int) -> None:
+        server.running -= 1
+        server.outstanding -= tokens
+        self._wake()

@@ -1,0 +1,108 @@
+"""The run directory: its paths, its lock, and the list of its processes.
+
+runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html
+              checkpoints/<policy>/step-*/   logs/   pids/
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "run.db"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def pids(self) -> Path:
+        return self.path / "pids"
+
+    def checkpoints(self, policy: str) -> Path:
+        return self.path / "checkpoints" / policy
+
+    def create(self) -> None:
+        for folder in (self.path, self.logs, self.pids):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+class RunLock:
+    """An exclusive lock on a run directory, held as long as this process (or the object) lives.
+
+    The descriptor is close-on-exec, so no child can keep a dead run locked.
+    Raises ConfigError where another process holds it.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        path = run.path / "lock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise ConfigError(
+                f"run.name: {run.path} is in use by process {owner or 'unknown'}; "
+                "stop that run first, or choose another run.name"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, str(os.getpid()).encode())
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def start_time(pid: int) -> str | None:
+    """The kernel's start time of a process (clock ticks since boot), None where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
+
+
+def record_pid(run: RunDir, pid: int) -> None:
+    """Remember a child, so that the next start can sweep it if this one dies without a word."""
+    (run.pids / str(pid)).write_text(start_time(pid) or "")
+
+
+def sweep_pids(run: RunDir) -> list[int]:
+    """Kill what a dead attempt left behind; only processes whose start time still matches."""
+    killed = []
+    for entry in sorted(run.pids.glob("[0-9]*")):
+        pid = int(entry.name)
+        started = entry.read_text().strip()
+        if started and started == start_time(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        entry.unlink(missing_ok=True)
+    return killed

@@ -1,0 +1,130 @@
+"""`python -m engine.servers.embedded --serve PORT=MODEL_DIR [--serve ...]`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line. Imports nothing heavy, so that --help is instant."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.servers.embedded",
+        description="Serve small vision-language models over SGLang's HTTP protocol, "
+        "each on its own port, all from one computing thread.",
+    )
+    parser.add_argument(
+        "--serve",
+        action="append",
+        required=True,
+        type=_port_and_dir,
+        metavar="PORT=MODEL_DIR",
+        help="a port and the model folder behind it; repeatable",
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=_DTYPES)
+    parser.add_argument("--max-running-requests", type=_positive, default=256)
+    parser.add_argument("--max-total-tokens", type=_positive, default=262_144)
+    parser.add_argument("--max-queued-requests", type=_positive, default=8192)
+    parser.add_argument("--context-length", type=_positive, help="default: the model's own")
+    parser.add_argument("--weight-version", default="default", help="name of the first weights")
+    parser.add_argument("--weights-timeout-s", type=float, default=120.0)
+    parser.add_argument("--api-key")
+    parser.add_argument("--admin-api-key")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def _port_and_dir(text: str) -> tuple[int, Path]:
+    port, equals, folder = text.partition("=")
+    if not equals or not port.isdigit() or not 0 < int(port) < 65_536 or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PORT=MODEL_DIR")
+    return int(port), Path(folder)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Load all models, listen on all ports, run until SIGTERM or SIGINT.
+
+    Raises ConfigError for a bad folder or a port in use, and whatever ended the computing thread.
+    """
+    import torch
+    from aiohttp import web
+
+    from engine.servers.embedded.app import Keys, build_app
+    from engine.servers.embedded.loading import load_all
+    from engine.servers.embedded.worker import Worker
+
+    torch.set_num_threads(1)
+    loop = asyncio.get_running_loop()
+    models = load_all(options)
+    worker = Worker([served.scheduler for _, served in models], loop)
+    runners: list[web.AppRunner] = []
+    try:
+        for port, served in models:
+            served.worker = worker
+            app = build_app(
+                served,
+                keys=Keys(options.api_key, options.admin_api_key),
+                weights_timeout_s=options.weights_timeout_s,
+            )
+            runner = web.AppRunner(
+                app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+            )
+            await runner.setup()
+            runners.append(runner)
+            try:
+                await web.TCPSite(runner, options.host, port, backlog=1024).start()
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot listen on {options.host}:{port}: {error.strerror}; "
+                    "end what uses the port, or choose another"
+                ) from error
+        worker.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        where = ", ".join(f"{options.host}:{port}={served.model_dir}" for port, served in models)
+        print(f"The embedded server is ready: {where}", flush=True)
+        await worker.finished
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+def main() -> int:
+    """Run the server; 2 on bad input, with one line that says what is wrong."""
+    options = parse_arguments(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # More threads make small models slower, and the other core belongs to the learner.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # A computing thread that often waits for the interpreter's lock stalls every model.
+    sys.setswitchinterval(0.0005)
+    try:
+        asyncio.run(serve(options))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads that wait in a collective for a dead peer must not keep the process alive.
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

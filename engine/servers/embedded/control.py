@@ -1,0 +1,221 @@
+"""The endpoints that change a server's state: pauses, aborts, and weight updates."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from torch import Tensor
+from torch import distributed as dist
+
+from engine.servers.embedded.protocol import BadRequest
+from engine.servers.embedded.served import ServedModel
+from engine.weights import checksums, join_group, leave_group, receive_bucket
+
+Answer = dict[str, Any]
+
+
+class Refused(Exception):
+    """Answered with 400 and {"success": false, "message": ...}."""
+
+
+class Control:
+    """Pauses and weight updates of one model. Lives on the event loop."""
+
+    def __init__(self, served: ServedModel, timeout_s: float) -> None:
+        self._served = served
+        self._timeout_s = timeout_s
+        self._groups: dict[str, dist.ProcessGroup] = {}
+        self._session_open = False
+        self._holding = False
+        self._updating = asyncio.Lock()
+        # Receiving blocks, and must hold up neither the event loop nor other models' decoding.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="weights")
+
+    async def abort_request(self, body: Mapping[str, Any]) -> Answer:
+        """End requests by id prefix, or all."""
+        rid, everything = _text(body, "rid", ""), body.get("abort_all") is True
+        if rid or everything:
+            scheduler = self._served.scheduler
+            await self._run(lambda: scheduler.abort(rid, everything=everything))
+        return {}
+
+    async def pause_generation(self, body: Mapping[str, Any]) -> Answer:
+        """Stop generating: `mode` says what becomes of running requests."""
+        mode = body.get("mode", "abort")
+        if mode not in ("abort", "retract", "in_place"):
+            raise BadRequest(f"mode must be abort, retract or in_place, got {mode!r}")
+        await self._run(lambda: self._served.scheduler.pause(mode))
+        return {"message": f"Generation paused ({mode}).", "status": "ok"}
+
+    async def continue_generation(self, body: Mapping[str, Any]) -> Answer:
+        """Undo a pause."""
+        await self._run(self._served.scheduler.resume)
+        return {"message": "Generation continued.", "status": "ok"}
+
+    async def flush_cache(self, body: Mapping[str, Any]) -> Answer:
+        """Forget cached prompts; refused while requests use the cache."""
+        if not await self._run(self._served.scheduler.flush):
+            raise Refused("Flush cache failed.")
+        return {"success": True, "message": "Cache flushed."}
+
+    async def init_weights_update_group(self, body: Mapping[str, Any]) -> Answer:
+        """Join a trainer's process group; answers when all have joined."""
+        name = _text(body, "group_name", "weight_update_group")
+        if name in self._groups:
+            raise Refused(f"process group {name!r} exists")
+        address, port = _text(body, "master_address"), _whole(body, "master_port")
+        rank, size = _whole(body, "rank_offset"), _whole(body, "world_size")
+        backend = _text(body, "backend", "nccl")
+
+        def join() -> dist.ProcessGroup:
+            return join_group(address, port, rank, size, name, backend, self._timeout_s)
+
+        self._groups[name] = await self._blocking(join)
+        return _done("Succeeded to initialize custom process group.")
+
+    async def destroy_weights_update_group(self, body: Mapping[str, Any]) -> Answer:
+        """Leave a process group."""
+        group = self._groups.pop(_text(body, "group_name", "weight_update_group"), None)
+        if group is None:
+            raise Refused("The group to be destroyed does not exist.")
+        leave_group(group)
+        return _done("Succeeded to destroy custom process group.")
+
+    async def begin_weight_update(self, body: Mapping[str, Any]) -> Answer:
+        """Open an update session.
+
+        From its first update to its end no request starts, so that none meets half-new weights.
+        """
+        if self._session_open:
+            raise Refused("A weight update session is already open.")
+        self._session_open = True
+        return _done("Weight update session opened.")
+
+    async def end_weight_update(self, body: Mapping[str, Any]) -> Answer:
+        """Close the update session."""
+        if not self._session_open:
+            raise Refused("No weight update session is open.")
+        self._session_open = False
+        if self._holding:
+            self._holding = False
+            self._served.thread.post(self._served.scheduler.release)
+        return _done("Weight update session closed.")
+
+    async def update_weights_from_distributed(self, body: Mapping[str, Any]) -> Answer:
+        """Receive tensors by broadcast and load them.
+
+        Not paused, it waits for running requests to end, while new ones wait for it.
+        """
+        if not self._session_open:
+            raise Refused("No weight update session is open; call /begin_weight_update first.")
+        name = _text(body, "group_name", "weight_update_group")
+        group = self._groups.get(name)
+        if group is None:
+            raise Refused(f"process group {name!r} does not exist")
+        load_format = body.get("load_format")
+        if load_format not in (None, "flattened_bucket"):
+            raise Refused(f"load_format {load_format!r} is not supported")
+        names, dtypes, shapes = (body.get(key) or [] for key in ("names", "dtypes", "shapes"))
+        if not all(isinstance(value, list) for value in (names, dtypes, shapes)):
+            raise BadRequest("names, dtypes and shapes must be lists")
+        flattened = load_format is not None
+        async with self._updating:
+            if body.get("abort_all_requests") is True:
+                await self._run(lambda: self._served.scheduler.abort("", everything=True))
+            await self._hold()
+            try:
+                tensors = await self._blocking(
+                    lambda: receive_bucket(
+                        group,
+                        names,
+                        dtypes,
+                        shapes,
+                        flattened=flattened,
+                        device=self._served.scheduler.module.device,
+                        timeout_s=self._timeout_s,
+                    )
+                )
+                unknown, flushed = await self._run(lambda: self._apply(tensors, body))
+            except (ValueError, TypeError) as error:
+                raise Refused(f"Failed to update parameter online: {error}") from error
+        if not flushed:
+            raise Refused("Weights are updated, but: Flush cache failed.")
+        note = f" Skipped unknown names: {', '.join(unknown[:8])}." if unknown else ""
+        return _done("Succeeded to update parameter online." + note)
+
+    def _apply(
+        self, tensors: list[tuple[str, Tensor]], body: Mapping[str, Any]
+    ) -> tuple[list[str], bool]:
+        """Load tensors; unknown names, and whether a wanted flush succeeded. On the worker thread,
+        in one piece: no token may be sampled between new weights and their version."""
+        scheduler = self._served.scheduler
+        unknown = scheduler.update_weights(tensors)
+        if body.get("weight_version") is not None:
+            scheduler.set_version(str(body["weight_version"]))
+        return unknown, scheduler.flush() or body.get("flush_cache", True) is False
+
+    async def update_weight_version(self, body: Mapping[str, Any]) -> Answer:
+        """Rename the weights; by default all requests are aborted."""
+        version = _text(body, "new_version")
+        scheduler = self._served.scheduler
+        if body.get("abort_all_requests", True):
+            await self._run(lambda: scheduler.abort("", everything=True))
+        await self._run(lambda: scheduler.set_version(version))
+        return {**_done(f"Weight version updated to {version}"), "new_version": version}
+
+    async def weights_checker(self, body: Mapping[str, Any]) -> Answer:
+        """Checksums of all weights, by their Hugging Face names."""
+        if body.get("action") != "checksum":
+            raise Refused(f"action {body.get('action')!r} is not supported; use 'checksum'")
+        skip = set(body.get("skip_tensor_list") or [])
+        module = self._served.scheduler.module
+        sums = await self._run(
+            lambda: checksums((n, t) for n, t in module.state_dict().items() if n not in skip)
+        )
+        return {**_done(""), "ranks": [{"rank": 0, "checksums": sums}]}
+
+    async def _run(self, action: Callable[[], Any]) -> Any:
+        """Run on the worker thread, between two steps."""
+        return await self._served.thread.call(action)
+
+    async def _blocking(self, action: Callable[[], Any]) -> Any:
+        """Run on the weights thread; torch's errors become refusals."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, action)
+        except RuntimeError as error:
+            raise Refused(str(error).splitlines()[0]) from error
+
+    async def _hold(self) -> None:
+        """Let no request start, and wait until none runs (or all are frozen)."""
+        if self._holding:
+            return
+        self._holding = True
+        loop = asyncio.get_running_loop()
+        idle = asyncio.Event()
+        scheduler = self._served.scheduler
+
+        def report() -> None:
+            loop.call_soon_threadsafe(idle.set)
+
+        self._served.thread.post(lambda: scheduler.hold(report))
+        await idle.wait()
+
+
+def _done(message: str) -> Answer:
+    return {"success": True, "message": message}
+
+
+def _text(body: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = body.get(name, default)
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be a string")
+    return value
+
+
+def _whole(body: Mapping[str, Any], name: str) -> int:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRequest(f"{name} must be an integer")
+    return value

@@ -1,0 +1,1 @@
+"""Benchmarks, and the procedural held-out set of the embedded default."""

@@ -1,0 +1,60 @@
+"""What the truth says of games that were played: the early signs of a collapse.
+
+Reads the notes of a game (`roles/README.md`). Only the procedural world has a truth to compare
+with; of a game in another world the signs that need one stay empty.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.types import Invalid
+from evals.scenes import language
+from evals.scenes.drawing import scene_of_svg
+from rewards.grading import equal
+
+SIGNS = ("consistency", "kept", "careful", "label_true", "faithful", "easy_true", "real_hard")
+
+
+def game_signs(proposals: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Values of one game by sign; the mean over games is the share to watch.
+
+    Per vote on a hard question: consistency (share of the majority), kept (1 where it trains the
+    solver), label_true (the majority is what the drawn picture says), and careful per answer.
+    Per picture: faithful (it shows the caption). Per proposal: easy_true, real_hard.
+    """
+    signs: dict[str, list[float]] = {name: [] for name in SIGNS}
+    for entry in proposals:
+        if "proposal" in entry:
+            _of_proposal(entry["proposal"], signs)
+            for drawing in entry["drawings"]:
+                if "picture" in drawing:
+                    _of_drawing(entry["proposal"], drawing, signs)
+    return signs
+
+
+def _of_proposal(proposal: Mapping[str, str], signs: dict[str, list[float]]) -> None:
+    scene = language.parse_caption(proposal["caption"])
+    if isinstance(scene, Invalid):
+        return
+    easy = language.answer(proposal["easy_question"], scene)
+    hard = language.answer(proposal["hard_question"], scene)
+    is_hard = hard is not None and not language.is_easy(proposal["hard_question"])
+    signs["easy_true"].append(float(equal(easy, proposal["easy_answer"])))
+    signs["real_hard"].append(float(is_hard))
+
+
+def _of_drawing(
+    proposal: Mapping[str, str], drawing: Mapping[str, Any], signs: dict[str, list[float]]
+) -> None:
+    hard = drawing["hard"]
+    signs["consistency"].append(hard["share"])
+    signs["kept"].append(float(drawing["drop"] is None))
+    signs["careful"] += [float(language.is_careful(reply)) for reply in hard["replies"]]
+    meant = language.parse_caption(proposal["caption"])
+    drawn = scene_of_svg(drawing["svg"])
+    if not isinstance(meant, Invalid):
+        signs["faithful"].append(float(meant == drawn))
+    if not isinstance(drawn, Invalid):
+        truth = language.answer(proposal["hard_question"], drawn)
+        if truth is not None:
+            signs["label_true"].append(float(equal(hard["majority"], truth)))

@@ -1,0 +1,1 @@
+"""A procedural world whose truth is known exactly: scenes, their captions, questions, pictures."""

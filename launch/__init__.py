@@ -1,0 +1,1 @@
+"""Entry points: the only package that sees all others."""

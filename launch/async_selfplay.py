@@ -1,0 +1,116 @@
+"""Self-play. The one command of the project.
+
+    torchrun --standalone --max-restarts=3 --nproc-per-node=2 launch/async_selfplay.py CONFIG
+
+starts one process per rank; each finds its job in the config's layout: learner rank, or host of
+rollout servers. Rank 0 also starts the engine. Called by plain python instead, this script checks
+everything first and then runs that torchrun command.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+# Lets `torchrun launch/async_selfplay.py` and `python launch/async_selfplay.py` find the packages.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.errors import ConfigError, EngineError  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+MAX_RESTARTS = 3
+EXIT_BAD_INPUT = 2
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="launch/async_selfplay.py",
+        description="Asynchronous streaming self-play. Without CONFIG: the quickstart on CPU.",
+        epilog="example: launch/async_selfplay.py launch/configs/quickstart.yaml run.seed=1",
+    )
+    parser.add_argument("config", nargs="?", type=Path, help="a YAML file of launch/configs/")
+    parser.add_argument("overrides", nargs="*", help="section.key=value, values are YAML")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run run.name from its checkpoint"
+    )
+    parser.add_argument(
+        "--new-name", action="store_true", help="take the first free one of NAME, NAME-2, ..."
+    )
+    args = parser.parse_args(argv)
+    if args.config is not None and "=" in args.config.name and not args.config.exists():
+        args.overrides.insert(0, str(args.config))
+        args.config = None
+    if args.config is None:
+        args.config = CONFIGS / "quickstart.yaml"
+    return args
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(argv)
+    try:
+        if "RANK" not in os.environ:
+            return run_under_torchrun(args)
+        return run_rank(args)
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"streamzero: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except EngineError as error:
+        print(f"streamzero: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
+        return 1
+
+
+def run_under_torchrun(args: argparse.Namespace) -> int:
+    """Check all that one process can check, run torchrun as a child, say how it ended."""
+    from engine import children
+    from engine.layout import world_size
+    from engine.rundir import RunDir
+    from launch.config import load_root
+    from launch.preflight import check_before_start, free_name
+
+    overrides = list(args.overrides)
+    config = load_root(args.config, overrides)
+    if args.new_name and not args.resume:
+        overrides.append(f"run.name={free_name(config.run.root, config.run.name)}")
+        config = load_root(args.config, overrides)
+    check_before_start(config, resume=args.resume)
+    run = RunDir(config.run.root / config.run.name)
+    run.create()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--max-restarts={MAX_RESTARTS}", f"--nproc-per-node={world_size(config.layout)}",
+        __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
+    ]  # fmt: skip
+    log = run.logs / "torchrun.log"
+    print(f"streamzero: run {run.path}; Ctrl-C saves and stops, --resume continues", flush=True)
+    child = children.spawn(
+        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM,
+        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+    )  # fmt: skip
+    stopped = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: (stopped.append(n), child.send_signal(n)))
+    status = child.wait()
+    if stopped:
+        print(f"streamzero: stopped and saved; continue with --resume run.name={config.run.name}")
+        return 128 + stopped[0]
+    if status:
+        print(f"streamzero: the run failed; {log} ends with:", file=sys.stderr)
+        print(children.last_lines(log, 25), file=sys.stderr)
+    return status
+
+
+def run_rank(args: argparse.Namespace) -> int:
+    """The job of this rank. Torch is imported only from here on."""
+    from launch.config import load_root
+    from launch.ranks import run_rank as run
+
+    config = load_root(args.config, args.overrides)
+    return run(config, resume=args.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""The root of the configuration: every section, composed where all packages are visible."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from engine.config import (
+    LayoutConfig,
+    ModelConfig,
+    RunConfig,
+    Section,
+    StreamsConfig,
+    WeightsConfig,
+    load,
+)
+from engine.errors import ConfigError
+from engine.learner.config import LearnerConfig
+from engine.sampler import SamplerConfig
+from evals.config import EvalConfig
+from render_pool.config import RenderConfig
+from roles.mm_zero.config import MMZeroConfig
+
+
+class RootConfig(Section):
+    """One run. Written to `runs/<name>/config.yaml` as it was resolved."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    layout: LayoutConfig
+    streams: StreamsConfig = StreamsConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    weights: WeightsConfig = WeightsConfig()
+    render: RenderConfig = RenderConfig()
+    recipe: MMZeroConfig = Field(default_factory=MMZeroConfig)
+    eval: EvalConfig = EvalConfig()
+
+
+def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
+    """Load and check a run's configuration. Raises ConfigError."""
+    config = load(RootConfig, path, overrides)
+    if config.streams.max_age == 0 and config.streams.too_old == "drop":
+        raise ConfigError("streams.too_old: 'drop' with max_age 0 would drop every slow game")
+    return config

@@ -1,0 +1,173 @@
+"""The engine process, a child of rank 0: builds the live parts of a run and plays it.
+
+    python -m launch.engine RUN_DIR ADDRESS SERVERS_JSON
+
+It owns no GPU and never imports torch.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from engine.admission import AdmissionRules, StreamRule
+from engine.buffer import Buffer
+from engine.desk import Desk
+from engine.errors import EngineError
+from engine.games import Games
+from engine.loop import Engine, Hooks
+from engine.rundir import RunDir
+from engine.sampler import RoleSampler, ServerPool, TextEncoder
+from engine.tasks import Signal
+from engine.transport import EngineSocket
+from engine.types import Group
+from launch.config import RootConfig, load_root
+from launch.measurements import Measurements
+from launch.watching import Watcher
+from render_pool.pool import RenderPool
+from roles.mm_zero.recipe import STREAMS, play
+from roles.table import Table
+
+log = logging.getLogger(__name__)
+
+RECIPE = "mm_zero"
+
+
+def main(argv: list[str]) -> int:
+    run_path, address, servers = argv
+    run = RunDir(Path(run_path))
+    logging.basicConfig(
+        filename=os.environ.get("STREAMZERO_ENGINE_LOG"),
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        config = load_root(run.config)
+        asyncio.run(run_engine(config, run, address, json.loads(servers)))
+    except EngineError as error:
+        log.exception("the engine ends")
+        print(f"streamzero: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        log.exception("the engine ends with an error that nobody expected")
+        raise
+    return 0
+
+
+async def run_engine(
+    config: RootConfig, run: RunDir, address: str, servers: dict[str, list[str]]
+) -> None:
+    """Build the parts, play until the end, write the summary and the report."""
+    started = time.monotonic()
+    buffer = Buffer.open(run.database)
+    attempt = buffer.begin_attempt()
+    changes = Signal()
+    async with AsyncExitStack() as stack:
+        stack.callback(buffer.close)
+        session = await stack.enter_async_context(new_session())
+        renderer = await stack.enter_async_context(RenderPool(config.render))
+        encoder = TextEncoder.load(config.model.base)
+        pools = {policy: ServerPool(policy, urls, config.sampler) for policy, urls in servers.items()}
+        samplers = {
+            role: RoleSampler(role, role, encoder, pools[role], session, config.sampler)
+            for role in STREAMS
+        }
+        watcher = stack.enter_context(
+            Watcher(config, run, buffer, pools, samplers, renderer, attempt, started)
+        )
+        desk = Desk(
+            socket=EngineSocket(address),
+            buffer=buffer,
+            rules=rules_of(config),
+            max_judge_age=config.streams.max_judge_age,
+            servers=pools,
+            attempt=attempt,
+            on_change=changes.notify,
+            on_step=watcher.on_step,
+            on_event=watcher.on_event,
+        )
+        stack.callback(desk.socket.close)
+        admission = await desk.gather()
+        measurements = Measurements(config, run, samplers, renderer, desk, watcher)
+        engine = Engine(
+            desk=desk,
+            admission=admission,
+            games=Games(
+                play=bind(config, samplers, renderer, watcher),
+                recipe=RECIPE,
+                buffer=buffer,
+                admission=admission,
+                deadline_s=config.streams.game_deadline_s,
+                on_change=changes.notify,
+                on_group=watcher.on_group,
+            ),
+            hooks=Hooks(
+                measure_before=measurements.before if measurements.wants_before else None,
+                measure_dev=measurements.dev if config.eval.dev_items else None,
+                measure_after=measurements.after if config.eval.heldout_items else None,
+                dev_every=config.eval.dev_every,
+                watch=watcher.watch,
+            ),
+            changes=changes,
+        )
+        await engine.run()
+        watcher.finish(measurements.results())
+
+
+def bind(
+    config: RootConfig,
+    samplers: dict[str, RoleSampler],
+    renderer: RenderPool,
+    watcher: Watcher,
+) -> Any:
+    """The recipe as `engine.games.Play`."""
+    window = config.recipe.window()
+
+    async def play_game(
+        game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
+    ) -> None:
+        def observe(key: str, value: Any) -> None:
+            note(key, value)
+            watcher.on_note(game, key, value)
+
+        table = Table(game, samplers, renderer, submit, observe)
+        await play(config.recipe.topic(game), table, config.recipe, window)
+
+    return play_game
+
+
+def rules_of(config: RootConfig) -> AdmissionRules:
+    """One stream per role, each feeding the policy of its own name."""
+    rule = {
+        stream: StreamRule(
+            policy=stream,
+            max_age=config.streams.max_age,
+            min_groups=config.streams.min_groups,
+        )
+        for stream in STREAMS
+    }
+    return AdmissionRules(
+        streams=rule,
+        games_per_step=config.streams.games_per_step,
+        total_steps=config.run.steps,
+        too_old=config.streams.too_old,
+    )
+
+
+def new_session() -> aiohttp.ClientSession:
+    """No limit of its own on connections: the samplers bound what is in flight."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""What is checked before anything starts. Every failure is one ConfigError line with its fix."""
+
+import socket
+from pathlib import Path
+
+import yaml
+
+from engine.errors import ConfigError
+from engine.layout import check_layout
+from engine.learner.checkpoint import check_base_model
+from engine.rundir import RunDir, RunLock
+from launch.config import RootConfig
+from render_pool.pool import check_system
+from roles.mm_zero.recipe import STREAMS
+
+
+def free_name(root: Path, name: str) -> str:
+    """The first of name, name-2, name-3, ... that is not a folder of `root`."""
+    candidate, number = name, 1
+    while (root / candidate).exists():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
+    """Raise ConfigError for what would fail later: libraries, model, layout, folder, ports."""
+    check_layout(config.layout, STREAMS, world)
+    check_system()
+    check_base_model(config.model.base)
+    check_run_dir(config, resume=resume)
+    for i, host in enumerate(config.layout.servers):
+        for offset in range(len(host.policies) if host.port else 0):
+            _check_port(host.port + offset, f"layout.servers.{i}.port")
+
+
+def check_run_dir(config: RootConfig, *, resume: bool) -> None:
+    """Refuse a folder in use, one that exists where none is resumed, and another run's config."""
+    run = RunDir(config.run.root / config.run.name)
+    if not run.path.exists():
+        if resume:
+            raise ConfigError(
+                f"run.name: there is no run {run.path} to resume; start it without --resume"
+            )
+        return
+    if not run.path.is_dir():
+        raise ConfigError(f"run.name: {run.path} is not a folder; choose another run.name")
+    RunLock(run).release()
+    if not resume and run.config.exists():
+        raise ConfigError(
+            f"run.name: {run.path} exists; continue it with --resume or choose another run.name"
+        )
+
+
+def write_config(config: RootConfig, run: RunDir) -> None:
+    """Save the resolved configuration with the run."""
+    temporary = run.config.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    temporary.replace(run.config)
+
+
+def _check_port(port: int, where: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise ConfigError(
+                f"{where}: port {port} is in use; choose another, or 0 for a free one"
+            ) from None

@@ -1,0 +1,257 @@
+"""The job of one rank under torchrun. Rank 0 prepares the run and owns the engine process.
+
+    rank 0:      lock and sweep the run folder -> "run" in the store -> start the engine
+    server host: waits for "run", tells its ports to the store, supervises until "done"
+    learner:     joins its group, connects to the engine, trains until told "bye"
+
+Whoever fails exits non-zero: torchrun's agent then ends all ranks and starts the next attempt,
+which resumes by itself. Children die with their rank (PDEATHSIG).
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import Store
+from torch.distributed.rendezvous import rendezvous
+
+from engine import children
+from engine.config import LearnerGroupConfig, ServerHostConfig
+from engine.errors import ConfigError, EngineError
+from engine.layout import Job, check_layout, job_of
+from engine.learner.worker import LearnerSpec, run_learner
+from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
+from engine.servers.host import ServerSpec, serve
+from launch.config import RootConfig
+from launch.preflight import check_before_start, write_config
+from roles.mm_zero.recipe import STREAMS
+
+log = logging.getLogger(__name__)
+
+STORE_TIMEOUT = timedelta(seconds=600)
+
+
+def run_rank(config: RootConfig, *, resume: bool) -> int:
+    """Run this rank's job to its end; the exit status."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    run = RunDir(config.run.root / config.run.name)
+    check_layout(config.layout, STREAMS, world)
+    if rank == 0:
+        # A restarted attempt whose first one died before it made the folder starts afresh.
+        resume = resume and run.config.exists()
+        check_before_start(config, resume=resume, world=world)
+    store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    job = job_of(config.layout, rank)
+    if rank == 0:
+        return _run_first(config, run, store, job, stop)
+    store.get("run")
+    _log_to(run.logs / f"rank{rank}.log")
+    return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
+
+
+def _run_first(
+    config: RootConfig, run: RunDir, store: Store, job: Job, stop: threading.Event
+) -> int:
+    run.create()
+    lock = RunLock(run)
+    swept = sweep_pids(run)
+    write_config(config, run)
+    _log_to(run.logs / "rank0.log")
+    if swept:
+        log.warning("swept processes that an earlier attempt left behind: %s", swept)
+    with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
+        address = f"ipc://{folder}/engine.sock"
+        store.set("engine", address)
+        store.set("run", str(run.path))
+        urls = Deferred(lambda: _server_urls(config, store))
+        engine_log = run.logs / "engine.log"
+        server_threads = None
+        if job.server is not None:
+            server_threads = threading.Thread(
+                target=_run_server, args=(config, run, store, job.server, stop), daemon=True
+            )
+            server_threads.start()
+        engine = children.spawn(
+            [sys.executable, "-m", "launch.engine", str(run.path), address, json.dumps(urls())],
+            log=None,
+            env={"STREAMZERO_ENGINE_LOG": str(engine_log)},
+        )
+        record_pid(run, engine.pid)
+        try:
+            status = 0
+            if job.learner is not None:
+                status = _run_learner(
+                    config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
+                )
+            status = _wait(engine, stop) or status
+        finally:
+            children.end(engine)
+            store.set("done", "1")
+        if status and not stop.is_set():
+            print(f"streamzero: the engine ended with status {status}; see {engine_log}",
+                  file=sys.stderr)  # fmt: skip
+    lock.release()
+    return status
+
+
+class Deferred:
+    """Call a function at first need and keep its value."""
+
+    def __init__(self, function: Callable[[], dict[str, list[str]]]) -> None:
+        self._function = function
+        self._value: dict[str, list[str]] | None = None
+
+    def __call__(self) -> dict[str, list[str]]:
+        if self._value is None:
+            self._value = self._function()
+        return self._value
+
+
+def _run_job(
+    config: RootConfig,
+    run: RunDir,
+    store: Store,
+    job: Job,
+    stop: threading.Event,
+    rank: int,
+    is_over: Callable[[], bool],
+) -> int:
+    if job.learner is not None:
+        return _run_learner(config, run, store, job.learner, stop, rank, is_over)
+    if job.server is not None:
+        return _run_server(config, run, store, job.server, stop)
+    while not (stop.wait(1.0) or is_over()):
+        pass
+    return 0
+
+
+def _run_learner(
+    config: RootConfig,
+    run: RunDir,
+    store: Store,
+    group: LearnerGroupConfig,
+    stop: threading.Event,
+    rank: int,
+    is_engine_gone: Callable[[], bool],
+) -> int:
+    urls = _server_urls(config, store)
+    spec = LearnerSpec(
+        policies=group.policies,
+        rank=group.ranks.index(rank),
+        world=len(group.ranks),
+        base=config.model.base,
+        device=config.layout.device,
+        backend=config.layout.backend,
+        seed=config.run.seed,
+        steps=config.run.steps,
+        checkpoint_every=config.run.checkpoint_every,
+        keep_checkpoints=config.run.keep_checkpoints,
+        checkpoints={policy: run.checkpoints(policy) for policy in group.policies},
+        learner=config.learner,
+        weights=config.weights,
+        address=store.get("engine").decode(),
+        servers={policy: tuple(urls[policy]) for policy in group.policies},
+    )
+    run_learner(spec, store=store, should_stop=stop.is_set, is_engine_gone=is_engine_gone)
+    return 0
+
+
+def _run_server(
+    config: RootConfig, run: RunDir, store: Store, host: ServerHostConfig, stop: threading.Event
+) -> int:
+    ports = [host.port + i for i in range(len(host.policies))] if host.port else _free_ports(host)
+    urls = {p: f"http://127.0.0.1:{port}" for p, port in zip(host.policies, ports, strict=True)}
+    spec = ServerSpec(
+        kind=host.kind,
+        host="127.0.0.1",
+        ports=dict(zip(host.policies, ports, strict=True)),
+        model=config.model.base,
+        dtype=config.model.dtype,
+        device=config.layout.device,
+        tp=host.tp,
+        context_length=host.context_length,
+        max_running=host.max_running,
+        seed=config.run.seed,
+        extra_args=host.extra_args,
+    )
+    store.set(f"servers/{host.rank}", json.dumps(urls))
+    asyncio.run(_supervise(spec, run, store, stop))
+    return 0
+
+
+async def _supervise(spec: ServerSpec, run: RunDir, store: Store, stop: threading.Event) -> None:
+    ended = asyncio.Event()
+
+    async def watch() -> None:
+        while not (stop.is_set() or await asyncio.to_thread(store.check, ["done"])):
+            await asyncio.sleep(0.5)
+        ended.set()
+
+    def on_event(text: str, pid: int | None = None) -> None:
+        log.info("%s", text)
+        if pid is not None:
+            record_pid(run, pid)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch())
+        await serve(spec, run.logs, ended, on_event)
+        ended.set()
+
+
+def _server_urls(config: RootConfig, store: Store) -> dict[str, list[str]]:
+    """{policy: [url]} as the server hosts told the store; waits for them."""
+    urls: dict[str, list[str]] = {}
+    for host in config.layout.servers:
+        for policy, url in json.loads(store.get(f"servers/{host.rank}")).items():
+            urls.setdefault(policy, []).append(url)
+    return urls
+
+
+def _free_ports(host: ServerHostConfig) -> list[int]:
+    sockets = [socket.socket() for _ in host.policies]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _wait(engine: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    """Wait for the engine; after a stop it has half a minute to write its summary."""
+    while True:
+        try:
+            return engine.wait(0.5)
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                try:
+                    return engine.wait(25.0)
+                except subprocess.TimeoutExpired:
+                    raise EngineError("the engine did not end after a stop") from None
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(
+        filename=path,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+__all__ = ["ConfigError", "run_rank"]

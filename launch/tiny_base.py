@@ -1,0 +1,73 @@
+"""Makes the tiny base model of the embedded default: a weak but sane Qwen3-VL of 1.4 M parameters.
+
+    python launch/tiny_base.py --out DIR [--seed 0] [--steps 4500]    # about 35 minutes, one core
+    python launch/tiny_base.py --check DIR                            # measure a folder's bands
+
+The shipped folder `launch/tiny_base_model` came of the first command with its defaults.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+# Lets `python launch/tiny_base.py` find the packages beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+SHIPPED = Path(__file__).resolve().parent / "tiny_base_model"
+STEPS = 4500
+
+
+def main() -> int:
+    arguments = _arguments()
+    # Imported late, so that --help is instant.
+    import torch
+
+    # Two threads made training five times slower than one.
+    torch.set_num_threads(1)
+    if arguments.check is None:
+        make(arguments.out, seed=arguments.seed, steps=arguments.steps)
+    return check(arguments.check or arguments.out, items=arguments.items, seed=arguments.seed)
+
+
+def make(out: Path, *, seed: int, steps: int) -> None:
+    """Train tokenizer and model from scratch and save them as a Hugging Face folder."""
+    from launch.pretraining.corpus import Writer, tokenizer_corpus
+    from launch.pretraining.model import build_model, save_folder
+    from launch.pretraining.sft import Plan, progress_printer, train
+    from launch.pretraining.tokenizer import train_tokenizer
+    from roles.mm_zero.prompts import load_prompts
+
+    tokenizer = train_tokenizer(tokenizer_corpus())
+    model = build_model(tokenizer, seed)
+    plan = Plan(steps, seed=seed)
+    train(model, Writer(tokenizer, load_prompts("tiny")), plan, on_step=progress_printer(plan))
+    save_folder(model, tokenizer, out)
+
+
+def check(folder: Path, *, items: int = 200, seed: int = 0) -> int:
+    """Print the bands of a folder; 0 where all hold, else 1."""
+    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+    from launch.pretraining.bands import measure
+    from roles.mm_zero.prompts import load_prompts
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    measured = measure(model, tokenizer, load_prompts("tiny"), items=items, seed=seed)
+    print(measured.table())
+    return 1 if measured.outside() else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="make the model and write its folder here")
+    where.add_argument("--check", type=Path, help="only measure the bands of this folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of the training")
+    parser.add_argument("--items", type=int, default=200, help="items of each kind in the bands")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""SVG in, pictures out: killable worker processes around cairosvg."""

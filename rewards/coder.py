@@ -1,0 +1,35 @@
+"""What an SVG earns: that it renders, that it can be read, that its hard question splits."""
+
+from dataclasses import dataclass
+
+from rewards.reward import Reward, Score, reward
+
+
+@dataclass(frozen=True, slots=True)
+class CoderWeights:
+    """Defaults of MM-Zero (arXiv:2603.09206)."""
+
+    not_rendered: float = 0.1
+    empty: float = 0.05
+    not_svg: float = 0.5
+    floor: float = -0.5
+
+
+def coder_reward(
+    code: str | None, score: Score | None, weights: CoderWeights | None = None
+) -> Reward:
+    """R = 1 + s + d for a picture; -0.1 for SVG that does not render; -0.5 for no SVG at all.
+
+    `code` is the extracted SVG, None where the reply held none; `score` is None where it did not
+    render. s is not capped here, unlike in the proposer's reward.
+    """
+    weights = weights or CoderWeights()
+    is_svg = code is not None and (code.startswith("<") or "<svg" in code)
+    return reward(
+        at_least=weights.floor,
+        rendered=1.0 if score else -weights.not_rendered,
+        solvability=score.solvability if score else 0.0,
+        difficulty=score.difficulty if score else 0.0,
+        empty=0.0 if code else -weights.empty,
+        not_svg=0.0 if is_svg else -weights.not_svg,
+    )

@@ -1,0 +1,212 @@
+"""How much a proposal repeats others: penalties, never a bonus.
+
+Texts are near where BLEU-4 says so; clusters are made by average link. The paper looks at the
+72 proposals of one step; here a proposal is compared with the last `size` valid ones of its
+policy and with its siblings of the same game, because a streaming game has no batch. So the
+first of two equal proposals of different games is not charged, the second is. Other differences,
+on purpose: equal texts have distance 0 however short (BLEU-4 never lets two equal texts of three
+words meet), the distance is the mean of both directions (so that order does not matter), and a
+collapse to a single content type is charged in full (the released code lets it go free).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ORDERS = (1, 2, 3, 4)
+_UNSEEN = 0.1
+"""Stands for a count of zero among the higher orders (smoothing method 1 of Chen & Cherry 2014)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiversityWeights:
+    """Defaults of MM-Zero (arXiv:2603.09206)."""
+
+    text: float = 0.5
+    """Largest penalty for repeated text; that of one repetition of all three fields."""
+    caption: float = 0.45
+    easy_question: float = 0.20
+    hard_question: float = 0.35
+    cut: float = 0.25
+    """Texts nearer than this (mean over two clusters) are one cluster."""
+    type: float = 0.15
+    """Largest penalty for an over-represented content type."""
+    type_share: float = 0.5
+    """Share from which on a type is over-represented."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """Penalties of one proposal, each <= 0."""
+
+    text: float = 0.0
+    type: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is compared of a proposal."""
+
+    content_type: str
+    caption: str
+    easy_question: str
+    hard_question: str
+
+
+class DiversityWindow:
+    """The last `size` valid proposals. One per policy and run; starts empty after a resume."""
+
+    def __init__(self, size: int, weights: DiversityWeights | None = None) -> None:
+        self.size = size
+        self.weights = weights or DiversityWeights()
+        self._types: list[str] = []
+        self._fields = {name: _Neighbourhood() for name in self._field_weights()}
+
+    def judge(self, cards: Sequence[Card]) -> tuple[Repetition, ...]:
+        """Penalties of the valid proposals of one game, which then enter the window.
+
+        V = -min(text, text * sum_field w * (k - 1)), k = size of the own cluster;
+        T = -type * max(0, f - share) / (1 - share), f = share of the own content type.
+        """
+        crowd = np.zeros(len(cards))
+        for name, weight in self._field_weights().items():
+            near = self._fields[name]
+            near.add([getattr(card, name) for card in cards])
+            sizes = near.cluster_sizes(self.weights.cut)
+            crowd += weight * (sizes[len(sizes) - len(cards) :] - 1)
+            near.keep(self.size)
+        types = self._types + [card.content_type for card in cards]
+        self._types = types[max(0, len(types) - self.size) :]
+        return tuple(
+            Repetition(
+                text=-min(self.weights.text, self.weights.text * float(crowd[i])) + 0.0,
+                type=self._type_penalty(types.count(card.content_type), len(types)),
+            )
+            for i, card in enumerate(cards)
+        )
+
+    def _field_weights(self) -> dict[str, float]:
+        names = ("caption", "easy_question", "hard_question")
+        return {name: getattr(self.weights, name) for name in names}
+
+    def _type_penalty(self, count: int, total: int) -> float:
+        if total < 2:
+            return 0.0
+        over = max(0.0, count / total - self.weights.type_share)
+        return -self.weights.type * over / (1.0 - self.weights.type_share) + 0.0
+
+
+class _Neighbourhood:
+    """Texts of one field with all their distances; adding some computes only those to them."""
+
+    def __init__(self) -> None:
+        self._texts: list[_Text] = []
+        self.distances: NDArray[np.float64] = np.zeros((0, 0))
+
+    def add(self, texts: Sequence[str]) -> None:
+        old = len(self._texts)
+        self._texts += [_Text.of(text) for text in texts]
+        grown = np.zeros((len(self._texts), len(self._texts)))
+        grown[:old, :old] = self.distances
+        for i in range(old, len(self._texts)):
+            for j in range(i):
+                grown[i, j] = grown[j, i] = _distance(self._texts[i], self._texts[j])
+        self.distances = grown
+
+    def cluster_sizes(self, cut: float) -> NDArray[np.int64]:
+        """Per text, in the order in which they were added, the size of its cluster."""
+        # Sorted, so that ties between distances fall alike whatever the order of the games.
+        order = sorted(range(len(self._texts)), key=lambda i: self._texts[i].words)
+        sizes = np.zeros(len(order), dtype=np.int64)
+        sizes[order] = cluster_sizes(self.distances[np.ix_(order, order)], cut)
+        return sizes
+
+    def keep(self, size: int) -> None:
+        first = max(0, len(self._texts) - size)
+        self._texts = self._texts[first:]
+        self.distances = self.distances[first:, first:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    words: tuple[str, ...]
+    grams: tuple[frozenset[tuple[tuple[str, ...], int]], ...]
+    """Per order the n-grams, the k-th occurrence of one as (gram, k): so the size of a set
+    intersection is the clipped count of BLEU."""
+
+    @classmethod
+    def of(cls, text: str) -> "_Text":
+        words = tuple(text.casefold().split())
+        return cls(words, tuple(_numbered_grams(words, n) for n in _ORDERS))
+
+
+def _numbered_grams(words: tuple[str, ...], n: int) -> frozenset[tuple[tuple[str, ...], int]]:
+    seen: Counter[tuple[str, ...]] = Counter()
+    grams = []
+    for start in range(len(words) - n + 1):
+        gram = words[start : start + n]
+        seen[gram] += 1
+        grams.append((gram, seen[gram]))
+    return frozenset(grams)
+
+
+def distance(first: str, second: str) -> float:
+    """1 - BLEU-4, mean of both directions; 0 for equal texts. Words are split at white space."""
+    return _distance(_Text.of(first), _Text.of(second))
+
+
+def distances(texts: Sequence[str]) -> NDArray[np.float64]:
+    """[n, n] distances between all pairs, 0 on the diagonal."""
+    near = _Neighbourhood()
+    near.add(texts)
+    return near.distances
+
+
+def _distance(first: _Text, second: _Text) -> float:
+    if first.words == second.words:
+        return 0.0
+    common = [len(a & b) for a, b in zip(first.grams, second.grams, strict=True)]
+    if common[0] == 0:
+        return 1.0
+    lengths = len(first.words), len(second.words)
+    return 1.0 - (_bleu(common, *lengths) + _bleu(common, *reversed(lengths))) / 2
+
+
+def _bleu(common: Sequence[int], hypothesis: int, reference: int) -> float:
+    """BLEU-4 from the clipped counts and the two lengths in words (Papineni et al. 2002)."""
+    logs = sum(
+        math.log((count or _UNSEEN) / max(1, hypothesis - n + 1))
+        for n, count in zip(_ORDERS, common, strict=True)
+    )
+    brevity = min(0.0, 1.0 - reference / hypothesis)
+    return math.exp(brevity + logs / len(_ORDERS))
+
+
+def cluster_sizes(distances: NDArray[np.float64], cut: float) -> list[int]:
+    """Size of each item's cluster: average link, merging while the nearest pair is < `cut`.
+
+    `distances` is [n, n], symmetric.
+    """
+    gaps = distances.astype(np.float64, copy=True)
+    np.fill_diagonal(gaps, np.inf)
+    members = [[i] for i in range(len(gaps))]
+    while len(gaps) > 1:
+        a, b = divmod(int(gaps.argmin()), len(gaps))
+        if gaps[a, b] >= cut:
+            break
+        # argmin gives the first of the two mirror images, so a < b.
+        size_a, size_b = len(members[a]), len(members[b])
+        merged = (size_a * gaps[a] + size_b * gaps[b]) / (size_a + size_b)
+        gaps[a], gaps[:, a] = merged, merged
+        gaps[a, a] = np.inf
+        gaps = np.delete(np.delete(gaps, b, axis=0), b, axis=1)
+        members[a] += members.pop(b)
+    sizes = [0] * len(distances)
+    for cluster in members:
+        for item in cluster:
+            sizes[item] = len(cluster)
+    return sizes

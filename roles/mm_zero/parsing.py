@@ -1,0 +1,121 @@
+r"""What the three roles wrote, as values. Linear in the length of the text; nothing raises.
+
+Only what follows the last `</think>` counts, so that a reasoning model may plan first. No white
+space inside a field is changed except that runs of it become one space.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+
+from engine.types import Invalid
+from rewards.grading import boxed, normalise
+
+CONTENT_TYPES = ("data_chart", "diagram", "geometry", "timeline", "map", "table", "other")
+FIELDS = (
+    "content_type",
+    "caption",
+    "easy_question",
+    "easy_answer",
+    "hard_question",
+    "hard_answer",
+)
+MAX_FIELD_CHARS = 8000
+
+_TAG = re.compile(rf"<(/?)({'|'.join(FIELDS)})>")
+_SVG_TAG = re.compile(r"<(/?)svg\b", re.IGNORECASE)
+_THINK = re.compile(r"\s*<think>")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    content_type: str
+    caption: str
+    easy_question: str
+    easy_answer: str
+    hard_question: str
+    hard_answer: str
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def parse_proposal(text: str) -> Proposal | Invalid:
+    """The six tagged fields, each exactly once, closed, not nested and not empty.
+
+    Reasons: broken_tag, repeated_tag, missing_tag, empty_field, long_field, no_answer (an easy
+    answer such as "n/a", which no reply can equal). Text outside the tags is ignored, and so is
+    the order of the fields; an unknown content type is "other".
+    """
+    reply = text.rpartition("</think>")[2]
+    fields: dict[str, str] = {}
+    opened: re.Match[str] | None = None
+    for tag in _TAG.finditer(reply):
+        is_closing, name = tag.groups()
+        if opened is None and not is_closing:
+            opened = tag
+        elif opened is None or not is_closing or name != opened[2]:
+            return Invalid("broken_tag", name)
+        elif name in fields:
+            return Invalid("repeated_tag", name)
+        else:
+            fields[name] = " ".join(reply[opened.end() : tag.start()].split())
+            opened = None
+    if opened is not None:
+        return Invalid("broken_tag", opened[2])
+    return _checked(fields)
+
+
+def _checked(fields: dict[str, str]) -> Proposal | Invalid:
+    for name in FIELDS:
+        if name not in fields:
+            return Invalid("missing_tag", name)
+        if not fields[name]:
+            return Invalid("empty_field", name)
+        if len(fields[name]) > MAX_FIELD_CHARS:
+            return Invalid("long_field", name)
+    if not normalise(fields["easy_answer"]):
+        return Invalid("no_answer", "easy_answer")
+    return Proposal(**(fields | {"content_type": _content_type(fields["content_type"])}))
+
+
+def _content_type(text: str) -> str:
+    name = text.lower().replace(" ", "_")
+    name = "data_chart" if name == "datachart" else name
+    return name if name in CONTENT_TYPES else "other"
+
+
+def extract_svg(text: str) -> str | None:
+    """The first complete `<svg ...>...</svg>`, nested ones included; fences do not matter.
+
+    None where there is none, as in a reply that was cut off. Whether it is well-formed is for
+    the renderer to say.
+    """
+    reply = text.rpartition("</think>")[2]
+    depth, start = 0, 0
+    for tag in _SVG_TAG.finditer(reply):
+        if not tag[1]:
+            start = start if depth else tag.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if depth == 0:
+                end = reply.find(">", tag.end())
+                return reply[start : end + 1] if end >= 0 else None
+    return None
+
+
+def parse_answer(text: str) -> str | None:
+    """The last boxed answer, as written; None where there is none."""
+    return boxed(text)
+
+
+def is_well_formed(text: str) -> bool:
+    r"""True where `text` is one think block, then one `\boxed{...}`, then nothing."""
+    opening = _THINK.match(text)
+    if opening is None or text.count("<think>") != 1 or text.count("</think>") != 1:
+        return False
+    box = text.partition("</think>")[2].strip()
+    if not box.startswith("\\boxed{") or box.count("\\boxed{") != 1:
+        return False
+    # Its last character closes it: with that the box is complete, without it is not.
+    return bool(boxed(box)) and boxed(box[:-1]) is None

@@ -1,0 +1,47 @@
+"""What is shipped loads; what the README says to type is what the Makefile knows."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError
+from launch.config import RootConfig, load_root
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "launch/configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert isinstance(load_root(path), RootConfig)
+
+
+def test_there_is_a_quickstart() -> None:
+    assert "quickstart" in {path.stem for path in CONFIGS}
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one_named() -> None:
+    with pytest.raises(ConfigError, match=r"learner\.lrr.*did you mean 'lr'"):
+        load_root(CONFIGS[0], ["learner.lrr=1"])
+
+
+def test_readme_commands_are_those_of_the_makefile() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z][a-z-]*)", readme))
+    assert {"selfplay", "test"} <= named
+    assert named <= targets
+
+
+def test_readme_names_only_files_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = re.findall(
+        r"\b((?:launch|engine|roles|evals|rewards|render_pool|tests)/[\w/.-]+\w)", readme
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "make test" in (ROOT / ".ci/run").read_text()

@@ -1,0 +1,48 @@
+"""Two ranks over gloo compute what one rank does: loss, metrics, weights, resume."""
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import train_ranks
+from safetensors.torch import load_file
+
+TIMEOUT_S = 120
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(tiny_base: Path, tmp_path: Path) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
+    command = [sys.executable, train_ranks.__file__, str(tiny_base), str(tmp_path)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), "2", str(store.port)], stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    alone_dir = tmp_path / "alone"
+    alone_dir.mkdir()
+    alone = train_ranks.run(tiny_base, alone_dir)
+    try:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=TIMEOUT_S)
+            assert rank.returncode == 0, errors.decode()[-3000:]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    want = dict(alone.named_weights())
+    for folder in (tmp_path, tmp_path / "rank1"):
+        got = load_file(folder / "weights.safetensors")
+        assert got.keys() == want.keys()
+        for name, tensor in want.items():
+            torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
+    one, two = (read_metrics(folder / "metrics.txt") for folder in (alone_dir, tmp_path))
+    for key in ("loss", "grad_norm", "ess", "k3", "entropy", "ratio_max", "tokens"):
+        assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), key
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {key: float(value) for key, value in lines}

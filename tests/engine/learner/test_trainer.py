@@ -1,0 +1,211 @@
+"""A step happens exactly, or not at all."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from learner_data import make_group
+from pydantic import ValidationError
+
+from engine.errors import ConfigError
+from engine.learner.config import LearnerConfig
+from engine.learner.trainer import PolicyTrainer, load_reference
+from engine.types import Group
+
+
+def make_cfg(**over: object) -> LearnerConfig:
+    return LearnerConfig.model_validate(
+        {"lr": 1e-2, "weight_decay": 0, "sequence_band": None, "tokens_per_micro_batch": 4096}
+        | over
+    )
+
+
+def make_trainer(base: Path, total_steps: int = 10, **over: object) -> PolicyTrainer:
+    return PolicyTrainer("solver", base, make_cfg(**over), total_steps=total_steps)
+
+
+def make_batch(first: int = 0) -> list[Group]:
+    return [make_group(first + i, num_images=i % 2) for i in range(6)]
+
+
+def weights(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.named_weights()}
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
+    return max(float((after[name] - before[name]).abs().max()) for name in before)
+
+
+def on_policy(trainer: PolicyTrainer, groups: Sequence[Group]) -> list[Group]:
+    """The same groups with the learner's own log-probs as the sampler's."""
+    found: dict[tuple[int, ...], tuple[float, ...]] = {}
+    for batch in trainer._micro_batches([s for part in trainer._parts(groups) for s in part]):
+        with torch.no_grad():
+            logprobs, _ = trainer.model(batch)
+        for i in range(batch.num_sequences):
+            mine = batch.sequences_T == i
+            found[tuple(batch.targets_T[mine].tolist())] = tuple(logprobs[mine].tolist())
+    return [
+        replace(g, rollouts=tuple(replace(r, logprobs=found[r.token_ids]) for r in g.rollouts))
+        for g in groups
+    ]
+
+
+def test_a_step_raises_the_probability_of_what_was_rewarded(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base, lr=1e-3)
+    group = replace(make_group(1, num_rollouts=2, num_images=1), advantages=(1.0, -1.0))
+    group = on_policy(trainer, [group])[0]
+    report = trainer.step([group])
+    assert not report.skipped
+    assert report.step == trainer.step_count == 1
+    assert report.metrics["ess"] == pytest.approx(1.0, abs=1e-4)
+    assert report.metrics["k1"] == pytest.approx(0.0, abs=1e-5)
+    after = on_policy(trainer, [group])[0]
+    means = [[sum(r.logprobs) / len(r.logprobs) for r in g.rollouts] for g in (group, after)]
+    assert means[1][0] > means[0][0]
+    assert means[1][1] < means[0][1]
+
+
+def test_micro_batches_do_not_change_the_update(tiny_base: Path) -> None:
+    """One forward over everything, or many small ones: the same gradient, so the same weights."""
+    results = []
+    for budget in (100_000, 60, 20):
+        trainer = make_trainer(tiny_base, tokens_per_micro_batch=budget)
+        report = trainer.step(make_batch())
+        results.append((report.metrics, weights(trainer)))
+    assert [r[0]["micro_batches"] > 1 for r in results] == [False, True, True]
+    for metrics, after in results[1:]:
+        assert metrics["loss"] == pytest.approx(results[0][0]["loss"], abs=1e-6)
+        assert metrics["grad_norm"] == pytest.approx(results[0][0]["grad_norm"], rel=1e-5)
+        assert moved(results[0][1], after) < 2e-5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_batch_leaves_everything_as_it_was(tiny_base: Path, bad: float) -> None:
+    """After a normal step, so that the optimiser has a state to spoil."""
+    trainer = make_trainer(tiny_base)
+    trainer.step(make_batch())
+    before, state = weights(trainer), trainer.trainer_state()
+    group = make_group(50, num_rollouts=2, advantages=(bad, 1.0))
+    report = trainer.step([*make_batch(10), group])
+    assert report.skipped
+    assert report.reason == "non_finite_loss"
+    assert report.step == trainer.step_count == 1
+    assert all(torch.equal(before[name], t) for name, t in weights(trainer).items())
+    after = trainer.trainer_state()
+    assert state.keys() == after.keys()
+    assert all(torch.equal(state[key], after[key]) for key in state)
+    assert not trainer.step(make_batch(20)).skipped
+
+
+def test_broken_sampler_logprobs_cost_their_tokens_only(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base)
+    group = make_group(1, num_rollouts=3)
+    worst = replace(group.rollouts[0], logprobs=(-math.inf,) * len(group.rollouts[0].token_ids))
+    report = trainer.step([replace(group, rollouts=(worst, *group.rollouts[1:]))])
+    assert not report.skipped
+    assert report.metrics["dropped_tokens"] == len(worst.token_ids)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
+
+
+def test_nothing_to_learn_is_no_step(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base)
+    before = weights(trainer)
+    assert trainer.step([]).reason == "empty"
+    flat = replace(make_group(1, num_rollouts=3), rewards=(0.5, 0.5, 0.5))
+    lonely = make_group(2, num_rollouts=1)
+    assert trainer.step([flat, lonely]).reason == "no_signal"
+    assert trainer.step_count == 0
+    assert moved(before, weights(trainer)) == 0
+
+
+def test_learning_rate_falls_linearly_to_zero_after_the_last_step(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base, total_steps=4, lr=1e-3, lr_decay="linear")
+    rates = [trainer.step(make_batch(10 * i)).metrics["lr"] for i in range(4)]
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    before = weights(trainer)
+    assert trainer.lr == 0
+    trainer.step(make_batch(90))
+    assert moved(before, weights(trainer)) == 0
+
+
+def test_several_updates_per_step_use_the_weights_at_its_start_as_proximal(
+    tiny_base: Path,
+) -> None:
+    trainer = make_trainer(tiny_base, updates_per_step=3, lr=3e-2)
+    report = trainer.step(on_policy(trainer, make_batch()))
+    assert trainer.step_count == 1
+    # mu is what pi_prox is, so the importance weight is one although the weights moved on.
+    assert report.metrics["ess"] == pytest.approx(1.0, abs=1e-4)
+    assert report.metrics["clipped_fraction"] > 0
+    steps = {float(s["step"]) for s in trainer.optimizer.state.values()}
+    assert steps == {3.0}
+
+
+def test_kl_pulls_back_to_the_reference(tiny_base: Path) -> None:
+    """Far from the reference, with no reward signal, only the KL term moves the weights."""
+    with pytest.raises(ConfigError, match="reference"):
+        make_trainer(tiny_base, kl_beta=0.1)
+    trainer = PolicyTrainer(
+        "solver",
+        tiny_base,
+        make_cfg(kl_beta=5.0, lr=1e-4),
+        total_steps=100,
+        reference=load_reference(tiny_base),
+    )
+    with torch.no_grad():
+        for _, weight in trainer.model.weights():
+            weight.add_(
+                0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+            )
+    group = replace(make_group(1), rewards=(0.0,) * 4)
+    losses = [trainer.step([group]).metrics["loss"] for _ in range(8)]
+    assert losses[0] > 0
+    assert losses[-1] < losses[0]
+
+
+def test_weights_are_published_as_a_cast_of_float32_masters(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base, lr=1e-6)
+    before = weights(trainer)
+    trainer.step(make_batch())
+    assert 0 < moved(before, weights(trainer)) < 1e-5
+    for name, tensor in trainer.named_weights(torch.bfloat16):
+        assert tensor.dtype == torch.bfloat16
+        assert not tensor.requires_grad
+        assert torch.equal(tensor, weights(trainer)[name].bfloat16())
+
+
+def test_trainers_in_one_process_are_independent(tiny_base: Path) -> None:
+    one, two, alone = (make_trainer(tiny_base) for _ in range(3))
+    for i in range(2):
+        one.step(make_batch(10 * i))
+        two.step(make_batch(10 * i + 100))
+    for i in range(2):
+        alone.step(make_batch(10 * i))
+    assert moved(weights(one), weights(alone)) == 0
+    assert moved(weights(one), weights(two)) > 0
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("lr", 0),
+        ("eps_low", 1.0),
+        ("dual_clip", 1.0),
+        ("weight_cap", 0.5),
+        ("sequence_band", (1.1, 2.0)),
+        ("betas", (0.9, 1.0)),
+        ("lr", math.inf),
+        ("learning_rate", 1e-6),
+    ],
+)
+def test_config_rejects(field: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        LearnerConfig.model_validate({field: value})
+
+
+def test_config_is_small() -> None:
+    assert len(LearnerConfig.model_fields) <= 14

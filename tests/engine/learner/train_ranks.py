@@ -1,0 +1,79 @@
+"""One rank of a learner group, as a process: trains, saves a checkpoint, resumes it, trains on.
+
+    train_ranks.py BASE OUT RANK WORLD STORE_PORT
+"""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from learner_data import make_group
+
+from engine.learner import checkpoint
+from engine.learner.config import LearnerConfig
+from engine.learner.trainer import PolicyTrainer, load_reference
+from engine.types import Group
+
+CFG = LearnerConfig(
+    lr=1e-3, kl_beta=0.02, sequence_band=None, tokens_per_micro_batch=60, updates_per_step=2
+)
+
+
+def batches() -> list[list[Group]]:
+    """Mixed; one prompt for two ranks; text only; a rank with pictures and one without."""
+    return [
+        [make_group(i, num_images=i % 2) for i in range(5)],
+        [make_group(20, num_images=1)],
+        [make_group(30 + i) for i in range(4)],
+        [make_group(40, num_images=1), make_group(41, num_rollouts=6)],
+    ]
+
+
+def run(base: Path, out: Path) -> PolicyTrainer:
+    """Four steps, with a save and a resume after the second."""
+    reference = load_reference(base)
+    trainer = PolicyTrainer("solver", base, CFG, total_steps=9, reference=reference)
+    first, second, *rest = batches()
+    for groups in (first, second):
+        assert not trainer.step(groups).skipped
+    path = checkpoint.save(out / "checkpoints", trainer, base=base, meta={"request": 2})
+    if dist.is_initialized():
+        dist.barrier()
+    resumed = PolicyTrainer("solver", base, CFG, total_steps=9, reference=reference)
+    assert checkpoint.load(path, resumed) == {"request": 2}
+    for groups in rest:
+        report = resumed.step(groups)
+        assert not report.skipped
+    (out / "metrics.txt").write_text(
+        "\n".join(f"{key} {value!r}" for key, value in report.metrics.items())
+    )
+    return resumed
+
+
+def main() -> None:
+    base, out, rank, world, port = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    folder = out if rank == 0 else out / f"rank{rank}"
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoints").exists() or (folder / "checkpoints").symlink_to(out / "checkpoints")
+    trainer = run(base, folder)
+    weights = {name: tensor.clone() for name, tensor in trainer.named_weights()}
+    torch_save(weights, folder / "weights.safetensors")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def torch_save(weights: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, path)
+
+
+if __name__ == "__main__":
+    main()

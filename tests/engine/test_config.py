@@ -1,0 +1,131 @@
+"""Loading, overrides, and one clear line for every mistake."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import LayoutConfig, Section, StreamsConfig, digest, load
+from engine.errors import ConfigError
+from engine.layout import check_layout, job_of, world_size
+
+
+class Root(Section):
+    streams: StreamsConfig = StreamsConfig()
+    layout: LayoutConfig | None = None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "c.yaml"
+    file.write_text("streams: {max_age: 2}\n")
+    return file
+
+
+def test_overrides_win_over_the_file(path: Path) -> None:
+    assert load(Root, path).streams.max_age == 2
+    assert load(Root, path, ["streams.max_age=7"]).streams.max_age == 7
+
+
+def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "layout: {learners: [{ranks: [0], policies: [a]}], servers: [{rank: 1, policies: [a]}]}"
+    )
+    config = load(Root, file, ["layout.servers.0.port=4000"])
+    assert config.layout is not None
+    assert config.layout.servers[0].port == 4000
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("streams.max_aeg=1", "did you mean 'max_age'"),
+        ("streems.max_age=1", "did you mean 'streams'"),
+        ("streams.max_age=-1", "streams.max_age"),
+        ("streams.max_age", "not of the form"),
+        ("streams.max_age={", "not valid YAML"),
+        ("streams.max_age.deep=1", "no such place"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Root, path, [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(Root, file)
+    assert "bad.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config file"):
+        load(Root, tmp_path / "none.yaml")
+
+
+@given(st.text(max_size=40))
+def test_no_override_is_a_traceback(text: str) -> None:
+    file = Path(__file__).resolve().parents[2] / "launch/configs/quickstart.yaml"
+    try:
+        load(Root, file, [text])
+    except ConfigError as error:
+        assert "\n" not in str(error).strip()
+
+
+def test_the_digest_depends_on_values_only(path: Path) -> None:
+    assert digest(load(Root, path)) == digest(load(Root, path, ["streams.max_age=2"]))
+    assert digest(load(Root, path)) != digest(load(Root, path, ["streams.max_age=3"]))
+
+
+def layout(learners: list[dict[str, object]], servers: list[dict[str, object]]) -> LayoutConfig:
+    return LayoutConfig.model_validate({"learners": learners, "servers": servers})
+
+
+TWO = layout([{"ranks": [0], "policies": ["a", "b"]}], [{"rank": 1, "policies": ["a", "b"]}])
+
+
+def test_each_rank_finds_its_job() -> None:
+    check_layout(TWO, ("a", "b"), world=2)
+    assert world_size(TWO) == 2
+    assert job_of(TWO, 0).learner == TWO.learners[0]
+    assert job_of(TWO, 1).server == TWO.servers[0]
+
+
+def test_tensor_parallel_neighbours_idle() -> None:
+    wide = layout([{"ranks": [0], "policies": ["a"]}], [{"rank": 1, "policies": ["a"], "tp": 2}])
+    check_layout(wide, ("a",), world=3)
+    assert job_of(wide, 2).server is None
+    assert job_of(wide, 2).learner is None
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (layout([{"ranks": [0], "policies": ["a"]}], [{"rank": 0, "policies": ["a"]}]), "rank 0"),
+        (layout([{"ranks": [0], "policies": ["x"]}], [{"rank": 1, "policies": ["a"]}]), "'x'"),
+        (layout([{"ranks": [0], "policies": ["a"]}], [{"rank": 1, "policies": ["b"]}]), "'b'"),
+        (
+            layout(
+                [{"ranks": [0], "policies": ["a"]}, {"ranks": [2], "policies": ["a"]}],
+                [{"rank": 1, "policies": ["a"]}],
+            ),
+            "more than one",
+        ),
+    ],
+)
+def test_a_wrong_layout_is_refused(bad: LayoutConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_layout(bad, ("a",))
+
+
+def test_a_wrong_world_size_prints_the_torchrun_line() -> None:
+    with pytest.raises(ConfigError, match=r"torchrun --standalone .*--nproc-per-node=2"):
+        check_layout(TWO, ("a", "b"), world=8)

@@ -1,0 +1,126 @@
+"""Which server a request goes to, and who waits."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from engine.routing import ServerPool
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def ready_pool(*urls: str, max_concurrency: int = 100) -> ServerPool:
+    pool = ServerPool("policy", max_concurrency=max_concurrency)
+    for url in urls:
+        pool.mark_ready(url, 1)
+    return pool
+
+
+def test_the_least_loaded_server_is_taken() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b")
+        async with pool.place(b"1", 100) as first, pool.place(b"2", 10) as second:
+            assert {first, second} == {"a", "b"}
+            async with pool.place(b"3", 1) as third:
+                assert third == second
+
+    asyncio.run(scene())
+
+
+def test_a_prefix_keeps_its_server_until_that_one_is_overloaded() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b")
+        async with AsyncExitStack() as stack:
+            places = [await stack.enter_async_context(pool.place(b"1", 10)) for _ in range(40)]
+        assert len(set(places[:32])) == 1
+        assert len(set(places)) == 2
+
+    asyncio.run(scene())
+
+
+def test_the_server_to_avoid_is_taken_where_there_is_no_other() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b")
+        async with pool.place(b"1", 1, avoid="a") as url:
+            assert url == "b"
+        pool.mark_unready("b")
+        async with pool.place(b"1", 1, avoid="a") as url:
+            assert url == "a"
+        assert pool.ready == {"a": 1}
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_failed_is_the_last_choice_until_it_is_ready_again() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b")
+        pool.report_failure("a")
+        async with pool.place(b"1", 100) as first, pool.place(b"2", 1) as second:
+            assert (first, second) == ("b", "b")
+        pool.mark_ready("a", 2)
+        async with pool.place(b"1", 100) as first, pool.place(b"2", 1) as second:
+            assert (first, second) == ("b", "a")
+
+    asyncio.run(scene())
+
+
+def test_waiters_are_served_in_order_and_cancelled_ones_hold_nothing() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", max_concurrency=1)
+        order: list[int] = []
+
+        async def take(number: int) -> None:
+            async with pool.place(b"", 1):
+                order.append(number)
+
+        async with pool.place(b"", 1):
+            tasks = [asyncio.create_task(take(number)) for number in range(5)]
+            await settle()
+            assert pool.stats()["waiting"] == 5
+            tasks[1].cancel()
+            await settle()
+            tasks[0].cancel()  # and the place falls free in the same moment
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        await asyncio.wait_for(asyncio.gather(*tasks[2:]), 5)
+        assert order == [2, 3, 4]
+        assert pool.stats()["servers"]["a"] == {"version": 1, "running": 0, "outstanding": 0}
+
+    asyncio.run(scene())
+
+
+def test_a_place_given_to_a_cancelled_waiter_is_passed_on() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", max_concurrency=1)
+
+        async def take() -> None:
+            async with pool.place(b"", 1):
+                pass
+
+        async with pool.place(b"", 1):
+            first, second = asyncio.create_task(take()), asyncio.create_task(take())
+            await settle()
+        first.cancel()  # its place was granted a moment ago, but it did not run yet
+        await asyncio.wait_for(second, 5)
+        assert first.cancelled()
+        assert pool.stats()["servers"]["a"]["running"] == 0
+
+    asyncio.run(scene())
+
+
+def test_an_unready_server_gets_nothing() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a")
+        pool.mark_unready("a")
+        pool.mark_unready("never seen")
+        waiting = asyncio.create_task(pool.place(b"", 1).__aenter__())
+        await settle()
+        assert not waiting.done()
+        pool.mark_ready("b", 2)
+        assert await asyncio.wait_for(waiting, 5) == "b"
+
+    asyncio.run(scene())

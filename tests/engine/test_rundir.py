@@ -1,0 +1,102 @@
+"""One process per run directory; what a dead attempt left is swept, and nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import children
+from engine.errors import ConfigError
+from engine.rundir import RunDir, RunLock, record_pid, start_time, sweep_pids
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "r")
+    run.create()
+    return run
+
+
+def test_a_second_process_is_refused_by_name(run: RunDir) -> None:
+    lock = RunLock(run)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from engine.rundir import RunDir, RunLock\n"
+        "from engine.errors import ConfigError\n"
+        "try: RunLock(RunDir(Path(sys.argv[1])))\n"
+        "except ConfigError as e: print(e); sys.exit(2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert str(os.getpid()) in done.stdout
+    lock.release()
+    RunLock(run).release()
+
+
+def test_a_child_does_not_keep_the_lock(run: RunDir) -> None:
+    lock = RunLock(run)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        lock.release()
+        RunLock(run).release()
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_the_sweep_kills_only_what_was_recorded(run: RunDir) -> None:
+    orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        record_pid(run, orphan.pid)
+        (run.pids / str(bystander.pid)).write_text("1")  # a recycled pid: other start time
+        assert start_time(bystander.pid) != "1"
+        assert sweep_pids(run) == [orphan.pid]
+        assert orphan.wait(10) == -9
+        assert bystander.poll() is None
+        assert not list(run.pids.iterdir())
+    finally:
+        for process in (orphan, bystander):
+            process.kill()
+            process.wait()
+
+
+def test_children_die_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, os\nfrom pathlib import Path\nfrom engine import children\n"
+        "c = children.spawn([sys.executable, '-c', 'import time; time.sleep(600)'], log=None)\n"
+        "print(c.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid = int(done.stdout)
+    for _ in range(200):
+        if start_time(pid) is None or _is_zombie(pid):
+            return
+        os.sched_yield()
+        subprocess.run(["true"])
+    pytest.fail(f"child {pid} survived its parent")
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_the_last_lines_of_a_log_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    child = children.spawn(
+        [sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"], log=log
+    )
+    assert child.wait(30) == 3
+    assert children.last_lines(log, 1) == "two"
+    assert children.last_lines(tmp_path / "none") == "(no log)"
+
+
+def test_config_error_is_a_value_error() -> None:
+    assert issubclass(ConfigError, ValueError)

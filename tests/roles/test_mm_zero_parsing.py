@@ -1,0 +1,155 @@
+"""What the roles wrote, as values; hostile text included."""
+
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.types import Invalid
+from roles.mm_zero.parsing import (
+    FIELDS,
+    Proposal,
+    extract_svg,
+    is_well_formed,
+    parse_answer,
+    parse_proposal,
+)
+
+VALUES = {
+    "content_type": "Data Chart",
+    "caption": "a < b,\n  two   bars",
+    "easy_question": "how many bars?",
+    "easy_answer": "2",
+    "hard_question": "which is taller?",
+    "hard_answer": "b",
+}
+
+
+def written(**changes: str) -> str:
+    return "\n".join(f"<{tag}>{text}</{tag}>" for tag, text in (VALUES | changes).items())
+
+
+def reason(text: str) -> str:
+    proposal = parse_proposal(text)
+    assert isinstance(proposal, Invalid), proposal
+    return proposal.reason
+
+
+def test_a_proposal() -> None:
+    text = f"<think>perhaps <caption>no</think> Sure:\n{written()}\nDone."
+    assert parse_proposal(text) == Proposal(
+        "data_chart", "a < b, two bars", "how many bars?", "2", "which is taller?", "b"
+    )
+
+
+def test_the_order_of_fields_is_free_and_an_unknown_type_is_other() -> None:
+    lines = written(content_type="cartoon").split("\n<")
+    text = "<" + "\n<".join([*lines[1:], lines[0].lstrip("<")])
+    proposal = parse_proposal(text)
+    assert isinstance(proposal, Proposal)
+    assert proposal.content_type == "other"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_each_field_is_needed_once_and_closed(field: str) -> None:
+    whole = written()
+    one = re.search(rf"<{field}>.*?</{field}>", whole, re.DOTALL)
+    assert one
+    assert reason(whole.replace(one[0], "")) == "missing_tag"
+    assert reason(whole + one[0]) == "repeated_tag"
+    assert reason(whole.replace(f"</{field}>", "")) == "broken_tag"
+    assert reason(whole.replace(f"<{field}>", "")) == "broken_tag"
+    assert reason(whole.replace(f"</{field}>", f"</{field.upper()}>")) == "broken_tag"
+    assert reason(written(**{field: " \n "})) == "empty_field"
+    assert reason(written(**{field: "x" * 8001})) == "long_field"
+
+
+def test_nested_tags_and_empty_answers_are_invalid() -> None:
+    assert reason(written(caption="<easy_answer>2</easy_answer>")) == "broken_tag"
+    assert reason(written(easy_answer="N/A")) == "no_answer"
+    assert reason("") == "missing_tag"
+
+
+@pytest.mark.parametrize(
+    ("text", "svg"),
+    [
+        ("<svg><rect/></svg>", "<svg><rect/></svg>"),
+        ("```svg\n<svg a='1'>x</svg >\n```", "<svg a='1'>x</svg >"),
+        ("```SVG\n<SVG></SVG>", "<SVG></SVG>"),
+        ("```xml\n<?xml version='1.0'?><svg></svg>```", "<svg></svg>"),
+        ("<svg><svg></svg></svg> and <svg></svg>", "<svg><svg></svg></svg>"),
+        ("<think><svg>1</svg></think><svg>2</svg>", "<svg>2</svg>"),
+        ("</svg><svg></svg>", "<svg></svg>"),
+        ("<svg><rect", None),
+        ("<svg><svg></svg>", None),
+        ("```svg\nprint(1)\n```", None),
+        ("<svgs></svgs>", None),
+        ("<svg></svg", None),
+        ("", None),
+    ],
+)
+def test_extract_svg(text: str, svg: str | None) -> None:
+    assert extract_svg(text) == svg
+
+
+@pytest.mark.parametrize(
+    ("text", "is_good"),
+    [
+        ("<think>a</think>\\boxed{42}", True),
+        ("  <think>a\nb</think>\n\n\\boxed{\\frac{1}{2}}\n", True),
+        ("<think></think>\\boxed{a b}", True),
+        ("Sure. <think>a</think>\\boxed{42}", False),
+        ("<think>a</think> so \\boxed{42}", False),
+        ("<think>a</think>\\boxed{42}.", False),
+        ("<think>a</think>\\boxed{42} because {x}", False),
+        ("<think>a</think>\\boxed{1}\\boxed{2}", False),
+        ("<think>a</think><think>b</think>\\boxed{1}", False),
+        ("<think>a</think>\\boxed{1", False),
+        ("<think>a</think>\\boxed{1\\}", False),
+        ("<think>a</think>\\boxed{}", False),
+        ("<think>a</think>\\boxed{1}}", False),
+        ("a</think>\\boxed{1}", False),
+        ("<think>\\boxed{1}</think>", False),
+        ("\\boxed{1}", False),
+        ("", False),
+    ],
+)
+def test_form_of_an_answer(text: str, is_good: bool) -> None:
+    assert is_well_formed(text) is is_good
+
+
+PIECES = st.sampled_from(
+    [f"<{slash}{tag}>" for tag in (*FIELDS, "svg", "think") for slash in ("", "/")]
+    + ["\\boxed{", "{", "}", "\\", "x", " ", "\ud800", "\0"]
+)
+
+
+@given(st.text() | st.lists(PIECES, max_size=40).map("".join))
+def test_parsers_take_any_text(text: str) -> None:
+    proposal = parse_proposal(text)
+    if isinstance(proposal, Proposal):
+        assert all(proposal.as_dict().values())
+    svg = extract_svg(text)
+    assert svg is None or (svg in text and svg.lower().startswith("<svg"))
+    if is_well_formed(text):
+        assert parse_answer(text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("<caption>", "</caption>", "<caption></caption>", "<caption>x</caption><easy_answer>"),
+        *("<svg>", "<svg", "</svg", "<svg/", "<think>", "</think>"),
+        *("\\boxed{", "{", "}", "<", "\\", " "),
+    ],
+)
+def test_a_megabyte_is_read_in_a_second(piece: str) -> None:
+    text = "<svg <caption>" + piece * (1_000_000 // len(piece))
+    start = time.process_time()
+    for parse in (parse_proposal, extract_svg, parse_answer, is_well_formed):
+        parse(text)
+        parse(text[14:] + "</svg" * 100_000)
+        parse("<think>" + text + "</think>\\boxed{1}")
+    assert time.process_time() - start < 4.0

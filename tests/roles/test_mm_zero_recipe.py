@@ -1,0 +1,270 @@
+"""Whole games of MM-Zero on fake samplers and a fake renderer."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table_fakes import FakeTable, text_of
+
+from engine.errors import GameDropped
+from engine.types import Invalid, Picture
+from rewards.grading import tally
+from roles.mm_zero.config import MMZeroConfig
+from roles.mm_zero.filters import easy_filter, solver_filter
+from roles.mm_zero.recipe import STREAMS, play
+
+CFG = MMZeroConfig(prompts="tiny", num_proposals=2, num_svgs=2, num_easy_votes=5, num_hard_votes=8)
+
+
+def proposal(caption: str, easy_answer: str = "red") -> str:
+    fields = {
+        "content_type": "geometry",
+        "caption": caption,
+        "easy_question": "what color?",
+        "easy_answer": easy_answer,
+        "hard_question": "how many?",
+        "hard_answer": "3",
+    }
+    return "".join(f"<{tag}>{text}</{tag}>" for tag, text in fields.items())
+
+
+def boxed(answer: str) -> str:
+    return f"<think>t</think>\\boxed{{{answer}}}"
+
+
+def solver_saying(easy: list[str], hard: list[str]) -> Callable:
+    """The i-th sample of each kind of question, in a circle."""
+    turns: Counter[str] = Counter()
+
+    def reply(messages: list, _: int) -> str:
+        kind = "easy" if "what color?" in text_of(messages) else "hard"
+        answers = easy if kind == "easy" else hard
+        turns[kind] += 1
+        return boxed(answers[(turns[kind] - 1) % len(answers)])
+
+    return reply
+
+
+def table_of(
+    proposals: list[str],
+    svgs: list[str],
+    easy: list[str] | None = None,
+    hard: list[str] | None = None,
+) -> FakeTable:
+    solver = solver_saying(easy or ["red"], hard or ["3"] * 4 + ["4"] * 4)
+    return FakeTable(
+        {
+            "proposer": lambda _, i: proposals[i % len(proposals)],
+            "coder": lambda _, i: svgs[i % len(svgs)],
+            "solver": solver,
+        }
+    )
+
+
+def run(fake: FakeTable, cfg: MMZeroConfig = CFG) -> FakeTable:
+    asyncio.run(play("colors", fake.table, cfg, cfg.window()))
+    return fake
+
+
+def test_one_game_feeds_all_three_roles() -> None:
+    fake = run(table_of([proposal("a"), "no tags"], ["<svg>1</svg>", "<svg>bad</svg>"]))
+    assert Counter(group.stream for group in fake.groups) == {
+        "proposer": 1,
+        "coder": 1,
+        "solver": 1,
+    }
+    assert set(STREAMS) == {group.stream for group in fake.groups}
+    (proposer,), (coder,), (solver,) = (fake.stream(name) for name in STREAMS)
+    # One of two SVGs is seen, s = 1 (capped), d = 0.5: (0.5 + 0.5) / 2; the other reply is none.
+    assert proposer.rewards == (pytest.approx(0.5), -1.0)
+    assert coder.rewards == (pytest.approx(2.5), pytest.approx(-0.1))
+    assert sorted(solver.rewards) == [pytest.approx(0.1)] * 4 + [pytest.approx(1.0)] * 4
+    assert solver.extra["share"] == 0.5
+    assert solver.extra["drop"] is None
+    for group in fake.groups:
+        assert group.game == 7
+        for reward, terms in zip(group.rewards, group.terms, strict=True):
+            assert reward == pytest.approx(sum(terms.values()))
+        json.dumps(dict(group.extra))
+
+
+def test_requests_are_those_of_the_config() -> None:
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"]))
+    asked = {role: sampler.asked for role, sampler in fake.samplers.items()}
+    assert [n for _, n, _ in asked["proposer"]] == [1, 1]
+    assert [n for _, n, _ in asked["coder"]] == [1] * 4
+    assert sorted(n for _, n, _ in asked["solver"]) == [5] * 4 + [8] * 4
+    assert all("colors" in text for text, _, _ in asked["proposer"])
+    for text, _, params in asked["coder"]:
+        assert params.is_trainable
+        assert "how many?" in text
+        assert "3" not in text, "the hard answer must not reach the coder"
+
+
+def test_solver_sees_the_picture() -> None:
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"]))
+    for group in fake.stream("solver"):
+        assert all(rollout.images == (b"<svg>1</svg>",) for rollout in group.rollouts)
+
+
+def test_versions_name_every_judge() -> None:
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"]))
+    for group in fake.stream("solver"):
+        assert set(group.versions) == {"solver"}
+    for group in fake.stream("coder"):
+        assert set(group.versions) == {"coder", "solver"}
+    (proposer,) = fake.stream("proposer")
+    # 2 proposals x 2 SVGs x 13 answers = 52 by the solver, 10 by each version: 0 to 5.
+    assert proposer.versions == {"proposer": (0, 0), "coder": (0, 0), "solver": (0, 5)}
+
+
+@pytest.mark.parametrize(
+    ("easy", "hard", "reason"),
+    [
+        (["red"], ["3"], "too_easy"),
+        (["red"], ["3", "4", "5", "6", "7", "8", "9", "1"], "too_hard"),
+        (["red", "blue", "green", "1", "2"], ["3", "4"], "unreadable"),
+        (["red"], ["n/a"], "no_votes"),
+        (["red"], ["3", "4"], None),
+    ],
+)
+def test_filtered_groups_are_submitted_with_their_reason(
+    easy: list[str], hard: list[str], reason: str | None
+) -> None:
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"], easy, hard))
+    assert [group.extra["drop"] for group in fake.stream("solver")] == [reason] * 4
+
+
+def test_easy_answers_train_on_request() -> None:
+    cfg = CFG.model_copy(update={"train_easy": True})
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"], easy=["red", "blue"]), cfg)
+    groups = fake.stream("solver")
+    assert Counter(group.extra["level"] for group in groups) == {"easy": 4, "hard": 4}
+    assert {len(g.rollouts) for g in groups if g.extra["level"] == "easy"} == {5}
+
+
+def test_notes_tell_the_whole_game() -> None:
+    fake = run(table_of([proposal("a"), "no tags"], ["<svg>1</svg>", "no svg"]))
+    notes = json.loads(json.dumps({k: v for k, v in fake.notes.items() if k[:7] != "picture"}))
+    good, bad = sorted(notes["proposals"], key=lambda entry: "invalid" in entry)
+    assert bad["invalid"].startswith("missing_tag")
+    assert bad["reward"] == -1.0
+    drawn, failed = good["drawings"]
+    assert failed["invalid"] == "no_svg"
+    assert failed["svg"] is None
+    assert fake.notes[drawn["picture"]] == b"<svg>1</svg>"
+    assert drawn["solvability"] == 1.0
+    assert drawn["easy"]["majority"] == "red"
+    assert drawn["hard"]["counts"] == {"3": 4, "4": 4}
+    assert len(drawn["hard"]["replies"]) == 8
+    assert notes["topic"] == "colors"
+
+
+def test_repetition_is_judged_over_games() -> None:
+    window = CFG.window()
+    rewards = []
+    for _ in range(2):
+        fake = table_of([proposal("one two three"), "no tags"], ["<svg>1</svg>"])
+        asyncio.run(play("colors", fake.table, CFG, window))
+        rewards.append(max(fake.stream("proposer")[0].rewards))
+    # All three fields again (-0.5), all of one type (-0.15).
+    assert rewards[0] - rewards[1] == pytest.approx(0.65)
+
+
+def test_a_picture_is_solved_while_its_sibling_is_still_drawn() -> None:
+    fake = table_of([proposal("a")], ["<svg>1</svg>", "<svg>2</svg>"])
+    solved = asyncio.Event()
+    plain = fake.table.renderer.render
+
+    async def render(svg: str) -> Picture | Invalid:
+        if "2" in svg:
+            await asyncio.wait_for(solved.wait(), 5)
+        return await plain(svg)
+
+    def submit(group) -> None:
+        fake.groups.append(group)
+        if group.stream == "solver":
+            solved.set()
+
+    fake.table.renderer.render = render
+    object.__setattr__(fake.table, "submit", submit)
+    run(fake, CFG.model_copy(update={"num_proposals": 1}))
+    assert [group.stream for group in fake.groups] == ["solver", "solver", "coder", "proposer"]
+
+
+def test_a_named_failure_loses_only_what_was_not_submitted() -> None:
+    fake = table_of([proposal("a")], ["<svg>1</svg>", "<svg>2</svg>"])
+    plain = fake.table.renderer.render
+    solved = asyncio.Event()
+    submit = fake.groups.append
+
+    async def render(svg: str) -> Picture | Invalid:
+        if "2" in svg:
+            await solved.wait()
+            raise GameDropped("retries", "renderer")
+        return await plain(svg)
+
+    def submit_and_tell(group) -> None:
+        submit(group)
+        solved.set()
+
+    fake.table.renderer.render = render
+    object.__setattr__(fake.table, "submit", submit_and_tell)
+    with pytest.raises(GameDropped, match="retries"):
+        run(fake, CFG.model_copy(update={"num_proposals": 1}))
+    assert [group.stream for group in fake.groups] == ["solver"]
+    assert not fake.notes
+
+
+TEXTS = st.sampled_from(
+    [
+        *(proposal("a"), proposal("b", "blue"), ""),
+        *("<svg>1</svg>", "<svg>bad</svg>", "<svg>2</svg> x"),
+        *(boxed("3"), boxed("red"), boxed(""), "\\boxed{4}", "\0\ud800"),
+    ]
+) | st.text(max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=7), st.booleans())
+def test_whatever_they_say_every_group_is_submitted_once(texts: list, train_easy: bool) -> None:
+    reply = lambda _, i: texts[i % len(texts)]  # noqa: E731
+    cfg = CFG.model_copy(update={"train_easy": train_easy})
+    fake = run(FakeTable(dict.fromkeys(STREAMS, reply)), cfg)
+    valid = [entry for entry in fake.notes["proposals"] if "proposal" in entry]
+    pictures = [drawing for entry in valid for drawing in entry["drawings"] if "picture" in drawing]
+    assert len(fake.stream("proposer")) == 1
+    assert len(fake.stream("coder")) == len(valid)
+    assert len(fake.stream("solver")) == len(pictures) * (2 if train_easy else 1)
+    trained = [id(r) for group in fake.groups for r in group.rollouts]
+    assert len(trained) == len(set(trained)), "no rollout is in two groups"
+    if train_easy:
+        assert len(trained) == sum(sampler.count for sampler in fake.samplers.values())
+
+
+@pytest.mark.parametrize(
+    ("easy", "hard", "reason"),
+    [
+        (["a"], ["3"] * 3 + list("4567890"), None),  # 3/10
+        (["a"], ["3"] * 8 + ["4"] * 2, "too_easy"),
+        (["a"], ["3"] * 2 + list("456789"), None),  # 2/8
+        (["a"], ["3"] * 2 + list("45678901"), "too_hard"),  # 2/10
+        (["a", "b"], ["3"] * 3 + ["4"], None),  # both at their ends
+        (["a", "b", "c"], ["3", "4"], "unreadable"),
+        ([None], ["3", "4"], "unreadable"),
+        (["a"], [None], "no_votes"),
+    ],
+)
+def test_solver_filter(easy: list, hard: list, reason: str | None) -> None:
+    votes = tally(easy), tally(hard)
+    assert solver_filter(*votes, min_easy_share=0.5, hard_band=(0.25, 0.75)) == reason
+
+
+def test_easy_filter() -> None:
+    assert easy_filter(tally(["a", "b"]), min_easy_share=0.5) is None
+    assert easy_filter(tally(["a", "b", "c"]), min_easy_share=0.5) == "unreadable"
+    assert easy_filter(tally([None]), min_easy_share=0.5) == "no_votes"
