@@ -17,8 +17,9 @@ come. Four rules:
 Liveness: when nothing may start, some stream's window is full. Either a step is in flight, which
 ends; or its games settle (each has a deadline), and by rule 4 its policy steps. Age: rules 2 and 3
 leave no open game that the next step could find too old, and rule 1 starts none that is born too
-old. Games are judged by the step that was published when they started, the oldest that any of
-their tokens can have; the true age of the tokens is checked again when a batch is leased.
+old (a step in flight holds a step's worth of games, so at most `max_age` of them leave room).
+Games are judged by the step that was published when they started, the oldest that any of their
+tokens can have; the true age of the tokens is checked again when a batch is leased.
 
 A pure state machine: no task, no clock, no I/O. After a crash it is rebuilt from the buffer's
 ready rows alone (`resume`), so it has no state of its own to lose.
@@ -271,8 +272,7 @@ class Admission:
             return True
         state = self._policy_of(stream)
         in_steps = sum(len(step.games.get(stream, ())) for step in state.in_flight)
-        is_born_too_old = state.step - state.published > self.rules.streams[stream].max_age
-        return len(self._open[stream]) + in_steps < self._limit(stream) and not is_born_too_old
+        return len(self._open[stream]) + in_steps < self._limit(stream)
 
     def _urgent(self, stream: str, step: int) -> list[int]:
         """Open games that would be too old at `step + 1`."""

@@ -7,6 +7,7 @@
                                    <-  batch {policy, request, version, groups}   (may be empty)
     stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
     published {policy, version, step, servers} -> servers are routable, games are consumed
+    serving {policy, version, servers}         -> servers are routable
     saved, event, stopping         ->  noted
                                    <-  save, bye
 
@@ -116,6 +117,9 @@ class Desk:
             self._stepped(message, admission)
         elif kind == "published":
             self._published(message, admission)
+        elif kind == "serving":
+            for url in message["servers"]:
+                self.servers[message["policy"]].mark_ready(url, int(message["version"]))
         elif kind == "saved":
             self.buffer.sync()
             self.on_event("info", f"{message['policy']}: checkpoint of step {message['step']}")

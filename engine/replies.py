@@ -10,6 +10,10 @@ class ProtocolError(Exception):
     """An answer that contradicts the request or itself; says which server and how."""
 
 
+class ForeignWeights(ProtocolError):
+    """An answer by weights that nobody published: its server started anew and was not filled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What an answer is held against."""
@@ -74,7 +78,7 @@ def _segments(spans: Any, num_tokens: int) -> tuple[Segment, ...]:
     for span in spans:
         start, end, name = span["start"], span["end"], span["version"]
         if not (type(name) is str and name.isdecimal()):
-            raise ProtocolError(f"weight version {name!r} is not one of ours")
+            raise ForeignWeights(f"weight version {name!r} is not one of ours")
         if start == end:
             continue
         version = int(name)

@@ -28,7 +28,7 @@ from pydantic import Field
 from engine.config import Section
 from engine.encoding import TextEncoder
 from engine.errors import EngineError, GameDropped
-from engine.replies import Asked, ProtocolError, Reply, parse_reply
+from engine.replies import Asked, ForeignWeights, ProtocolError, Reply, parse_reply
 from engine.routing import ServerPool
 from engine.tasks import concurrently
 from engine.types import Finish, Message, Rollout, SamplingParams, Segment
@@ -116,6 +116,8 @@ class _Failure:
 
     reason: Literal["retries", "protocol"]
     detail: str
+    is_gone: bool = False
+    """The server is not there, or not with our weights."""
 
 
 class RoleSampler:
@@ -223,6 +225,8 @@ class RoleSampler:
                     continue
                 result = _Failure("retries", f"{url} interrupted the request again and again")
             else:
+                if result.is_gone:
+                    self._pool.mark_unready(url)  # until a learner vouches for its weights again
                 self._pool.report_failure(url)
                 avoid = url
             failures += 1
@@ -255,7 +259,8 @@ class RoleSampler:
             await self._abort(url, rid)
             raise
         except (aiohttp.ClientError, OSError) as error:
-            return _Failure("retries", f"{url}: {type(error).__name__}: {error}")
+            is_gone = isinstance(error, aiohttp.ClientConnectorError)
+            return _Failure("retries", f"{url}: {type(error).__name__}: {error}", is_gone=is_gone)
         except ValueError:
             answer = None
         if status != 200:
@@ -271,7 +276,8 @@ class RoleSampler:
         try:
             return parse_reply(answer, asked)
         except ProtocolError as error:
-            return _Failure("protocol", f"{url}: {error}")
+            is_gone = isinstance(error, ForeignWeights)
+            return _Failure("protocol", f"{url}: {error}", is_gone=is_gone)
 
     def _body(self, rid: str, prompt: _Prompt, progress: _Progress, rest: int) -> dict[str, Any]:
         params = prompt.params

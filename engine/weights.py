@@ -66,7 +66,7 @@ def _group(
         [],
         dist.Backend(backend),
         dist.PrefixStore(name, store),
-        group_name=name,
+        group_name=c10d.GroupName(name),
         timeout=timeout,
     )
     c10d._world.pg_group_ranks[group] = {i: i for i in range(size)}

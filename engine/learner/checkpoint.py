@@ -73,7 +73,7 @@ def save(directory: Path, trainer: PolicyTrainer, *, base: Path, meta: Mapping[s
         shutil.rmtree(building, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint {target} not written: {error}; "
-            "free some space (earlier checkpoints are still valid)"
+            "make room or fix the folder (earlier checkpoints are still valid)"
         ) from error
     return target
 

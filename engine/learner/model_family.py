@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
@@ -197,7 +198,8 @@ class Qwen3VLPolicy(PolicyModel):
         logprobs_TC = logits_TC.log_softmax(-1)
         with torch.no_grad():
             entropy_T = -(logprobs_TC.exp() * logprobs_TC).sum(-1)
-        return logprobs_TC.gather(1, targets_T[:, None])[:, 0], entropy_T
+        # Not gather(): FSDP2's hooks do not like an output that is a view.
+        return -F.nll_loss(logprobs_TC, targets_T, reduction="none"), entropy_T
 
 
 def family_of(path: Path) -> ModelFamily:

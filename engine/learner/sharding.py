@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.learner.batch import Sample
@@ -25,11 +25,15 @@ def world_mesh(device: torch.device) -> DeviceMesh | None:
     return init_device_mesh(device.type, (dist.get_world_size(),))
 
 
-def shard(model: PolicyModel, mesh: DeviceMesh) -> None:
-    """Shard the model's parameters in place: layer by layer, then what is left."""
-    for module in model.shards():
-        fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+def shard(model: PolicyModel, mesh: DeviceMesh, *, dtype: torch.dtype) -> None:
+    """Shard the model's parameters in place: layer by layer, then what is left.
+
+    Shards stay float32; they are gathered in `dtype`, and gradients are summed in float32.
+    """
+    # Inputs are left alone: rotary angles must not be rounded.
+    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+    for module in [*model.shards(), model]:
+        fully_shard(module, mesh=mesh, mp_policy=policy)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -88,12 +88,17 @@ class PolicyTrainer:
         self.device = torch.device(device)
         self.family = family or family_of(model_dir)
         self.published_dtype = self.family.dtype
-        """Of the weights in the base folder; published weights are cast to it."""
+        """Of the weights in the base folder. Published weights are cast to it, and forward and
+        backward compute in it; masters, optimiser, softmax and loss are float32."""
         self._mesh = mesh or sharding.world_mesh(self.device)
         self.model = _load(self.family, model_dir, self.device, self._mesh)
         self._named = dict(self.model.weights())
         self.optimizer = torch.optim.AdamW(
-            self._named.values(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
+            self._named.values(),
+            lr=cfg.lr,
+            betas=cfg.betas,
+            weight_decay=cfg.weight_decay,
+            fused=True,
         )
         self._rng = torch.Generator().manual_seed(seed)
         if cfg.kl_beta and reference is None:
@@ -178,7 +183,7 @@ class PolicyTrainer:
                 parameter.copy_(sharding.like(weights[name].float(), parameter))
                 if f"adamw.step.{name}" in trainer_state:
                     self.optimizer.state[parameter] = {
-                        "step": trainer_state[f"adamw.step.{name}"].clone(),
+                        "step": trainer_state[f"adamw.step.{name}"].to(self.device, copy=True),
                         **{
                             key: sharding.like(trainer_state[f"adamw.{key}.{name}"], parameter)
                             for key in ("exp_avg", "exp_avg_sq")
@@ -219,7 +224,13 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def _frozen(self, model: PolicyModel, batches: Sequence[MicroBatch]) -> list[Tensor]:
-        return [model(batch)[0] for batch in batches]
+        return [self._forward(model, batch)[0] for batch in batches]
+
+    def _forward(self, model: PolicyModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        mixed = self.published_dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.published_dtype, enabled=mixed):
+            logprobs_T, entropy_T = model(batch)
+        return logprobs_T, entropy_T
 
     def _update(
         self,
@@ -234,7 +245,7 @@ class PolicyTrainer:
         tokens: list[Tokens] = []
         self.optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
-            logprobs_T, entropy_T = self.model(batch)
+            logprobs_T, entropy_T = self._forward(self.model, batch)
             proximal_T = logprobs_T.detach() if proximal is None else proximal[i]
             reference_T = None
             if self._reference is not None and cfg.kl_beta:
@@ -327,5 +338,5 @@ def _load(
 ) -> PolicyModel:
     model = family.load(path, device=device, always_see=mesh is not None)
     if mesh is not None:
-        sharding.shard(model, mesh)
+        sharding.shard(model, mesh, dtype=family.dtype)
     return model

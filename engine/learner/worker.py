@@ -9,28 +9,32 @@ collectives ever interleave:
     save POLICY          checkpoint
     stop                 leave
 
-Rank 0 waits for a message of the engine at most `GAP_S` at a time. Such a wait is a *gap*: in it
-a late or restarted server gets the weights that are already published, under their own version.
-A request for a batch is numbered; the engine answers it once, whatever came of it.
+Rank 0 waits for a message of the engine at most `GAP_S` at a time. Between two commands it looks
+after its servers every `SERVER_CHECK_S`: a late or restarted one gets the weights that are already
+published, under their own version. A request for a batch is numbered; the engine answers it once,
+whatever came of it.
 """
 
+import http.client
+import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 
 from engine.config import WeightsConfig
-from engine.errors import CheckpointError, TransportError
+from engine.errors import CheckpointError, TransportError, WeightSyncError
 from engine.learner import checkpoint
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, StepReport
 from engine.transport import Images, LearnerSocket, Message
-from engine.weights import ServerLink, publish
+from engine.weights import ServerLink, checksums, publish, server_checksums
 from engine.wire import decode_group, from_frames, to_frames
 
 log = logging.getLogger(__name__)
@@ -201,16 +205,19 @@ class Leader:
                 self._stop()
                 return
             message = self._socket.receive(GAP_S)
-            if message is None:
-                self._gap()
-                continue
-            command, images = message
-            if command["kind"] == "batch":
-                self._train(command, images)
-            elif command["kind"] == "save":
-                self._save_all()
-            elif command["kind"] == "bye":
-                break
+            if message is None and self._is_engine_gone():
+                raise TransportError("the engine process is gone")
+            if message is not None:
+                command, images = message
+                if command["kind"] == "batch":
+                    self._train(command, images)
+                elif command["kind"] == "save":
+                    self._save_all()
+                elif command["kind"] == "bye":
+                    break
+            if time.monotonic() - self._checked > SERVER_CHECK_S:
+                self._look_after_servers()
+                self._checked = time.monotonic()
         self._leave()
 
     def _hello(self) -> None:
@@ -305,21 +312,24 @@ class Leader:
 
     def _publish(self, policy: str, links: dict[str, ServerLink]) -> None:
         """Send the current weights, as the current version, to the servers behind `links`."""
-        state = self._published[policy]
+        state, cfg = self._published[policy], self._spec.weights
         self._group.broadcast({"kind": "publish", "policy": policy}, {})
         started = time.monotonic()
-        weights = self._group.trainers[policy].named_weights()
         report = publish(
-            weights,
+            self._group.trainers[policy].named_weights(),
             list(links.values()),
             version=state.version,
-            bucket_bytes=int(self._spec.weights.bucket_mb * 2**20),
-            pause_mode=self._spec.weights.pause,
-            timeout_s=self._spec.weights.timeout_s,
+            bucket_bytes=int(cfg.bucket_mb * 2**20),
+            pause_mode=None if cfg.pause == "drain" else cfg.pause,
+            timeout_s=cfg.timeout_s,
         )
         seconds = time.monotonic() - started
         self._busy_s["publish"] += seconds
-        for url, error in report.errors.items():
+        failed = {url: result.error for url, result in report.servers.items() if not result.ok}
+        if state.count == 0 or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
+            failed |= self._compare(policy, [url for url in links if url not in failed])
+        state.count += 1
+        for url, error in failed.items():
             log.warning("publication of %s v%d: %s", policy, state.version, error)
             state.links.pop(url).close()
         self._socket.send(
@@ -328,35 +338,63 @@ class Leader:
                 "policy": policy,
                 "version": state.version,
                 "step": state.step,
-                "servers": [url for url in links if url not in report.errors],
-                "failed": dict(report.errors),
+                "servers": [url for url in links if url not in failed],
+                "failed": failed,
                 "seconds": seconds,
             }
         )
 
-    def _gap(self) -> None:
-        """Nothing to train: see whether a server is late, and whether the engine lives."""
-        if self._is_engine_gone():
-            raise TransportError("the engine process is gone")
-        if time.monotonic() - self._checked < SERVER_CHECK_S:
-            return
-        self._checked = time.monotonic()
-        for policy in self._spec.policies:
-            self._serve_late(policy)
-
-    def _serve_late(self, policy: str) -> None:
-        state = self._published[policy]
-        for url in self._spec.servers[policy]:
-            if served_version(url) in (None, str(state.version)):
+    def _compare(self, policy: str, urls: list[str]) -> dict[str, str]:
+        """{url: error} of the servers whose weights are not ours, bit for bit. A server whose
+        tensors have other names (SGLang fuses some) is only asked whether it answers."""
+        ours = checksums(self._group.trainers[policy].named_weights())
+        errors = {}
+        for url in urls:
+            try:
+                theirs = server_checksums(url, timeout_s=self._spec.weights.timeout_s)
+            except WeightSyncError as error:
+                errors[url] = str(error)
                 continue
-            if url in state.links:
-                state.links.pop(url).close()
-            link = ServerLink(
-                url, backend=self._spec.backend, timeout_s=self._spec.weights.timeout_s
-            )
-            link.connect()
-            state.links[url] = link
-            self._publish(policy, {url: link})
+            different = [name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]]
+            if different:
+                errors[url] = f"{len(different)} tensors differ after publication: {different[0]}"
+        return errors
+
+    def _look_after_servers(self) -> None:
+        """Fill late and restarted servers; tell the engine which serve our weights."""
+        for policy in self._spec.policies:
+            state = self._published[policy]
+            serving, late = [], {}
+            for url in self._spec.servers[policy]:
+                version = served_version(url)
+                if version == str(state.version) and url in state.links:
+                    serving.append(url)
+                elif version is not None and (link := self._connect(policy, url)):
+                    late[url] = link
+            if serving:
+                self._socket.send(
+                    {
+                        "kind": "serving",
+                        "policy": policy,
+                        "version": state.version,
+                        "servers": serving,
+                    }
+                )
+            if late:
+                self._publish(policy, late)
+
+    def _connect(self, policy: str, url: str) -> ServerLink | None:
+        state = self._published[policy]
+        if url in state.links:
+            state.links.pop(url).close()
+        link = ServerLink(url, backend=self._spec.backend)
+        try:
+            link.connect(self._spec.weights.timeout_s)
+        except WeightSyncError as error:
+            log.warning("%s", error)
+            return None
+        state.links[url] = link
+        return link
 
     def _stop(self) -> None:
         """The first Ctrl-C: save, tell the engine, and wait until it has written its summary."""
@@ -375,3 +413,20 @@ class Leader:
             for link in state.links.values():
                 link.close()
         self._socket.close()
+
+
+def served_version(url: str, timeout_s: float = 5.0) -> str | None:
+    """The weight version that a server reports; None where it does not answer (yet)."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port or 80, timeout=timeout_s
+    )
+    try:
+        connection.request("GET", "/model_info")
+        response = connection.getresponse()
+        body = response.read()
+        return str(json.loads(body)["weight_version"]) if response.status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None
+    finally:
+        connection.close()

@@ -19,8 +19,6 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from launch.pretraining.tokenizer import save_tokenizer
-
 SIDE = 96
 GRID = 3
 """Visual tokens along one side of a picture."""
@@ -106,7 +104,7 @@ def save_folder(
     """A normal Hugging Face folder, as a real Qwen3-VL has it."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
+    tokenizer.save_pretrained(folder)
     processor = image_processor().to_dict()
     # Both names of the processor: the plain one is resolved to the PIL backend where
     # torchvision is missing.

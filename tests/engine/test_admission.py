@@ -1,6 +1,6 @@
 import heapq
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -173,7 +173,7 @@ def test_a_step_waits_for_a_game_that_would_be_too_old_at_the_next() -> None:
 def test_or_takes_what_the_game_has_and_refuses_the_rest() -> None:
     admission = slow_game("drop")
     taken = step(admission, "solver")
-    assert (taken.games, taken.num_groups) == ({"solver": (1,)}, 1)
+    assert (taken.games, taken.num_groups) == ({"solver": (1, 3)}, 2)
     assert admission.refusal(1, "solver") == "too_old"
     assert admission.refusal(1, "coder") is None
     admission.settle(1)
@@ -282,12 +282,15 @@ class World:
     """State of each group: ready, leased, trained, or dropped and why."""
     born: dict[int, dict[str, int]] = field(default_factory=dict)
     ages: list[int] = field(default_factory=list)
-    training: set[str] = field(default_factory=set)
+    queue: dict[str, list[Consumption]] = field(default_factory=dict)
+    """Per policy, batches that a learner trains and publishes one after the other."""
+    depth: int = 1
     games: int = 0
     number: int = 0
 
     def __post_init__(self) -> None:
         self.steps = {rule.policy: 0 for rule in self.rules.streams.values()}
+        self.queue = {policy: [] for policy in self.steps}
         self.speed = {policy: self.rng.choice((0.1, 1.0, 3.0)) for policy in self.steps}
         self.admission = Admission(self.rules)
 
@@ -314,7 +317,7 @@ class World:
             is_busy = False
             while self.admission.may_start():
                 self.play()
-            for policy in [p for p in self.steps if p not in self.training]:
+            for policy in [p for p in self.steps if len(self.queue[p]) < self.depth]:
                 if (taken := self.admission.ready(policy)) is not None:
                     self.take(taken)
                     is_busy = True
@@ -332,7 +335,9 @@ class World:
         self.later(seconds, "end", self.games)
 
     def take(self, taken: Consumption) -> None:
-        assert taken.step == self.steps[taken.policy]
+        queue = self.queue[taken.policy]
+        assert taken.step == self.steps[taken.policy] + len(queue)
+        assert self.rules.total_steps is None or taken.step < self.rules.total_steps
         found = 0
         for stream, games in taken.games.items():
             for game in games:
@@ -344,8 +349,12 @@ class World:
                 self.groups[game, stream] = [s.replace("ready", "leased") for s in states]
         assert found == taken.num_groups
         if self.admission.consume(taken):
-            self.training.add(taken.policy)
-            self.later(self.speed[taken.policy] * self.rng.random(), "publish", taken)
+            queue.append(taken)
+            if len(queue) == 1:
+                self.train(taken.policy)
+
+    def train(self, policy: str) -> None:
+        self.later(self.speed[policy] * self.rng.random(), "publish", self.queue[policy][0])
 
     def group(self, value: tuple[int, str]) -> None:
         reason = self.admission.refusal(*value)
@@ -359,7 +368,7 @@ class World:
         self.admission.settle(game)
 
     def publish(self, taken: Consumption) -> None:
-        self.training.remove(taken.policy)
+        self.queue[taken.policy].pop(0)
         skipped = self.rng.random() < self.skip_rate
         for stream, games in taken.games.items():
             for game in games:
@@ -371,11 +380,13 @@ class World:
         else:
             self.steps[taken.policy] += 1
             self.admission.published(taken.policy, self.steps[taken.policy])
+        if self.queue[taken.policy]:
+            self.train(taken.policy)
 
     def crash(self) -> None:
         """Everything in flight is lost; each policy resumes at its last step."""
         self.events.clear()
-        self.training.clear()
+        self.queue = {policy: [] for policy in self.steps}
         ready = []
         for (game, stream), states in self.groups.items():
             self.groups[game, stream] = [s.replace("leased", "ready") for s in states]
@@ -400,7 +411,8 @@ def make_world(seed: int, crash_rate: float, **changes: Any) -> World:
     }
     options: dict[str, Any] = {"games_per_step": rng.choice((1, 2, 4, 7)), "total_steps": 12}
     options["too_old"] = rng.choice(("wait", "drop"))
-    return World(AdmissionRules(streams=streams, **options), rng, crash_rate)
+    depth = rng.choice((1, 1, 2, 3))
+    return World(AdmissionRules(streams=streams, **options), rng, crash_rate, depth=depth)
 
 
 @settings(max_examples=120, deadline=None)
@@ -408,6 +420,7 @@ def make_world(seed: int, crash_rate: float, **changes: Any) -> World:
 def test_no_dead_lock_no_broken_age_and_nothing_vanishes(seed: int, crash_rate: float) -> None:
     world = make_world(seed, crash_rate)
     world.run()
+    assert set(world.steps.values()) == {world.rules.total_steps}
     states = [state for row in world.groups.values() for state in row]
     known = {"ready", "leased", "trained", "bad_batch", "zero_variance", "finished", "too_old"}
     assert set(states) <= known
@@ -425,10 +438,10 @@ def test_max_age_zero_is_on_policy(seed: int) -> None:
 
 
 def test_the_window_keeps_the_policies_at_one_rate() -> None:
-    world = make_world(5, 0.0, max_age=1)
-    world.rules = replace(world.rules, total_steps=40)
-    world.admission = Admission(world.rules)
-    world.skip_rate = 0.0
+    streams = {r: StreamRule(policy=r, max_age=1) for r in ("proposer", "coder", "solver")}
+    shared = AdmissionRules(streams=streams, games_per_step=4, total_steps=40)
+    world = World(shared, random.Random(5), skip_rate=0.0)
+    world.speed = {"proposer": 0.1, "coder": 1.0, "solver": 3.0}
     spread = 0
     original = world.publish
 

@@ -1,181 +1,16 @@
 """The real sampler against servers in this process that speak SGLang's protocol."""
 
 import asyncio
-import contextlib
 import socket
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engine import sampler as sampler_module
 from engine.errors import EngineError, GameDropped
-from engine.replies import Asked, ProtocolError, parse_reply
-from engine.routing import ServerPool
-from engine.sampler import RoleSampler, SamplerConfig, client_session
-from engine.types import Rollout, SamplingParams, Segment
-
-IMAGE, EOS, VOCAB = 999, 7, 1000
-PARAMS = SamplingParams(max_new_tokens=8)
-MESSAGES = [{"role": "user", "content": "hello"}]
-WAIT_S = 10.0
-
-Body = dict[str, Any]
-Behaviour = Callable[[Body], Awaitable[web.StreamResponse]]
-
-
-class FakeEncoder:
-    """One id per character; every image is nine tokens long."""
-
-    vocab_size = VOCAB
-    eos_ids = (EOS,)
-
-    def encode(self, messages: Any) -> list[int]:
-        parts = [part for message in messages for part in message["content"]]
-        return [IMAGE if isinstance(part, dict) else ord(part) for part in parts]
-
-    def decode(self, ids: Any) -> str:
-        return " ".join(str(token) for token in ids if token != EOS)
-
-    def num_images(self, ids: Any) -> int:
-        return list(ids).count(IMAGE)
-
-    def prompt_tokens(self, ids: Any, images: Any) -> int:
-        return len(ids) + 8 * len(images)
-
-
-def answer(
-    body: Body,
-    ids: list[int],
-    *,
-    finish: str = "stop",
-    spans: list[tuple[int, int, int]] | None = None,
-    **meta: Any,
-) -> Body:
-    """An answer as SGLang gives it; `spans` are (version, start, end)."""
-    images = len(body.get("image_data", ()))
-    spans = [(3, 0, len(ids))] if spans is None else spans
-    return {
-        "text": "",
-        "output_ids": ids,
-        "meta_info": {
-            "id": body["rid"],
-            "finish_reason": {"type": finish},
-            "prompt_tokens": len(body["input_ids"]) + 8 * images,
-            "completion_tokens": len(ids),
-            **({"image_tokens": 9 * images} if images else {}),
-            "weight_version": str(spans[-1][0]) if spans else "3",
-            "weight_versions": [{"version": str(v), "start": s, "end": e} for v, s, e in spans],
-            "output_token_logprobs": [[-token / 100, token, None] for token in ids],
-            **meta,
-        },
-    }
-
-
-class FakeServer:
-    """Plays its script of behaviours, then answers `20 21 EOS` for ever."""
-
-    def __init__(self) -> None:
-        self.script: deque[Behaviour] = deque()
-        self.requests: list[Body] = []
-        self.aborted: list[str] = []
-        self.on_request = asyncio.Event()
-        self.on_abort = asyncio.Event()
-        self.running = 0
-        self.most_running = 0
-        self.url = ""
-
-    async def generate(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.requests.append(body)
-        self.on_request.set()
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            if self.script:
-                return await self.script.popleft()(body)
-            return web.json_response(answer(body, [20, 21, EOS]))
-        finally:
-            self.running -= 1
-
-    async def abort(self, request: web.Request) -> web.StreamResponse:
-        self.aborted.append((await request.json())["rid"])
-        self.on_abort.set()
-        return web.Response()
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator["FakeServer"]:
-        app = web.Application()
-        app.add_routes(
-            [web.post("/generate", self.generate), web.post("/abort_request", self.abort)]
-        )
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
-
-    def reply(self, value: Any, status: int = 200) -> None:
-        async def behave(body: Body) -> web.StreamResponse:
-            return web.json_response(value, status=status)
-
-        self.script.append(behave)
-
-    def reply_with(self, make: Callable[[Body], Body]) -> None:
-        async def behave(body: Body) -> web.StreamResponse:
-            return web.json_response(make(body))
-
-        self.script.append(behave)
-
-    def hang(self) -> None:
-        async def behave(body: Body) -> web.StreamResponse:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        self.script.append(behave)
-
-
-class Scene:
-    """A sampler, its pool and its servers."""
-
-    def __init__(self, servers: list[FakeServer], pool: ServerPool, session: Any) -> None:
-        self.servers = servers
-        self.pool = pool
-        self.warnings: list[str] = []
-        self._session = session
-
-    def sampler(self, **cfg: Any) -> RoleSampler:
-        config = SamplerConfig.model_validate({"request_timeout_s": WAIT_S, **cfg})
-        return RoleSampler(
-            "solver", "policy", FakeEncoder(), self.pool, self._session, config,
-            self.warnings.append,
-        )  # fmt: skip
-
-    async def one(self, **cfg: Any) -> Rollout:
-        (rollout,) = await self.sampler(**cfg).sample(MESSAGES, n=1, params=PARAMS)
-        return rollout
-
-
-@contextlib.asynccontextmanager
-async def stage(num_servers: int = 1, max_concurrency: int = 64) -> AsyncIterator[Scene]:
-    pool = ServerPool("policy", max_concurrency=max_concurrency)
-    async with contextlib.AsyncExitStack() as stack:
-        servers = [
-            await stack.enter_async_context(FakeServer().serving()) for _ in range(num_servers)
-        ]
-        for server in servers:
-            pool.mark_ready(server.url, 3)
-        session = await stack.enter_async_context(client_session())
-        async with asyncio.timeout(WAIT_S):
-            yield Scene(servers, pool, session)
+from engine.types import SamplingParams, Segment
+from tests.engine.fake_servers import EOS, IMAGE, MESSAGES, PARAMS, Body, answer, stage
 
 
 @pytest.fixture(autouse=True)
@@ -276,13 +111,41 @@ def test_a_dead_server_is_no_black_hole() -> None:
 
 def test_retries_are_bounded() -> None:
     async def scene() -> None:
-        async with stage(0) as it:
-            it.pool.mark_ready(f"http://127.0.0.1:{free_port()}", 3)
+        async with stage(1) as it:
+            for _ in range(3):
+                it.servers[0].reply({"error": {"message": "out of memory"}}, status=500)
             with pytest.raises(GameDropped) as dropped:
                 await it.one(retries=2)
             assert dropped.value.reason == "retries"
             assert it.pool.stats()["requests"] == 3
             assert it.pool.stats()["dropped_retries"] == 1
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_is_gone_waits_until_somebody_vouches_for_its_weights() -> None:
+    async def scene() -> None:
+        async with stage(1) as it:
+            dead = f"http://127.0.0.1:{free_port()}"
+            it.pool.mark_unready(it.servers[0].url)
+            it.pool.mark_ready(dead, 3)
+            waiting = asyncio.create_task(it.one(retries=1))
+            while dead in it.pool.ready:
+                await asyncio.sleep(0)
+            it.pool.mark_ready(it.servers[0].url, 4)
+            assert (await waiting).server == it.servers[0].url
+
+    asyncio.run(scene())
+
+
+def test_a_server_with_foreign_weights_gets_no_more_requests() -> None:
+    async def scene() -> None:
+        async with stage(2) as it:
+            for server in it.servers[:1]:
+                spans = [("default", 0, 1)]
+                server.reply_with(lambda body: answer(body, [EOS], spans=spans))
+            await it.sampler(retries=2).sample(MESSAGES, n=4, params=PARAMS)
+            assert list(it.pool.ready) == [it.servers[1].url]
 
     asyncio.run(scene())
 
@@ -485,110 +348,3 @@ def test_images_and_placeholders_must_agree() -> None:
                 await it.sampler().sample(MESSAGES, n=1, params=PARAMS, images=[b"png"])
 
     asyncio.run(scene())
-
-
-def _changed(**changes: Any) -> Callable[[Body], Any]:
-    def make(body: Body) -> Body:
-        good = answer(body, [20, 21])
-        meta = {k: v for k, v in changes.items() if k != "output_ids"}
-        ids = {"output_ids": changes["output_ids"]} if "output_ids" in changes else {}
-        return good | ids | {"meta_info": good["meta_info"] | meta}
-
-    return make
-
-
-GARBAGE: dict[str, Callable[[Body], Any]] = {
-    "null": lambda body: None,
-    "a list": lambda body: [answer(body, [20])],
-    "an empty object": lambda body: {},
-    "no meta": lambda body: {"output_ids": [20]},
-    "no token": lambda body: answer(body, [], spans=[]),
-    "too many tokens": lambda body: answer(body, list(range(20, 29))),
-    "an unknown token": lambda body: answer(body, [VOCAB]),
-    "a negative token": lambda body: answer(body, [-1]),
-    "other ids": _changed(output_ids=[20, 22]),
-    "no log-prob": _changed(output_token_logprobs=[[None, 20, None], [-1.0, 21, None]]),
-    "too few log-probs": _changed(output_token_logprobs=[[-1.0, 20, None]]),
-    "a foreign version": _changed(weight_versions=[{"version": "default", "start": 0, "end": 2}]),
-    "no versions": _changed(weight_versions=[]),
-    "a gap": _changed(weight_versions=[{"version": "3", "start": 1, "end": 2}]),
-    "a short span": _changed(weight_versions=[{"version": "3", "start": 0, "end": 1}]),
-    "a long span": _changed(weight_versions=[{"version": "3", "start": 0, "end": 3}]),
-    "another prompt": _changed(prompt_tokens=6),
-    "an unknown end": _changed(finish_reason={"type": "tired"}),
-    "no end": _changed(finish_reason=None),
-}
-
-
-@pytest.mark.parametrize("make", GARBAGE.values(), ids=GARBAGE.keys())
-def test_an_answer_that_contradicts_itself_is_retried_then_dropped(
-    make: Callable[[Body], Any],
-) -> None:
-    async def scene() -> None:
-        async with stage() as it:
-            it.servers[0].reply_with(make)
-            assert (await it.one(retries=1)).token_ids == (20, 21, EOS)
-            for _ in range(2):
-                it.servers[0].reply_with(make)
-            with pytest.raises(GameDropped) as dropped:
-                await it.one(retries=1)
-            assert dropped.value.reason == "protocol"
-
-    asyncio.run(scene())
-
-
-def test_an_answer_that_is_no_json_is_a_protocol_error() -> None:
-    async def scene() -> None:
-        async with stage() as it:
-
-            async def behave(body: Body) -> web.StreamResponse:
-                return web.Response(body=b"\xff\xfe<html>")
-
-            it.servers[0].script.append(behave)
-            with pytest.raises(GameDropped) as dropped:
-                await it.one(retries=0)
-            assert dropped.value.reason == "protocol"
-
-    asyncio.run(scene())
-
-
-def test_images_that_were_lost_are_a_protocol_error() -> None:
-    async def scene() -> None:
-        async with stage() as it:
-            messages = [{"role": "user", "content": [{"type": "image"}]}]
-            it.servers[0].reply_with(lambda body: answer(body, [20], image_tokens=None))
-            with pytest.raises(GameDropped) as dropped:
-                await it.sampler(retries=0).sample(messages, n=1, params=PARAMS, images=[b"png"])
-            assert dropped.value.reason == "protocol"
-            assert "images" in dropped.value.detail
-
-    asyncio.run(scene())
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-META = (
-    "finish_reason", "prompt_tokens", "weight_versions", "output_token_logprobs", "image_tokens",
-)  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(META), json_values, json_values)
-def test_no_answer_raises_anything_else(key: str, value: Any, ids: Any) -> None:
-    asked = Asked(prompt_tokens=None, has_images=False, max_new_tokens=8, vocab_size=VOCAB)
-    good = answer({"rid": "", "input_ids": [1]}, [20, 21])
-    span = {"version": "1", "start": value, "end": ids}
-    for bad in (
-        value,
-        good | {"output_ids": ids},
-        good | {"meta_info": value},
-        good | {"meta_info": good["meta_info"] | {key: value}},
-        good | {"meta_info": good["meta_info"] | {key: [value]}},
-        good | {"meta_info": good["meta_info"] | {"weight_versions": [span]}},
-    ):
-        with contextlib.suppress(ProtocolError):
-            reply = parse_reply(bad, asked)
-            assert len(reply.token_ids) == len(reply.logprobs)

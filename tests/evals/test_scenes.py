@@ -47,7 +47,7 @@ def brute_force(question: str, scene: Scene) -> str | None:
         return {i for i, row in enumerate(rows) if word in row}
 
     def single(found: set[int], values: tuple[str, ...]) -> str | None:
-        answers = [v for i in found for v in values if v in rows[i]]
+        answers = [v for v in values if any(v in rows[i] for i in found)]
         return answers[0] if len(answers) == 1 else None
 
     values = {"color": COLORS, "shape": KINDS, "size": SIZES}
@@ -241,5 +241,6 @@ def test_huge_svg_is_refused_at_once() -> None:
 def test_careful_is_told_from_hasty() -> None:
     assert is_careful("<think>red circle, blue square. 2</think>\\boxed{2}")
     assert not is_careful("<think>just a guess</think>\\boxed{2}")
+    assert is_careful("<think>square big</think>\\boxed{big}")
     assert not is_careful("\\boxed{red}")
     assert not is_careful("<think>red circle")

@@ -1,7 +1,7 @@
 """A rollout server for small models on a CPU: SGLang's HTTP protocol, continuous batching.
 
 Start it with `python -m engine.servers.embedded --serve PORT=MODEL_DIR`. Several models may share
-one process, each on its own port with its own weights; one thread computes for all of them.
+one process, each on its own port with its own weights; one thread does it all.
 
 Differences from SGLang that a client may notice, all of them 400 answers: token ids outside the
 vocabulary, a number of images that differs from the number of placeholders (if both are given),

@@ -18,7 +18,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m engine.servers.embedded",
         description="Serve small vision-language models over SGLang's HTTP protocol, "
-        "each on its own port, all from one computing thread.",
+        "each on its own port, all from one thread.",
     )
     parser.add_argument(
         "--serve",
@@ -60,7 +60,7 @@ def _positive(text: str) -> int:
 async def serve(options: argparse.Namespace) -> None:
     """Load all models, listen on all ports, run until SIGTERM or SIGINT.
 
-    Raises ConfigError for a bad folder or a port in use, and whatever ended the computing thread.
+    Raises ConfigError for a bad folder or a port in use, and whatever ended the computing.
     """
     import torch
     from aiohttp import web
@@ -70,9 +70,8 @@ async def serve(options: argparse.Namespace) -> None:
     from engine.servers.embedded.worker import Worker
 
     torch.set_num_threads(1)
-    loop = asyncio.get_running_loop()
     models = load_all(options)
-    worker = Worker([served.scheduler for _, served in models], loop)
+    worker = Worker([served.scheduler for _, served in models])
     runners: list[web.AppRunner] = []
     try:
         for port, served in models:
@@ -94,12 +93,11 @@ async def serve(options: argparse.Namespace) -> None:
                     f"cannot listen on {options.host}:{port}: {error.strerror}; "
                     "end what uses the port, or choose another"
                 ) from error
-        worker.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+            asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         where = ", ".join(f"{options.host}:{port}={served.model_dir}" for port, served in models)
         print(f"The embedded server is ready: {where}", flush=True)
-        await worker.finished
+        await worker.step_forever()
     finally:
         for runner in runners:
             await runner.cleanup()
@@ -112,8 +110,6 @@ def main() -> int:
     # More threads make small models slower, and the other core belongs to the learner.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # A computing thread that often waits for the interpreter's lock stalls every model.
-    sys.setswitchinterval(0.0005)
     try:
         asyncio.run(serve(options))
     except ConfigError as error:

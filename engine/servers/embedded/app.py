@@ -108,7 +108,7 @@ async def _flush(control: Control) -> web.Response:
 
 
 async def _ready(served: ServedModel) -> web.Response:
-    return web.Response(status=503 if served.thread.finished.done() else 200)
+    return web.Response(status=200 if served.loop.alive else 503)
 
 
 async def _health_generate(served: ServedModel) -> web.Response:

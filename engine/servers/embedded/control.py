@@ -37,7 +37,7 @@ class Control:
         rid, everything = _text(body, "rid", ""), body.get("abort_all") is True
         if rid or everything:
             scheduler = self._served.scheduler
-            await self._run(lambda: scheduler.abort(rid, everything=everything))
+            self._run(lambda: scheduler.abort(rid, everything=everything))
         return {}
 
     async def pause_generation(self, body: Mapping[str, Any]) -> Answer:
@@ -45,17 +45,17 @@ class Control:
         mode = body.get("mode", "abort")
         if mode not in ("abort", "retract", "in_place"):
             raise BadRequest(f"mode must be abort, retract or in_place, got {mode!r}")
-        await self._run(lambda: self._served.scheduler.pause(mode))
+        self._run(lambda: self._served.scheduler.pause(mode))
         return {"message": f"Generation paused ({mode}).", "status": "ok"}
 
     async def continue_generation(self, body: Mapping[str, Any]) -> Answer:
         """Undo a pause."""
-        await self._run(self._served.scheduler.resume)
+        self._run(self._served.scheduler.resume)
         return {"message": "Generation continued.", "status": "ok"}
 
     async def flush_cache(self, body: Mapping[str, Any]) -> Answer:
         """Forget cached prompts; refused while requests use the cache."""
-        if not await self._run(self._served.scheduler.flush):
+        if not self._run(self._served.scheduler.flush):
             raise Refused("Flush cache failed.")
         return {"success": True, "message": "Cache flushed."}
 
@@ -99,7 +99,7 @@ class Control:
         self._session_open = False
         if self._holding:
             self._holding = False
-            self._served.thread.post(self._served.scheduler.release)
+            self._run(self._served.scheduler.release)
         return _done("Weight update session closed.")
 
     async def update_weights_from_distributed(self, body: Mapping[str, Any]) -> Answer:
@@ -122,7 +122,7 @@ class Control:
         flattened = load_format is not None
         async with self._updating:
             if body.get("abort_all_requests") is True:
-                await self._run(lambda: self._served.scheduler.abort("", everything=True))
+                self._run(lambda: self._served.scheduler.abort("", everything=True))
             await self._hold()
             try:
                 tensors = await self._blocking(
@@ -136,7 +136,7 @@ class Control:
                         timeout_s=self._timeout_s,
                     )
                 )
-                unknown, flushed = await self._run(lambda: self._apply(tensors, body))
+                unknown, flushed = self._run(lambda: self._apply(tensors, body))
             except (ValueError, TypeError) as error:
                 raise Refused(f"Failed to update parameter online: {error}") from error
         if not flushed:
@@ -147,8 +147,8 @@ class Control:
     def _apply(
         self, tensors: list[tuple[str, Tensor]], body: Mapping[str, Any]
     ) -> tuple[list[str], bool]:
-        """Load tensors; unknown names, and whether a wanted flush succeeded. On the worker thread,
-        in one piece: no token may be sampled between new weights and their version."""
+        """Load tensors; unknown names, and whether a wanted flush succeeded. In one
+        piece: no token may be sampled between new weights and their version."""
         scheduler = self._served.scheduler
         unknown = scheduler.update_weights(tensors)
         if body.get("weight_version") is not None:
@@ -160,8 +160,8 @@ class Control:
         version = _text(body, "new_version")
         scheduler = self._served.scheduler
         if body.get("abort_all_requests", True):
-            await self._run(lambda: scheduler.abort("", everything=True))
-        await self._run(lambda: scheduler.set_version(version))
+            self._run(lambda: scheduler.abort("", everything=True))
+        self._run(lambda: scheduler.set_version(version))
         return {**_done(f"Weight version updated to {version}"), "new_version": version}
 
     async def weights_checker(self, body: Mapping[str, Any]) -> Answer:
@@ -170,14 +170,14 @@ class Control:
             raise Refused(f"action {body.get('action')!r} is not supported; use 'checksum'")
         skip = set(body.get("skip_tensor_list") or [])
         module = self._served.scheduler.module
-        sums = await self._run(
+        sums = self._run(
             lambda: checksums((n, t) for n, t in module.state_dict().items() if n not in skip)
         )
         return {**_done(""), "ranks": [{"rank": 0, "checksums": sums}]}
 
-    async def _run(self, action: Callable[[], Any]) -> Any:
-        """Run on the worker thread, between two steps."""
-        return await self._served.thread.call(action)
+    def _run(self, action: Callable[[], Any]) -> Any:
+        """Do something between two steps."""
+        return self._served.loop.run(action)
 
     async def _blocking(self, action: Callable[[], Any]) -> Any:
         """Run on the weights thread; torch's errors become refusals."""
@@ -192,14 +192,8 @@ class Control:
         if self._holding:
             return
         self._holding = True
-        loop = asyncio.get_running_loop()
         idle = asyncio.Event()
-        scheduler = self._served.scheduler
-
-        def report() -> None:
-            loop.call_soon_threadsafe(idle.set)
-
-        self._served.thread.post(lambda: scheduler.hold(report))
+        self._run(lambda: self._served.scheduler.hold(idle.set))
         await idle.wait()
 
 

@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a request has produced so far. Never changes, so it may cross threads."""
+    """What a request has produced so far."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -49,14 +49,14 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Request:
-    """Mutable state; owned by the engine thread once submitted."""
+    """Mutable state; the scheduler's own once submitted."""
 
     rid: str
     prompt: Prompt
     pixels: tuple[Pixels, ...]
     sampling: Sampling
     deliver: Callable[[Progress], None]
-    """Called on the event loop: for each step where `stream` is set, and at the end."""
+    """Called after each step where `stream` is set, and at the end."""
     stream: bool = False
     logprob_start: int = -1
     """First prompt column whose log-prob is wanted; -1: none."""

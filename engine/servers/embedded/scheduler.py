@@ -1,6 +1,6 @@
 """Continuous batching for one model: who waits, who runs, and what a step does.
 
-Owned by the engine thread; nothing here blocks, and nothing here knows of HTTP. Requests join and
+Nothing here blocks, and nothing here knows of HTTP. Requests join and
 leave between decode steps. A prompt is prefilled once for all requests that share it, and its keys
 and values are kept until the next weight update; so are image features.
 """
@@ -74,7 +74,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.paused: PauseMode | None = None
         self.outbox: list[tuple[Callable[[Progress], None], Progress]] = []
-        """Answers of this step: (deliver, progress), taken by the engine thread."""
+        """Answers of this step: (deliver, progress), taken by the worker."""
         self._model = TextModel(module, limits.context_length)
         self._rows = Rows(self._model, limits.max_running_requests)
         self._decode = decode

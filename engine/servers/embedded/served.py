@@ -100,14 +100,14 @@ class ServedModel:
             seed=seed,
         )
         self.worker: Worker | None = None
-        """Set once the thread exists."""
+        """Set once there is a loop to work on."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Ids to text."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     @property
-    def thread(self) -> Worker:
+    def loop(self) -> Worker:
         assert self.worker is not None, "the server has not started"
         return self.worker
 
@@ -159,14 +159,14 @@ class ServedModel:
         if request.rid in self.live:
             raise BadRequest(f"Duplicate request ID detected: {request.rid}")
         self.live[request.rid] = request
-        self.thread.post(lambda: self.scheduler.submit(request))
+        self.loop.run(lambda: self.scheduler.submit(request))
 
     def forget(self, request: Request, *, finished: bool) -> None:
         """The request is answered, or its client has gone."""
         if self.live.get(request.rid) is request:
             del self.live[request.rid]
         if not finished:
-            self.thread.post(lambda: self.scheduler.drop(request))
+            self.loop.run(lambda: self.scheduler.drop(request))
 
 
 def context_length_of(model_dir: Path) -> int:

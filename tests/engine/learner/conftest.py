@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_data import IMAGE, VISION_END, VISION_START, VOCAB
 from tokenizers import Tokenizer, models
 from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+
+from tests.engine.learner.learner_data import IMAGE, VISION_END, VISION_START, VOCAB
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from collections import Counter
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learner_data import IMAGE, make_group, make_png
 
 from engine.learner.batch import (
     EncodedImage,
@@ -16,6 +15,7 @@ from engine.learner.batch import (
     micro_batches,
     samples_of,
 )
+from tests.engine.learner.learner_data import IMAGE, make_group, make_png
 
 
 def encode(png: bytes) -> EncodedImage:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_data import make_group
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
 from engine.errors import CheckpointError
 from engine.learner import checkpoint
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer
+from tests.engine.learner.learner_data import make_group
 
 META = {"request": 17, "note": "x"}
 
@@ -42,19 +43,25 @@ def same(one: PolicyTrainer, two: PolicyTrainer) -> bool:
     )
 
 
-@pytest.mark.parametrize("published", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("start", ["base", "checkpoint"])
 def test_the_step_after_a_resume_is_bit_equal(
-    tiny_base: Path, tmp_path: Path, start: str, published: torch.dtype
+    tiny_base: Path, tmp_path: Path, start: str, dtype: str
 ) -> None:
     """Also where published weights are a cast: the masters are kept beside them."""
-    trainer = make_trainer(tiny_base)
-    trainer.published_dtype = published
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    trainer = make_trainer(base)
     train(trainer, 1, 2)
-    path = checkpoint.save(tmp_path, trainer, base=tiny_base, meta=META)
+    path = checkpoint.save(tmp_path, trainer, base=base, meta=META)
     assert path == tmp_path / "step-00000002"
+    assert {str(t.dtype) for t in load_file(path / "model.safetensors").values()} == {
+        f"torch.{dtype}"
+    }
     train(trainer, 3)
-    resumed = make_trainer(path if start == "checkpoint" else tiny_base)
+    resumed = make_trainer(path if start == "checkpoint" else base)
     assert checkpoint.load(path, resumed) == META
     train(resumed, 3)
     assert same(trainer, resumed)

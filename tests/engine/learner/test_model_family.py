@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_data import IMAGE, make_group, make_png, make_prompt, make_rollout
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
@@ -15,6 +14,7 @@ from engine.learner import model_family
 from engine.learner.batch import Sample, micro_batches, samples_of
 from engine.learner.model_family import Qwen3VL, Qwen3VLPolicy
 from engine.types import Rollout
+from tests.engine.learner.learner_data import IMAGE, make_group, make_png, make_prompt, make_rollout
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def plain(tiny_base: Path) -> Qwen3VLForConditionalGeneration:
 
 
 def plain_logprobs(
-    model: Qwen3VLForConditionalGeneration, base: Path, rollout: Rollout
+    model: Qwen3VLForConditionalGeneration, base: Path, rollout: Rollout, image: int = IMAGE
 ) -> torch.Tensor:
     """Log-probs of the sampled tokens by an unpadded, unshared, unmodified forward."""
     processor = AutoImageProcessor.from_pretrained(base)
@@ -44,11 +44,11 @@ def plain_logprobs(
         }
         grids = [int(grid.prod()) // 4 for grid in features["image_grid_thw"]]
     for token in rollout.prompt_ids:
-        prompt += [IMAGE] * grids.pop(0) if token == IMAGE else [token]
+        prompt += [image] * grids.pop(0) if token == image else [token]
     ids = torch.tensor([prompt + list(rollout.token_ids)])
     if rollout.images:
         kinds = torch.zeros_like(ids, dtype=torch.int)
-        kinds[0, : len(prompt)] = (ids[0, : len(prompt)] == IMAGE).int()
+        kinds[0, : len(prompt)] = (ids[0, : len(prompt)] == image).int()
         extra["mm_token_type_ids"] = kinds
     with torch.no_grad():
         logits = model(input_ids=ids, **extra).logits[0, len(prompt) - 1 : -1]
@@ -176,3 +176,32 @@ def test_unknown_architecture_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ConfigError, match="gpt2"):
         model_family.family_of(tmp_path)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_on_the_shipped_base_equal_a_plain_forward(temperature: float) -> None:
+    """Pictures of the size that is drawn in play, on the folder that users start from."""
+    base = Path(__file__).parents[3] / "launch" / "tiny_base_model"
+    family = Qwen3VL(base)
+    model = family.load(base, device=torch.device("cpu"))
+    plain = Qwen3VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32).eval()
+    image = plain.config.image_token_id
+    shared = {"temperature": temperature, "num_tokens": 12}
+    rollouts = [
+        make_rollout(1, prompt_ids=range(30, 50), **shared),
+        *(
+            make_rollout(
+                seed, prompt_ids=[30, image, *range(40, 60)], images=[make_png(1, 96, 96)], **shared
+            )
+            for seed in (2, 3)
+        ),
+    ]
+    for rollout in rollouts:
+        (batch,) = micro_batches(
+            [Sample(rollout, 1.0)], encode=family.encode, expand=family.expand, token_budget=999
+        )
+        assert int(batch.is_image_RL.sum()) == 9 * len(rollout.images)
+        with torch.no_grad():
+            got, _ = model(batch)
+        want = plain_logprobs(plain, base, rollout, image)
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)

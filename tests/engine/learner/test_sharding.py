@@ -8,23 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import train_ranks
 from safetensors.torch import load_file
 
+from tests.engine.learner import train_ranks
+
 TIMEOUT_S = 120
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(tiny_base: Path, tmp_path: Path) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
-    command = [sys.executable, train_ranks.__file__, str(tiny_base), str(tmp_path)]
+    command = [sys.executable, "-m", train_ranks.__name__, str(tiny_base), str(tmp_path)]
     ranks = [
-        subprocess.Popen([*command, str(rank), "2", str(store.port)], stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, str(rank), "2", str(store.port)], stderr=subprocess.PIPE, cwd=ROOT
+        )
         for rank in range(2)
     ]
     alone_dir = tmp_path / "alone"
     alone_dir.mkdir()
-    alone = train_ranks.run(tiny_base, alone_dir)
+    alone = train_ranks.run(tiny_base, alone_dir, alone_dir / "checkpoints")
     try:
         for rank in ranks:
             _, errors = rank.communicate(timeout=TIMEOUT_S)

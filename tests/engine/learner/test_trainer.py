@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_data import make_group
 from pydantic import ValidationError
 
 from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
+from tests.engine.learner.learner_data import make_group
 
 
 def make_cfg(**over: object) -> LearnerConfig:

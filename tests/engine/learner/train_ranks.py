@@ -1,6 +1,6 @@
 """One rank of a learner group, as a process: trains, saves a checkpoint, resumes it, trains on.
 
-    train_ranks.py BASE OUT RANK WORLD STORE_PORT
+python -m tests.engine.learner.train_ranks BASE OUT RANK WORLD STORE_PORT
 """
 
 import sys
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from learner_data import make_group
+from safetensors.torch import save_file
 
 from engine.learner import checkpoint
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
+from tests.engine.learner.learner_data import make_group
 
 CFG = LearnerConfig(
     lr=1e-3, kl_beta=0.02, sequence_band=None, tokens_per_micro_batch=60, updates_per_step=2
@@ -31,14 +32,14 @@ def batches() -> list[list[Group]]:
     ]
 
 
-def run(base: Path, out: Path) -> PolicyTrainer:
+def run(base: Path, out: Path, checkpoints: Path) -> PolicyTrainer:
     """Four steps, with a save and a resume after the second."""
     reference = load_reference(base)
     trainer = PolicyTrainer("solver", base, CFG, total_steps=9, reference=reference)
     first, second, *rest = batches()
     for groups in (first, second):
         assert not trainer.step(groups).skipped
-    path = checkpoint.save(out / "checkpoints", trainer, base=base, meta={"request": 2})
+    path = checkpoint.save(checkpoints, trainer, base=base, meta={"request": 2})
     if dist.is_initialized():
         dist.barrier()
     resumed = PolicyTrainer("solver", base, CFG, total_steps=9, reference=reference)
@@ -61,18 +62,10 @@ def main() -> None:
     )
     folder = out if rank == 0 else out / f"rank{rank}"
     folder.mkdir(exist_ok=True)
-    (folder / "checkpoints").exists() or (folder / "checkpoints").symlink_to(out / "checkpoints")
-    trainer = run(base, folder)
-    weights = {name: tensor.clone() for name, tensor in trainer.named_weights()}
-    torch_save(weights, folder / "weights.safetensors")
+    trainer = run(base, folder, out / "checkpoints")
+    save_file(dict(trainer.named_weights()), folder / "weights.safetensors")
     dist.barrier()
     dist.destroy_process_group()
-
-
-def torch_save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(weights, path)
 
 
 if __name__ == "__main__":
