@@ -59,14 +59,12 @@ class Buffer:
         )
 
     @classmethod
-    def open(cls, path: Path) -> "Buffer":
+    def open(cls, path: Path, *, read_only: bool = False) -> "Buffer":
         """Open or create the file. Raises ConfigError where it can't be used."""
-        return cls(schema.connect(path), path)
+        return cls(schema.connect(path, read_only=read_only), path)
 
     def close(self) -> None:
         self._db.close()
-
-    # -- transactions
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -99,8 +97,6 @@ class Buffer:
         """Wait until everything written so far is on the disk (also for power loss)."""
         with self.transaction(durable=True):
             self._add("syncs", 1)
-
-    # -- games
 
     def start_game(self, recipe: str) -> int:
         """A new game in flight; its number is never reused, over restarts too."""
@@ -153,8 +149,6 @@ class Buffer:
         """PNG bytes by content hash; None where nothing needs it any more."""
         rows = self._rows("SELECT png FROM images WHERE hash = ?", (name,))
         return rows[0][0] if rows else None
-
-    # -- groups
 
     def submit(self, group: Group, *, drop: str | None = None) -> bool:
         """Store a group; True: it is ready. Its game must be in flight.
@@ -291,8 +285,6 @@ class Buffer:
                 )
             )
 
-    # -- attempts, versions, restores
-
     def begin_attempt(self) -> int:
         """A new life of the run: its number (1, 2, ...). Games in flight are lost with the old."""
         with self.transaction(durable=True):
@@ -351,8 +343,6 @@ class Buffer:
             found[game, stream] = (number + 1, max(oldest, age))
         return [ReadyGame(*key, *value) for key, value in found.items()]
 
-    # -- accounts
-
     def add(self, amounts: Mapping[str, float]) -> None:
         """Add to counters that live over restarts: `generated/<policy>`, `wall_s`, any name."""
         with self.transaction():
@@ -400,8 +390,6 @@ class Buffer:
                 "SELECT judge_age, count(*) FROM groups WHERE state = 'trained' GROUP BY judge_age"
             )
         )
-
-    # -- inside
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._db.execute(query, values).fetchall()

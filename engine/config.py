@@ -41,9 +41,8 @@ class RunConfig(Section):
 
 class ModelConfig(Section):
     base: Path
-    """A Hugging Face model folder: the weights that every policy starts from."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of published weights and servers. Learners keep fp32 masters in any case."""
+    """A Hugging Face model folder: the weights that every policy starts from. They are published
+    in its dtype; learners keep fp32 masters in any case."""
 
 
 class LearnerGroupConfig(Section):

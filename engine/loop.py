@@ -40,7 +40,7 @@ class Hooks:
     """One point of the development curve, at a step."""
     measure_after: Callable[[], Awaitable[None]] | None
     dev_every: int
-    watch: Callable[["Engine"], None]
+    watch: Callable[["Engine"], Awaitable[None]]
     """Called once a second."""
 
 
@@ -79,7 +79,7 @@ class Engine:
                     task.cancel()
         except BaseExceptionGroup as failures:
             raise first_of(failures) from failures
-        self.hooks.watch(self)
+        await self.hooks.watch(self)
 
     async def _until_over(self) -> None:
         while True:
@@ -139,5 +139,5 @@ class Engine:
 
     async def _watch(self) -> None:
         while True:
-            self.hooks.watch(self)
+            await self.hooks.watch(self)
             await asyncio.sleep(WATCH_S)

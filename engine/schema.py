@@ -56,12 +56,17 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open or create the file: autocommit, write-ahead log. Raises ConfigError."""
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open or create the file: autocommit, write-ahead log. Raises ConfigError.
+
+    `read_only`: the file must exist; a live run may go on writing to it.
+    """
     try:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         num_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if found == 0 and num_tables == 0:

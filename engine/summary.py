@@ -23,6 +23,7 @@ def build_summary(
     buffer: Buffer,
     *,
     steps: Mapping[str, int],
+    versions: Mapping[str, int],
     max_age: Mapping[str, int],
     heldout: Mapping[str, Any] | None,
     seed: int,
@@ -30,9 +31,9 @@ def build_summary(
 ) -> dict[str, Any]:
     """The summary of a run.
 
-    `steps` of each policy now, `max_age` of each stream, `heldout` as `evals.heldout.compare`
-    gives it (None: not measured). Counts that break the conservation law are listed under
-    `violations`, which is empty otherwise.
+    `steps` and published `versions` of each policy, `max_age` of each stream, `heldout` as
+    `evals.heldout.compare` gives it (None: not measured). Counts that break the conservation
+    law are listed under `violations`, which is empty otherwise.
     """
     counts = buffer.counts()
     counters = buffer.counters()
@@ -42,10 +43,12 @@ def build_summary(
         "games": counts["games"],
         "groups": {stream: counts["groups"].get(stream, _NO_GROUPS) for stream in max_age},
         "steps": dict(steps),
-        "version": {policy: buffer.ledger.newest(policy) for policy in steps},
+        "version": dict(versions),
         "tokens": {
-            kind: {policy: int(counters.get(f"{kind}/{policy}", 0)) for policy in steps}
-            for kind in ("generated", "trained")
+            policy: {
+                kind: int(counters.get(f"{kind}/{policy}", 0)) for kind in ("generated", "trained")
+            }
+            for policy in steps
         },
         "age": {
             stream: {**age_stats(ages.get(stream, {})), "max_age": bound}

@@ -1,22 +1,19 @@
 """The engine process, a child of rank 0: builds the live parts of a run and plays it.
 
-    python -m launch.engine RUN_DIR ADDRESS SERVERS_JSON
+    python -m launch.engine RUN_DIR ADDRESS
 
 It owns no GPU and never imports torch.
 """
 
 import asyncio
-import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import aiohttp
 
 from engine.admission import AdmissionRules, StreamRule
 from engine.buffer import Buffer
@@ -25,12 +22,13 @@ from engine.errors import EngineError
 from engine.games import Games
 from engine.loop import Engine, Hooks
 from engine.rundir import RunDir
-from engine.sampler import RoleSampler, ServerPool, TextEncoder
+from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.tasks import Signal
 from engine.transport import EngineSocket
 from engine.types import Group
 from launch.config import RootConfig, load_root
-from launch.measurements import Measurements
+from launch.measurements import Counting, Measurements
+from launch.result import print_result
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
 from roles.mm_zero.recipe import STREAMS, play
@@ -42,7 +40,7 @@ RECIPE = "mm_zero"
 
 
 def main(argv: list[str]) -> int:
-    run_path, address, servers = argv
+    run_path, address = argv
     run = RunDir(Path(run_path))
     logging.basicConfig(
         filename=os.environ.get("STREAMZERO_ENGINE_LOG"),
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> int:
     )
     try:
         config = load_root(run.config)
-        asyncio.run(run_engine(config, run, address, json.loads(servers)))
+        asyncio.run(run_engine(config, run, address))
     except EngineError as error:
         log.exception("the engine ends")
         print(f"streamzero: {error}", file=sys.stderr)
@@ -62,27 +60,30 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-async def run_engine(
-    config: RootConfig, run: RunDir, address: str, servers: dict[str, list[str]]
-) -> None:
+async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
     """Build the parts, play until the end, write the summary and the report."""
-    started = time.monotonic()
     buffer = Buffer.open(run.database)
     attempt = buffer.begin_attempt()
     changes = Signal()
     async with AsyncExitStack() as stack:
         stack.callback(buffer.close)
-        session = await stack.enter_async_context(new_session())
+        session = await stack.enter_async_context(client_session())
         renderer = await stack.enter_async_context(RenderPool(config.render))
         encoder = TextEncoder.load(config.model.base)
-        pools = {policy: ServerPool(policy, urls, config.sampler) for policy, urls in servers.items()}
-        samplers = {
-            role: RoleSampler(role, role, encoder, pools[role], session, config.sampler)
+        pools = {
+            policy: ServerPool(policy, max_concurrency=config.sampler.max_concurrency)
+            for policy in STREAMS
+        }
+        watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
+
+        def sampler(role: str, warn: Callable[[str], None]) -> RoleSampler:
+            return RoleSampler(role, role, encoder, pools[role], session, config.sampler, warn)
+
+        samplers = {role: sampler(role, partial(watcher.on_event, "warning")) for role in STREAMS}
+        measuring = {
+            role: Counting(sampler(role, log.debug), partial(watcher.on_measured, role))
             for role in STREAMS
         }
-        watcher = stack.enter_context(
-            Watcher(config, run, buffer, pools, samplers, renderer, attempt, started)
-        )
         desk = Desk(
             socket=EngineSocket(address),
             buffer=buffer,
@@ -96,7 +97,7 @@ async def run_engine(
         )
         stack.callback(desk.socket.close)
         admission = await desk.gather()
-        measurements = Measurements(config, run, samplers, renderer, desk, watcher)
+        measurements = Measurements(config, run, measuring, renderer, watcher.record)
         engine = Engine(
             desk=desk,
             admission=admission,
@@ -110,7 +111,9 @@ async def run_engine(
                 on_group=watcher.on_group,
             ),
             hooks=Hooks(
-                measure_before=measurements.before if measurements.wants_before else None,
+                measure_before=measurements.before
+                if measurements.wants_before(desk.steps)
+                else None,
                 measure_dev=measurements.dev if config.eval.dev_items else None,
                 measure_after=measurements.after if config.eval.heldout_items else None,
                 dev_every=config.eval.dev_every,
@@ -119,7 +122,8 @@ async def run_engine(
             changes=changes,
         )
         await engine.run()
-        watcher.finish(measurements.results())
+        summary = watcher.finish(desk.steps, measurements.results())
+    print_result(summary, run)
 
 
 def bind(
@@ -136,7 +140,7 @@ def bind(
     ) -> None:
         def observe(key: str, value: Any) -> None:
             note(key, value)
-            watcher.on_note(game, key, value)
+            watcher.on_note(key, value)
 
         table = Table(game, samplers, renderer, submit, observe)
         await play(config.recipe.topic(game), table, config.recipe, window)
@@ -159,13 +163,6 @@ def rules_of(config: RootConfig) -> AdmissionRules:
         games_per_step=config.streams.games_per_step,
         total_steps=config.run.steps,
         too_old=config.streams.too_old,
-    )
-
-
-def new_session() -> aiohttp.ClientSession:
-    """No limit of its own on connections: the samplers bound what is in flight."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
     )
 
 

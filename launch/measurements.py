@@ -8,11 +8,12 @@ development split.
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.rundir import RunDir
+from engine.types import Message, Rollout, SamplingParams
 from evals.heldout import HeldoutResult, compare, measure
 from launch.config import RootConfig
 from roles.table import Renderer, Sampler
@@ -22,6 +23,26 @@ log = logging.getLogger(__name__)
 
 class Log(Protocol):
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None: ...
+
+
+class Counting:
+    """A sampler that tells how many tokens it sampled; the untrainable (greedy) ones too."""
+
+    def __init__(self, sampler: Sampler, count: Callable[[int], None]) -> None:
+        self._sampler = sampler
+        self._count = count
+
+    async def sample(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        params: SamplingParams,
+        images: Sequence[bytes] = (),
+    ) -> tuple[Rollout, ...]:
+        rollouts = await self._sampler.sample(messages, n=n, params=params, images=images)
+        self._count(sum(len(rollout.token_ids) for rollout in rollouts))
+        return rollouts
 
 
 class Measurements:

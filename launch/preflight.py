@@ -7,7 +7,7 @@ import yaml
 
 from engine.errors import ConfigError
 from engine.layout import check_layout
-from engine.learner.checkpoint import check_base_model
+from engine.learner.base_model import check_base_model
 from engine.rundir import RunDir, RunLock
 from launch.config import RootConfig
 from render_pool.pool import check_system

@@ -31,13 +31,15 @@ from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, job_of
 from engine.learner.worker import LearnerSpec, run_learner
 from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
-from engine.servers.host import ServerSpec, serve
+from engine.servers.host import ServerEvent, ServerSpec, serve
 from launch.config import RootConfig
 from launch.preflight import check_before_start, write_config
 from roles.mm_zero.recipe import STREAMS
 
 log = logging.getLogger(__name__)
 
+UNFILLED = "unfilled"
+"""Version of a server that no learner has filled yet: no number, so nobody takes it for one."""
 STORE_TIMEOUT = timedelta(seconds=600)
 
 
@@ -77,7 +79,6 @@ def _run_first(
         address = f"ipc://{folder}/engine.sock"
         store.set("engine", address)
         store.set("run", str(run.path))
-        urls = Deferred(lambda: _server_urls(config, store))
         engine_log = run.logs / "engine.log"
         server_threads = None
         if job.server is not None:
@@ -86,7 +87,7 @@ def _run_first(
             )
             server_threads.start()
         engine = children.spawn(
-            [sys.executable, "-m", "launch.engine", str(run.path), address, json.dumps(urls())],
+            [sys.executable, "-m", "launch.engine", str(run.path), address],
             log=None,
             env={"STREAMZERO_ENGINE_LOG": str(engine_log)},
         )
@@ -106,19 +107,6 @@ def _run_first(
                   file=sys.stderr)  # fmt: skip
     lock.release()
     return status
-
-
-class Deferred:
-    """Call a function at first need and keep its value."""
-
-    def __init__(self, function: Callable[[], dict[str, list[str]]]) -> None:
-        self._function = function
-        self._value: dict[str, list[str]] | None = None
-
-    def __call__(self) -> dict[str, list[str]]:
-        if self._value is None:
-            self._value = self._function()
-        return self._value
 
 
 def _run_job(
@@ -177,14 +165,13 @@ def _run_server(
     urls = {p: f"http://127.0.0.1:{port}" for p, port in zip(host.policies, ports, strict=True)}
     spec = ServerSpec(
         kind=host.kind,
-        host="127.0.0.1",
+        model_dirs=dict.fromkeys(host.policies, config.model.base),
         ports=dict(zip(host.policies, ports, strict=True)),
-        model=config.model.base,
-        dtype=config.model.dtype,
         device=config.layout.device,
-        tp=host.tp,
+        tensor_parallel=host.tp,
         context_length=host.context_length,
         max_running=host.max_running,
+        weight_version=UNFILLED,
         seed=config.run.seed,
         extra_args=host.extra_args,
     )
@@ -198,13 +185,13 @@ async def _supervise(spec: ServerSpec, run: RunDir, store: Store, stop: threadin
 
     async def watch() -> None:
         while not (stop.is_set() or await asyncio.to_thread(store.check, ["done"])):
-            await asyncio.sleep(0.5)
+            await asyncio.to_thread(stop.wait, 0.5)
         ended.set()
 
-    def on_event(text: str, pid: int | None = None) -> None:
-        log.info("%s", text)
-        if pid is not None:
-            record_pid(run, pid)
+    def on_event(event: ServerEvent) -> None:
+        log.info("server process %d %s %s", event.pid, event.kind, event.detail)
+        if event.kind == "starting":
+            record_pid(run, event.pid)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch())

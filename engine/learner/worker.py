@@ -27,12 +27,13 @@ from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
 
 from engine.config import WeightsConfig
 from engine.errors import CheckpointError, TransportError, WeightSyncError
 from engine.learner import checkpoint
 from engine.learner.config import LearnerConfig
-from engine.learner.trainer import PolicyTrainer, StepReport
+from engine.learner.trainer import PolicyTrainer, StepReport, load_reference
 from engine.transport import Images, LearnerSocket, Message
 from engine.weights import ServerLink, checksums, publish, server_checksums
 from engine.wire import decode_group, from_frames, to_frames
@@ -75,6 +76,7 @@ def run_learner(
 ) -> None:
     """Load or resume every policy, then train until the engine says bye. Raises what went wrong."""
     torch.set_num_threads(1)
+    disable_progress_bar()
     group = LearnerGroup(spec, store)
     if spec.rank == 0:
         Leader(spec, group, should_stop, is_engine_gone).run()
@@ -98,6 +100,10 @@ class LearnerGroup:
             )
             self._control = dist.new_group(backend="gloo")
         self.requests: dict[str, int] = {}
+        # The KL anchor is the base, frozen and shared, also after a resume.
+        self._reference = (
+            load_reference(spec.base, device=spec.device) if spec.learner.kl_beta else None
+        )
         self.trainers = {policy: self._load(policy) for policy in spec.policies}
 
     def _load(self, policy: str) -> PolicyTrainer:
@@ -112,6 +118,7 @@ class LearnerGroup:
             total_steps=self.spec.steps,
             seed=self.spec.seed,
             device=self.spec.device,
+            reference=self._reference,
         )
         self.requests[policy] = 0
         if path is not None:

@@ -109,11 +109,10 @@ def _policy_line(name: str, policy: PolicyView) -> str:
 
 def _policies(snapshot: Snapshot) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title, side in (
-        (" policy", "left"), ("step", "right"), ("", "left"), ("version", "right"),
-        ("reward", "right"), ("generated/s", "right"), ("trained/s", "right"), ("waits for", "left"),
-    ):  # fmt: skip
-        table.add_column(title, justify=side)  # type: ignore[arg-type]
+    for title in (" policy", "step", "", "version", "reward", "generated/s", "trained/s"):
+        is_text = title in (" policy", "")
+        table.add_column(title, justify="left" if is_text else "right")
+    table.add_column("waits for")
     for name, policy in snapshot.policies.items():
         table.add_row(
             f" {escape(name)}",

@@ -4,7 +4,6 @@ The dev split is used, never the held-out one. A band is (lowest, highest) in pe
 """
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from evals.scenes.splits import scene_of
 from launch.pretraining.corpus import DESCRIBE, Writer
 from launch.pretraining.decode import sample
 from launch.pretraining.pictures import Tiles, render
+from roles.mm_zero.parsing import parse_answer, parse_proposal
 from roles.mm_zero.prompts import Prompts
 
 BANDS: dict[str, tuple[float, float]] = {
@@ -33,7 +33,6 @@ BANDS: dict[str, tuple[float, float]] = {
     "hard maj@16 gain": (10, 100),
 }
 _VOTES = 16
-_TAGS = ("caption", "easy_question", "easy_answer", "hard_question", "hard_answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +100,6 @@ def measure(
     return Measured(values)
 
 
-def proposal_fields(text: str) -> dict[str, str] | None:
-    """The first content of each tag, or None where one of the five is missing."""
-    found = {tag: re.search(f"<{tag}>(.*?)</{tag}>", text, re.S) for tag in _TAGS}
-    fields = {tag: match.group(1).strip() for tag, match in found.items() if match}
-    return fields if len(fields) == len(_TAGS) else None
-
-
 def _percent(flags: Iterable[bool]) -> float:
     listed = list(flags)
     return 100 * sum(listed) / max(1, len(listed))
@@ -116,7 +108,7 @@ def _percent(flags: Iterable[bool]) -> float:
 def _proposer(exam: _Examiner, items: int) -> dict[str, float]:
     topics = [TINY_TOPICS[i % len(TINY_TOPICS)] for i in range(items)]
     replies = [r[0] for r in exam.replies([exam.prompts.proposer(topic) for topic in topics])]
-    valid = [fields for fields in map(proposal_fields, replies) if fields]
+    valid = [p.as_dict() for p in map(parse_proposal, replies) if not isinstance(p, Invalid)]
     shown = [(f, language.parse_caption(f["caption"])) for f in valid]
     read = [(f, scene) for f, scene in shown if not isinstance(scene, Invalid)]
     hard = [language.answer(f["hard_question"], scene) for f, scene in read]
@@ -188,7 +180,7 @@ def _solver(
     samples = exam.replies(asked, scenes, n=_VOTES)
     greedy = exam.replies(asked, scenes, temperature=0.0)
     pairs = list(zip(samples, questions, strict=True))
-    right = [[boxed(text) == q.answer for text in texts] for texts, q in pairs]
+    right = [[parse_answer(text) == q.answer for text in texts] for texts, q in pairs]
     careful = [[language.is_careful(text) for text in texts] for texts, _ in pairs]
     both = [pair for r, c in zip(right, careful, strict=True) for pair in zip(r, c, strict=True)]
     mean = _percent(r for r, _ in both)
@@ -200,17 +192,11 @@ def _solver(
         f"  {level} right if careful": _percent(r for r, c in both if c),
         f"  {level} right if hasty": _percent(r for r, c in both if not c),
         f"  {level} greedy": _percent(
-            boxed(texts[0]) == q.answer for texts, q in zip(greedy, questions, strict=True)
+            parse_answer(texts[0]) == q.answer for texts, q in zip(greedy, questions, strict=True)
         ),
     }
 
 
-def boxed(text: str) -> str | None:
-    """The content of the last \\boxed{..}, or None."""
-    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    return found[-1].strip() if found else None
-
-
 def _majority(texts: list[str]) -> str | None:
-    votes = Counter(vote for vote in map(boxed, texts) if vote is not None)
+    votes = Counter(vote for vote in map(parse_answer, texts) if vote is not None)
     return votes.most_common(1)[0][0] if votes else None

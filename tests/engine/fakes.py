@@ -196,7 +196,7 @@ class FakeRun:
                 measure_dev=None,
                 measure_after=None,
                 dev_every=1,
-                watch=lambda engine: None,
+                watch=_watch_nothing,
             )
             games = Games(
                 play=lambda game, submit, note: self.play(self, game, submit),
@@ -242,3 +242,7 @@ def random_game(
             submit(Group(stream=stream, game=game, rollouts=rollouts, rewards=rewards))
 
     return play
+
+
+async def _watch_nothing(engine: Engine) -> None:
+    return None

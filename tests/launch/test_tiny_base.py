@@ -19,7 +19,7 @@ from evals.scenes import language
 from evals.scenes.drawing import scene_of_svg, to_svg
 from evals.scenes.language import TINY_TOPICS
 from evals.scenes.splits import scene_of, split_of
-from launch.pretraining.bands import boxed, measure, proposal_fields, renders
+from launch.pretraining.bands import measure, renders
 from launch.pretraining.corpus import (
     CLEAN,
     Rates,
@@ -35,6 +35,7 @@ from launch.pretraining.pictures import Tiles, render
 from launch.pretraining.sft import Plan, step_examples, train
 from launch.pretraining.tokenizer import train_tokenizer
 from launch.tiny_base import SHIPPED
+from roles.mm_zero.parsing import parse_answer, parse_proposal
 from roles.mm_zero.prompts import load_prompts
 
 PROMPTS = load_prompts("tiny")
@@ -203,24 +204,25 @@ def test_clean_replies_are_right_and_every_habit_does_its_harm() -> None:
         scene = scene_of("dev", rng)
         for question in (language.easy_question(scene, rng), language.hard_question(scene, rng)):
             clean = solver_reply(question, scene, rng, CLEAN)
-            assert boxed(clean) == question.answer
+            assert parse_answer(clean) == question.answer
             assert language.is_careful(clean)
             hasty = solver_reply(question, scene, rng, Rates(hasty_easy=1, hasty_hard=1))
-            assert boxed(hasty) in question.choices
+            assert parse_answer(hasty) in question.choices
             assert not language.is_careful(hasty)
-            assert boxed(solver_reply(question, scene, rng, Rates(no_box=1))) is None
+            assert parse_answer(solver_reply(question, scene, rng, Rates(no_box=1))) is None
         assert scene_of_svg(coder_reply(scene, rng, CLEAN)) == scene
         assert renders(coder_reply(scene, rng, Rates(lazy_svg=1)))
         assert scene_of_svg(coder_reply(scene, rng, Rates(lazy_svg=1))) != scene
         assert not renders(coder_reply(scene, rng, Rates(broken_svg=1)))
-        fields = proposal_fields(proposer_reply(scene, rng.choice(TINY_TOPICS), rng, CLEAN))
-        assert fields is not None
+        proposal = parse_proposal(proposer_reply(scene, rng.choice(TINY_TOPICS), rng, CLEAN))
+        assert not isinstance(proposal, Invalid)
+        fields = proposal.as_dict()
         assert language.parse_caption(fields["caption"]) == scene
         for level in ("easy", "hard"):
             told = language.answer(fields[f"{level}_question"], scene)
             assert told == fields[f"{level}_answer"]
         broken = Rates(broken_proposal=1)
-        assert proposal_fields(proposer_reply(scene, "sizes", rng, broken)) is None
+        assert isinstance(parse_proposal(proposer_reply(scene, "sizes", rng, broken)), Invalid)
 
 
 def test_help_is_instant_and_needs_no_torch() -> None:

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -57,6 +58,29 @@ def _positive(text: str) -> int:
     return value
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a port, before anything slow is done; raises ConfigError where it is taken."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "end what uses the port, or choose another"
+        ) from error
+    return listener
+
+
+def check_exposure(options: argparse.Namespace) -> None:
+    """Beyond loopback, endpoints that change state need a key; raises ConfigError without one."""
+    loopback = options.host == "localhost" or options.host.startswith("127.")
+    if not loopback and not (options.admin_api_key or options.api_key):
+        raise ConfigError(
+            f"--host {options.host} is reachable from elsewhere: give an --admin-api-key"
+        )
+
+
 async def serve(options: argparse.Namespace) -> None:
     """Load all models, listen on all ports, run until SIGTERM or SIGINT.
 
@@ -64,17 +88,21 @@ async def serve(options: argparse.Namespace) -> None:
     """
     import torch
     from aiohttp import web
+    from transformers.utils.logging import disable_progress_bar
 
     from engine.servers.embedded.app import Keys, build_app
     from engine.servers.embedded.loading import load_all
     from engine.servers.embedded.worker import Worker
 
+    check_exposure(options)
     torch.set_num_threads(1)
+    disable_progress_bar()
+    listeners = [listen(options.host, port) for port, _ in options.serve]
     models = load_all(options)
     worker = Worker([served.scheduler for _, served in models])
     runners: list[web.AppRunner] = []
     try:
-        for port, served in models:
+        for listener, (_, served) in zip(listeners, models, strict=True):
             served.worker = worker
             app = build_app(
                 served,
@@ -86,13 +114,7 @@ async def serve(options: argparse.Namespace) -> None:
             )
             await runner.setup()
             runners.append(runner)
-            try:
-                await web.TCPSite(runner, options.host, port, backlog=1024).start()
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot listen on {options.host}:{port}: {error.strerror}; "
-                    "end what uses the port, or choose another"
-                ) from error
+            await web.SockSite(runner, listener, backlog=1024).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         where = ", ".join(f"{options.host}:{port}={served.model_dir}" for port, served in models)

@@ -1,0 +1,63 @@
+import io
+
+from rich.console import Console
+
+from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats
+from engine.monitor.terminal import Terminal, clock, line
+
+
+def make_snapshot(phase: str = "self-play", reason: str = "too_easy") -> Snapshot:
+    return Snapshot(
+        name="quickstart",
+        phase=phase,
+        elapsed_s=3725,
+        games={"started": 9, "finished": 6, "in_flight": 2, "dropped": {"deadline": 1}},
+        streams={"solver": StreamView(ready=3, trained=40, dropped={reason: 7}, age_mean=1.25)},
+        policies={
+            "solver": PolicyView(
+                step=5, total_steps=120, version=6, reward=0.5, generated_per_s=3000,
+                waits_for="solver: 1/4 games",
+            )
+        },
+        busy={"server 0": 0.93},
+        events=[("info", "old")] * 20 + [("warning", "the end is near")],
+    )  # fmt: skip
+
+
+def test_without_a_tty_it_prints_plain_lines_now_and_then() -> None:
+    out = io.StringIO()
+    with Terminal(Console(file=out, width=40)) as terminal:
+        for phase in ("self-play", "self-play", "done"):
+            terminal.show(make_snapshot(phase))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0] == line(make_snapshot())
+    for part in ("1:02:05", "solver 5/120 reward +0.50", "6 done", "1 dropped", "3000 tok/s"):
+        assert part in lines[0]
+
+
+def test_on_a_tty_it_shows_every_part_and_gives_the_terminal_back() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120, height=40, force_terminal=True, _environ={})
+    with Terminal(console) as terminal:
+        terminal.show(make_snapshot(reason="[red]odd[/red]"))
+    text = out.getvalue()
+    for part in ("quickstart", "5/120", "solver: 1/4 games", "[red]odd[/red] 7", "the end is near"):
+        assert part in text
+    assert "93%" in text
+    assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 61, 3600)] == ["0:00", "1:01", "1:00:00"]
+
+
+def test_age_stats_of_a_histogram() -> None:
+    assert age_stats({}) == {"mean": None, "p95": None, "max": None}
+    assert age_stats({0: 90, 2: 8, 7: 2}) == {"mean": 0.3, "p95": 2, "max": 7}
+
+
+def test_a_snapshot_is_a_plain_record() -> None:
+    record = make_snapshot().record()
+    assert record["streams"]["solver"]["trained"] == 40
+    assert "events" not in record
