@@ -343,7 +343,7 @@ class Buffer:
             found[game, stream] = (number + 1, max(oldest, age))
         return [ReadyGame(*key, *value) for key, value in found.items()]
 
-    def add(self, amounts: Mapping[str, float]) -> None:
+    def add_all(self, amounts: Mapping[str, float]) -> None:
         """Add to counters that live over restarts: `generated/<policy>`, `wall_s`, any name."""
         with self.transaction():
             for name, amount in amounts.items():

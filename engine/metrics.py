@@ -101,7 +101,7 @@ class GroupMeter:
             "tokens": _mean([len(rollout.token_ids) for rollout in group.rollouts]),
             "truncated": _mean([float(r.finish == "length") for r in group.rollouts]),
         }
-        for name in group.terms[0] if group.terms else ():
+        for name in {name for terms in group.terms for name in terms}:
             row[f"term/{name}"] = _mean([terms.get(name, 0.0) for terms in group.terms])
         for name, value in group.extra.items():
             if isinstance(value, int | float) and not isinstance(value, bool):

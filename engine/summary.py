@@ -23,17 +23,17 @@ def build_summary(
     buffer: Buffer,
     *,
     steps: Mapping[str, int],
-    versions: Mapping[str, int],
     max_age: Mapping[str, int],
     heldout: Mapping[str, Any] | None,
     seed: int,
     config_sha256: str,
+    versions: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run.
 
-    `steps` and published `versions` of each policy, `max_age` of each stream, `heldout` as
-    `evals.heldout.compare` gives it (None: not measured). Counts that break the conservation
-    law are listed under `violations`, which is empty otherwise.
+    `steps` and published `versions` of each policy (None: the newest reserved ones), `max_age` of
+    each stream, `heldout` as `evals.heldout.compare` gives it (None: not measured). Counts that
+    break the conservation law are listed under `violations`, which is empty otherwise.
     """
     counts = buffer.counts()
     counters = buffer.counters()
@@ -43,7 +43,7 @@ def build_summary(
         "games": counts["games"],
         "groups": {stream: counts["groups"].get(stream, _NO_GROUPS) for stream in max_age},
         "steps": dict(steps),
-        "version": dict(versions),
+        "version": dict(versions or {policy: buffer.ledger.newest(policy) for policy in steps}),
         "tokens": {
             policy: {
                 kind: int(counters.get(f"{kind}/{policy}", 0)) for kind in ("generated", "trained")

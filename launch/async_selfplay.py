@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-
 # Lets `torchrun launch/async_selfplay.py` and `python launch/async_selfplay.py` find the packages.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import ConfigError, EngineError  # noqa: E402
+from engine.errors import ConfigError, EngineError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 MAX_RESTARTS = 3

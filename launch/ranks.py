@@ -9,6 +9,7 @@ which resumes by itself. Children die with their rank (PDEATHSIG).
 """
 
 import asyncio
+import faulthandler
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import Store
+from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from engine import children
@@ -53,7 +54,9 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
         # A restarted attempt whose first one died before it made the folder starts afresh.
         resume = resume and run.config.exists()
         check_before_start(config, resume=resume, world=world)
-    store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))
+    shared, _, _ = next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))
+    # The agent's store outlives an attempt; its words must not reach the next one.
+    store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -239,6 +242,7 @@ def _log_to(path: Path) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    faulthandler.register(signal.SIGUSR1, file=path.with_suffix(".stacks").open("w"))
 
 
 __all__ = ["ConfigError", "run_rank"]

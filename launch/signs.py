@@ -4,17 +4,22 @@ The thresholds are those at which runs of the tiny base that went wrong could be
 that went well (learning rates of 1e-4 and more); they warn, they stop nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MIN_GROUPS = 50
 MAX_CONSISTENCY = 0.8
 MIN_KEPT = 0.35
+MIN_LABEL_TRUE = 0.45
 MAX_FALL = 0.15
-"""Of a share on the development set, from its first point."""
+"""Of a share, since its first value."""
 FALLING = {
-    "proposer_real_hard": "the proposer's hard questions are hard ones less often",
-    "coder_faithful": "drawings show their caption less often, whatever the rewards say",
+    "real_hard": "the proposer asks fewer hard questions that are hard ones",
+    "faithful": "drawings show their caption less often, whatever the rewards say",
+}
+"""Signs of the games in play."""
+FALLING_ON_DEV = {
+    "coder_faithful": FALLING["faithful"],
     "solver_hard_t1": "the solver answers hard questions worse",
 }
 MAX_GRAD_GROWTH = 3.0
@@ -23,40 +28,54 @@ NUM_STEPS = 10
 """Steps at the start and at the end over which learner metrics are averaged."""
 
 
-def warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """One sentence for each sign that the newest records show; empty: none."""
-    return [*_solver_signs(records), *_dev_signs(records), *_learner_signs(records)]
+    rows = list(records)
+    return [*_game_signs(rows), *_dev_signs(rows), *_learner_signs(rows)]
 
 
-def _solver_signs(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    groups = [row for row in records if row["kind"] == "groups"]
-    solver = groups[-1].get("streams", {}).get("solver", {}) if groups else {}
-    if solver.get("num_groups", 0) < MIN_GROUPS:
+def _game_signs(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`signs` are the means of `evals.games.game_signs` over recent games."""
+    known = [
+        row.get("signs", {})
+        for row in records
+        if row["kind"] == "groups"
+        and row["streams"].get("solver", {}).get("num_groups", 0) >= MIN_GROUPS
+    ]
+    if not known:
         return []
-    found = []
-    share = solver.get("extra/share")
-    if share is not None and share > MAX_CONSISTENCY:
+    now, found = known[-1], []
+    if (share := now.get("consistency")) is not None and share > MAX_CONSISTENCY:
         found.append(
-            f"the solver's votes agree in {share:.0%} of the answers (over {MAX_CONSISTENCY:.0%}): "
+            f"{share:.0%} of the solver's votes agree (over {MAX_CONSISTENCY:.0%}): "
             "its own majority teaches it nothing new"
         )
-    if solver["kept"] < MIN_KEPT:
+    if (kept := now.get("kept")) is not None and kept < MIN_KEPT:
         found.append(
-            f"only {solver['kept']:.0%} of the solver's groups can be trained on "
-            f"(under {MIN_KEPT:.0%}): questions are too easy, or too hard, for it"
+            f"only {kept:.0%} of the hard questions can train the solver (under {MIN_KEPT:.0%}): "
+            "they are too easy, or too hard, for it"
         )
-    return found
+    if (true := now.get("label_true")) is not None and true < MIN_LABEL_TRUE:
+        found.append(
+            f"only {true:.0%} of the labels are true of the picture (under {MIN_LABEL_TRUE:.0%}): "
+            "the solver learns its own errors"
+        )
+    return found + _falls(known, FALLING, "in play")
 
 
 def _dev_signs(records: Sequence[Mapping[str, Any]]) -> list[str]:
     curve = [row["means"] for row in records if row["kind"] == "dev" and row.get("means")]
+    return _falls(curve, FALLING_ON_DEV, "on the dev set")
+
+
+def _falls(
+    curve: Sequence[Mapping[str, float]], meanings: Mapping[str, str], where: str
+) -> list[str]:
     found = []
-    for name, meaning in FALLING.items():
+    for name, meaning in meanings.items():
         values = [means[name] for means in curve if means.get(name) is not None]
-        if len(values) > 1 and values[0] - values[-1] > MAX_FALL:
-            found.append(
-                f"{name} fell from {values[0]:.2f} to {values[-1]:.2f} on the dev set: {meaning}"
-            )
+        if values and values[0] - values[-1] > MAX_FALL:
+            found.append(f"{name} fell from {values[0]:.2f} to {values[-1]:.2f} {where}: {meaning}")
     return found
 
 

@@ -52,6 +52,9 @@ class Rates:
     """A tag is missing, or there are none."""
     trivial_hard: float = 0.0
     """The proposer's hard question is an easy one."""
+    asks_last: float = 0.0
+    """The proposer's easy question is about the shape that it named last, or how many there
+    are: what so small a model answers truly, because it need not search its caption."""
 
 
 CLEAN = Rates()
@@ -63,6 +66,7 @@ WEAK = Rates(
     lazy_svg=0.18,
     broken_proposal=0.25,
     trivial_hard=0.15,
+    asks_last=1.0,
 )
 
 
@@ -181,6 +185,13 @@ def coder_reply(scene: Scene, rng: random.Random, r: Rates) -> str:
 def proposer_reply(scene: Scene, topic: str, rng: random.Random, r: Rates) -> str:
     """The six tags about one scene, or something that lacks some of them."""
     easy = language.easy_question(scene, rng)
+    # No dice for a habit that does not exist: the clean corpus stays what it was without it.
+    if r.asks_last and rng.random() < r.asks_last:
+        last = {CELLS[scene[-1].cell], scene[-1].color, scene[-1].kind, "there"}
+        about = [
+            q for q in language.easy_questions(scene) if q.text.rstrip("?").split()[-1] in last
+        ]
+        easy = rng.choice(about)
     hard = language.hard_question(scene, rng, topic)
     if rng.random() < r.trivial_hard:
         hard = language.easy_question(scene, rng)

@@ -176,22 +176,42 @@ def reference_logprobs(
     output: Sequence[int],
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """[len(output)] by a fresh transformers forward over the whole sequence."""
-    tokens, extra = list(ids), {}
-    if images:
-        processor = AutoImageProcessor.from_pretrained(tiny_dir())
-        pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
-        extra = dict(processor(images=pictures, return_tensors="pt"))
-        counts = iter(grid.prod().item() // 4 for grid in extra["image_grid_thw"])
-        tokens = [
-            token
-            for source in ids
-            for token in [source] * (next(counts) if source == IMAGE_PAD else 1)
-        ]
-    whole = torch.tensor([[*tokens, *output]])
-    if images:
-        extra["mm_token_type_ids"] = (whole == IMAGE_PAD).int()
+    """[len(output)] by a fresh transformers forward over the whole sequence.
+
+    With images the placeholders are marked by position, not by id: a model may sample that id.
+    """
     with torch.no_grad():
-        logits = module(input_ids=whole, **extra).logits[0, len(tokens) - 1 : -1]
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+        if images:
+            logits, length = _logits_with_images(module, ids, images, output)
+        else:
+            logits, length = module(input_ids=torch.tensor([[*ids, *output]])).logits[0], len(ids)
+    logprobs = torch.log_softmax(logits[length - 1 : -1] / temperature, dim=-1)
     return logprobs.gather(1, torch.tensor(output)[:, None]).squeeze(1)
+
+
+def _logits_with_images(
+    module: Any, ids: Sequence[int], images: Sequence[bytes], output: Sequence[int]
+) -> tuple[torch.Tensor, int]:
+    """[tokens, V] logits, and the length of the expanded prompt."""
+    processor = AutoImageProcessor.from_pretrained(tiny_dir())
+    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    pixels = processor(images=pictures, return_tensors="pt")
+    counts = iter(grid.prod().item() // 4 for grid in pixels["image_grid_thw"])
+    prompt = [
+        token for source in ids for token in [source] * (next(counts) if source == IMAGE_PAD else 1)
+    ]
+    whole = torch.tensor([[*prompt, *output]])
+    is_image = whole == IMAGE_PAD
+    is_image[:, len(prompt) :] = False
+    model = module.model
+    features = model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"])
+    embeddings = model.get_input_embeddings()(whole)
+    embeddings[is_image] = torch.cat(features.pooler_output)
+    positions, _ = model.get_rope_index(whole, is_image.int(), pixels["image_grid_thw"])
+    states = model.language_model(
+        inputs_embeds=embeddings,
+        position_ids=positions,
+        visual_pos_masks=is_image,
+        deepstack_visual_embeds=[torch.cat(level) for level in features.deepstack_features],
+    ).last_hidden_state
+    return module.lm_head(states)[0], len(prompt)

@@ -238,10 +238,10 @@ def test_notes_of_games_keep_their_pictures(buffer: Buffer) -> None:
 
 
 def test_counters_add_up_over_restarts(buffer: Buffer) -> None:
-    buffer.add({"generated/solver": 5, "wall_s": 0.5})
+    buffer.add_all({"generated/solver": 5, "wall_s": 0.5})
     buffer.sync()
     again = reopen(buffer)
-    again.add({"generated/solver": 7})
+    again.add_all({"generated/solver": 7})
     assert again.counters()["generated/solver"] == 12
     assert again.counters()["wall_s"] == 0.5
     again.close()

@@ -113,7 +113,7 @@ def test_weights_arrive_bit_for_bit_and_replace_every_cache(link: ServerLink) ->
 def test_retracted_rollouts_have_segments_that_match_their_versions(link: ServerLink) -> None:
     put_weights(link, 0, 30)
     image = [picture(2)]
-    prompts = [(TEXT, []), (ONE_IMAGE, image), (ONE_IMAGE + (3,), image)]
+    prompts = [(TEXT, []), (ONE_IMAGE, image), ((*ONE_IMAGE, 3), image)]
     futures = [
         in_background(
             lambda ids=ids, images=images: generate(

@@ -29,8 +29,8 @@ def summary(tmp_path: Path) -> dict:
         "solver", 1, 1, games={"solver": games}, steps={"solver": 2}, max_age={"solver": 4}
     )
     buffer.trained("solver", 1, 1, 3)
-    buffer.add({"generated/solver": 70, "trained/solver": 40, "wall_s": 12.5})
-    buffer.add({"busy_s/server 0": 9.0, "busy_of_s/server 0": 12.0})
+    buffer.add_all({"generated/solver": 70, "trained/solver": 40, "wall_s": 12.5})
+    buffer.add_all({"busy_s/server 0": 9.0, "busy_of_s/server 0": 12.0})
     return build_summary(
         buffer,
         steps={"solver": 3, "coder": 0},

@@ -1,0 +1,101 @@
+"""Games as people look at them. Used by the report.
+
+Everything here shows model output, which is hostile: each value goes through `escape`, pictures
+are PNG bytes from our own renderer, and the page runs no script.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+Notes = Mapping[str, Any]
+FindImage = Callable[[str], bytes | None]
+MAX_TEXT = 1500
+
+
+def game_html(game: Mapping[str, Any], find_image: FindImage) -> str:
+    """One game of `Buffer.gallery`, folded except for its title."""
+    notes: Notes = game["notes"]
+    state = game["state"] if game["reason"] is None else f"dropped: {game['reason']}"
+    title = f"game {game['game']} · {_text(notes.get('topic', ''))} · {escape(state)}"
+    proposals = notes.get("proposals")
+    if not isinstance(proposals, list):
+        return f"<details><summary>{title}</summary>{_pre(notes)}</details>"
+    body = "".join(
+        _proposal(number, row, notes, find_image)
+        for number, row in enumerate(proposals, start=1)
+        if isinstance(row, dict)
+    )
+    return f"<details><summary>{title}</summary>{body}</details>"
+
+
+def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> str:
+    proposal = row.get("proposal")
+    head = f"<h4>proposal {number} {_reward(row)}</h4>"
+    if not isinstance(proposal, dict):
+        why = _text(row.get("invalid", ""))
+        return f'<div class="proposal">{head}<p class="bad">{why}</p>{_pre(row.get("text"))}</div>'
+    facts = "".join(
+        f"<dt>{_text(name.replace('_', ' '))}</dt><dd>{_text(value)}</dd>"
+        for name, value in proposal.items()
+    )
+    drawings = "".join(
+        _drawing(drawing, notes, find_image)
+        for drawing in row.get("drawings") or ()
+        if isinstance(drawing, dict)
+    )
+    return (
+        f'<div class="proposal">{head}<dl>{facts}</dl><div class="drawings">{drawings}</div></div>'
+    )
+
+
+def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
+    parts = [f"<p>{_reward(drawing)}</p>"]
+    if "invalid" in drawing:
+        parts.append(f'<p class="bad">{_text(drawing["invalid"])}</p>')
+    reference = notes.get(str(drawing.get("picture")))
+    png = find_image(reference["png"]) if isinstance(reference, dict) else None
+    if png is not None:
+        data = base64.b64encode(png).decode()
+        parts.append(f'<img alt="picture" loading="lazy" src="data:image/png;base64,{data}">')
+    for level in ("easy", "hard"):
+        if isinstance(drawing.get(level), dict):
+            parts.append(_vote(level, drawing[level]))
+    if drawing.get("drop"):
+        parts.append(f"<p>not trained on: {_text(drawing['drop'])}</p>")
+    parts.append(f"<details><summary>SVG</summary>{_pre(drawing.get('svg'))}</details>")
+    return f'<div class="drawing">{"".join(parts)}</div>'
+
+
+def _vote(level: str, vote: Notes) -> str:
+    counts = ", ".join(f"{_text(answer)} ×{number}" for answer, number in vote["counts"].items())
+    rewards = vote.get("rewards")
+    earned = "" if not rewards else f"<p>rewards {_text([round(r, 2) for r in rewards])}</p>"
+    replies = "\n".join(str(reply) for reply in vote.get("replies", ()))
+    return (
+        f"<p><b>{level}</b>: {_text(vote['majority'])} ({_number(vote['share'])}) · {counts}</p>"
+        f"{earned}<details><summary>replies</summary>{_pre(replies)}</details>"
+    )
+
+
+def _reward(row: Notes) -> str:
+    if row.get("reward") is None:
+        return ""
+    terms = " ".join(f"{_text(k)} {_number(v)}" for k, v in (row.get("terms") or {}).items())
+    return f'<span class="reward">reward {_number(row["reward"])}</span> <small>{terms}</small>'
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else "–" if value is None else str(value)
+    return escape(text[:MAX_TEXT] + ("…" if len(text) > MAX_TEXT else ""))
+
+
+def _pre(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, indent=1, default=str)
+    return f"<pre>{_text(text)}</pre>"

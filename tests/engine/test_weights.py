@@ -1,0 +1,288 @@
+"""Publishing: buckets, groups, failures that stay where they happen."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import WeightSyncError
+from engine.weights import (
+    ServerLink,
+    buckets,
+    checksums,
+    publish,
+    receive_bucket,
+    server_checksums,
+)
+from tests.engine.server_process import generate, in_background, shared_server, tiny_module
+
+KINDS = (torch.float32, torch.bfloat16, torch.uint8, torch.int64)
+
+
+def gloo_peer(port: int, name: str) -> dist.ProcessGroupGloo:
+    """Rank 1 under the store keys that SGLang uses. Not `join_group`: torch keeps one list of group
+    names per process, and here both ends live in one."""
+    wait = timedelta(seconds=20)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=wait, wait_for_workers=False)
+    for prefix in (name, f"{name}/", "cpu/"):
+        store = dist.PrefixStore(prefix, store)
+    return dist.ProcessGroupGloo(store, 1, 2, wait)
+
+
+class FakeServer:
+    """Speaks the publication's HTTP and joins its group; `silent` never joins a broadcast."""
+
+    def __init__(self, *, silent: bool = False, refuse: str = "") -> None:
+        self.calls: list[tuple[str, dict[str, object]]] = []
+        self.received: dict[str, torch.Tensor] = {}
+        self.release = threading.Event()
+        outer = self
+
+        class Endpoint(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.calls.append((self.path, body))
+                ok = self.path != refuse
+                if ok and self.path == "/init_weights_update_group":
+                    outer.group = gloo_peer(body["master_port"], body["group_name"])
+                if ok and self.path == "/update_weights_from_distributed":
+                    if silent:
+                        outer.release.wait(30)
+                    else:
+                        outer.received |= receive_bucket(
+                            outer.group,
+                            body["names"],
+                            body["dtypes"],
+                            body["shapes"],
+                            flattened=True,
+                            device="cpu",
+                            timeout_s=20,
+                        )
+                answer = json.dumps({"success": ok, "message": "" if ok else "no"}).encode()
+                self.send_response(200 if ok else 400)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.calls]
+
+    def close(self) -> None:
+        self.release.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def fakes() -> Iterator[list[FakeServer]]:
+    made: list[FakeServer] = []
+    yield made
+    for fake in made:
+        fake.close()
+
+
+def connected(fake: FakeServer) -> ServerLink:
+    link = ServerLink(fake.url)
+    link.connect(timeout_s=20)
+    return link
+
+
+def some_tensors() -> list[tuple[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (f"t{i}", torch.randn(3 + i, 5, generator=generator).to(kind))
+        for i, kind in enumerate((torch.bfloat16, torch.float32, torch.bfloat16, torch.float32))
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 4), max_size=3)), max_size=9
+    ),
+    st.integers(1, 200),
+)
+def test_buckets_hold_every_byte_once_and_aligned(
+    shapes: list[tuple[torch.dtype, list[int]]], size: int
+) -> None:
+    tensors = [
+        (f"t{i}", torch.randint(0, 100, shape).to(kind)) for i, (kind, shape) in enumerate(shapes)
+    ]
+    found: dict[str, torch.Tensor] = {}
+    for bucket in buckets(tensors, size):
+        offset = 0
+        for name, kind, shape in zip(bucket.names, bucket.dtypes, bucket.shapes, strict=True):
+            dtype = getattr(torch, kind)
+            length = dtype.itemsize * int(torch.tensor(shape).prod()) if shape else dtype.itemsize
+            assert offset % dtype.itemsize == 0
+            found[name] = bucket.data[offset : offset + length].view(dtype).view(shape)
+            offset += length
+        assert offset == bucket.data.numel()
+        assert offset <= size or len(bucket.names) == 1
+    assert found.keys() == dict(tensors).keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors)
+
+
+def test_checksums_differ_where_one_bit_does() -> None:
+    tensor = torch.arange(12.0).view(3, 4)
+    other = tensor.clone()
+    other[2, 3] = torch.nextafter(other[2, 3], torch.tensor(100.0))
+    assert checksums([("a", tensor.t())]) == checksums([("a", tensor.t().contiguous())])
+    assert checksums([("a", tensor)]) != checksums([("a", other)])
+
+
+def test_a_publication_is_one_session_with_the_version_at_its_end(fakes: list[FakeServer]) -> None:
+    fakes += [FakeServer(), FakeServer()]
+    links = [connected(fake) for fake in fakes]
+    report = publish(some_tensors, links, version=7, bucket_bytes=100, timeout_s=20)
+    assert not report.failed
+    for fake, link in zip(fakes, links, strict=True):
+        assert fake.paths()[1:3] == ["/pause_generation", "/begin_weight_update"]
+        assert fake.paths()[-2:] == ["/end_weight_update", "/continue_generation"]
+        updates = [body for path, body in fake.calls if path.startswith("/update")]
+        assert len(updates) > 2
+        assert [body.get("weight_version") for body in updates[:-1]] == [None] * (len(updates) - 1)
+        assert [body["flush_cache"] for body in updates] == [False] * (len(updates) - 1) + [True]
+        assert updates[-1]["weight_version"] == "7"
+        for name, tensor in some_tensors():
+            assert torch.equal(fake.received[name], tensor)
+        assert report.servers[link.url].sent_bytes == sum(t.nbytes for _, t in some_tensors())
+        link.close()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nothing_is_sent_of_weights_that_are_not_finite(
+    fakes: list[FakeServer], bad: float
+) -> None:
+    fakes.append(FakeServer())
+    link = connected(fakes[0])
+    broken = [*some_tensors(), ("last", torch.tensor([1.0, bad]))]
+    with pytest.raises(WeightSyncError, match="last is not finite"):
+        publish(broken, [link], version=1)
+    assert fakes[0].paths() == ["/init_weights_update_group"]
+    link.close()
+
+
+def test_a_server_that_hangs_costs_only_itself_and_no_more_than_the_time_out(
+    fakes: list[FakeServer],
+) -> None:
+    fakes += [FakeServer(silent=True), FakeServer()]
+    links = [connected(fake) for fake in fakes]
+    began = time.monotonic()
+    report = publish(some_tensors(), links, version=3, bucket_bytes=100, timeout_s=1.5)
+    assert report.failed == [fakes[0].url]
+    assert fakes[0].url in report.servers[fakes[0].url].error
+    assert time.monotonic() - began < 12
+    assert links[0].group is None
+    assert fakes[1].received.keys() == dict(some_tensors()).keys()
+    assert fakes[1].paths()[-1] == "/continue_generation"
+    links[1].close()
+
+
+@pytest.mark.parametrize("path", ["/pause_generation", "/begin_weight_update"])
+def test_a_server_that_refuses_gets_nothing(fakes: list[FakeServer], path: str) -> None:
+    fakes += [FakeServer(refuse=path), FakeServer()]
+    links = [connected(fake) for fake in fakes]
+    report = publish(some_tensors(), links, version=3, timeout_s=20)
+    assert report.failed == [fakes[0].url]
+    assert path in report.servers[fakes[0].url].error
+    assert not fakes[0].received
+    assert fakes[1].received
+    links[1].close()
+
+
+def test_a_session_left_open_is_closed_first(fakes: list[FakeServer]) -> None:
+    url = shared_server().urls[0]
+    link = ServerLink(url)
+    link.connect(timeout_s=20)
+    link.post("/begin_weight_update", {}, 10)
+    report = publish(tiny_module().state_dict().items(), [link], version=60)
+    assert not report.failed
+    assert generate(url, (1, 2))["meta_info"]["weight_version"] == "60"
+    link.close()
+
+
+def test_an_unreachable_server_is_named() -> None:
+    link = ServerLink("http://127.0.0.1:1")
+    with pytest.raises(WeightSyncError, match="127.0.0.1:1"):
+        link.connect(timeout_s=1)
+    report = publish(some_tensors(), [link], version=1)
+    assert report.failed == ["http://127.0.0.1:1"]
+
+
+def test_bf16_weights_are_cast_on_arrival_and_unknown_names_are_skipped() -> None:
+    url = shared_server().urls[0]
+    link = ServerLink(url)
+    link.connect(timeout_s=20)
+    cast = [(name, tensor.bfloat16()) for name, tensor in tiny_module(1).state_dict().items()]
+    cast.append(("no.such.weight", torch.zeros(3)))
+    assert not publish(cast, [link], version=61).failed
+    wide = checksums((name, tensor.float()) for name, tensor in cast[:-1])
+    assert server_checksums(url, timeout_s=20) == wide
+    link.close()
+
+
+def test_the_server_refuses_shapes_that_do_not_fit_and_lives_on() -> None:
+    url = shared_server().urls[0]
+    link = ServerLink(url)
+    link.connect(timeout_s=20)
+    report = publish([("lm_head.weight", torch.zeros(2, 2))], [link], version=62)
+    assert "lm_head.weight" in report.servers[url].error
+    link.connect(timeout_s=20)
+    assert not publish(tiny_module().state_dict().items(), [link], version=63).failed
+    link.close()
+
+
+def test_plain_tensors_arrive_too(fakes: list[FakeServer]) -> None:
+    fakes.append(FakeServer())
+    link = connected(fakes[0])
+    tensors = some_tensors()
+    received = in_background(
+        lambda: receive_bucket(
+            fakes[0].group,
+            [name for name, _ in tensors],
+            [str(tensor.dtype) for _, tensor in tensors],
+            [list(tensor.shape) for _, tensor in tensors],
+            flattened=False,
+            device="cpu",
+            timeout_s=20,
+        )
+    )
+    for _, tensor in tensors:
+        dist.broadcast(tensor, src=0, group=link.group)
+    for (name, sent), (found, tensor) in zip(tensors, received.result(20), strict=True):
+        assert (name, tensor.dtype) == (found, sent.dtype)
+        assert torch.equal(tensor, sent)
+    link.close()
+
+
+@pytest.mark.parametrize(
+    "names, dtypes, shapes, why",
+    [
+        (["a"], ["float32"], [], "1 names"),
+        (["a"], ["float33"], [[1]], "float33"),
+        (["a"], ["Tensor"], [[1]], "Tensor"),
+        (["a", "b"], ["uint8", "float32"], [[1], [1]], "aligned"),
+    ],
+)
+def test_senseless_announcements_are_refused_before_the_broadcast(
+    names: list[str], dtypes: list[str], shapes: list[list[int]], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        receive_bucket(None, names, dtypes, shapes, flattened=True, device="cpu", timeout_s=1)
