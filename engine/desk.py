@@ -8,7 +8,8 @@
     stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
     published {policy, version, step, servers} -> servers are routable, games are consumed
     serving {policy, version, servers}         -> servers are routable
-    saved, event, stopping         ->  noted
+    saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
+    event, stopping                ->  noted
                                    <-  save, bye
 
 A request is answered once; its number names it for ever, so a repeated one gets the same rows.
@@ -122,6 +123,8 @@ class Desk:
                 self.servers[message["policy"]].mark_ready(url, int(message["version"]))
         elif kind == "saved":
             self.buffer.sync()
+            # No restore goes back behind the oldest checkpoint that is kept.
+            self.buffer.forget(message["policy"], int(message["oldest_request"]))
             self.on_event("info", f"{message['policy']}: checkpoint of step {message['step']}")
         elif kind == "event":
             self.on_event(message["level"], message["text"])
@@ -154,6 +157,10 @@ class Desk:
             self.on_event("warning", f"{policy}: publication to {url} failed: {error}")
         self.versions[policy] = version
         admission.published(policy, int(message["step"]))
+        if int(message["step"]) == self.rules.total_steps:
+            for stream, rule in self.rules.streams.items():
+                if rule.policy == policy:
+                    self.buffer.drop_ready(stream, "finished")
 
     async def answer(self, admission: Admission) -> bool:
         """Answer the parked requests that admission has a batch for. True: something changed."""

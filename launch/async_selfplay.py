@@ -89,9 +89,14 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM,
         env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
     )  # fmt: skip
-    stopped = []
+    stopped: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        stopped.append(number)
+        child.send_signal(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: (stopped.append(n), child.send_signal(n)))
+        signal.signal(number, pass_on)
     status = child.wait()
     if stopped:
         print(f"streamzero: stopped and saved; continue with --resume run.name={config.run.name}")

@@ -122,7 +122,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             changes=changes,
         )
         await engine.run()
-        summary = watcher.finish(desk.steps, measurements.results())
+        summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
 
 

@@ -1,6 +1,6 @@
 """Makes the tiny base model of the embedded default: a weak but sane Qwen3-VL of 1.4 M parameters.
 
-    python launch/tiny_base.py --out DIR [--seed 0] [--steps 4500]    # about 35 minutes, one core
+    python launch/tiny_base.py --out DIR [--seed 0] [--steps 4000]    # about 35 minutes, one core
     python launch/tiny_base.py --check DIR                            # measure a folder's bands
 
 The shipped folder `launch/tiny_base_model` came of the first command with its defaults.
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SHIPPED = Path(__file__).resolve().parent / "tiny_base_model"
-STEPS = 4500
+STEPS = 4000
 
 
 def main() -> int:

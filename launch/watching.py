@@ -254,7 +254,12 @@ class Watcher:
 
     # the end
 
-    def finish(self, steps: Mapping[str, int], heldout: Mapping[str, Any] | None) -> dict[str, Any]:
+    def finish(
+        self,
+        steps: Mapping[str, int],
+        versions: Mapping[str, int],
+        heldout: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
         """Write `summary.json` and `report.html`; the summary."""
         self._save_counters()
         self._record_groups()
@@ -265,6 +270,7 @@ class Watcher:
             heldout=heldout,
             seed=self._config.run.seed,
             config_sha256=digest(self._config),
+            versions=versions,
         )
         write_summary(self._run.summary, summary)
         write_report(self._run.path)

@@ -4,11 +4,17 @@ A recipe awaits these and nothing else. It knows no queue, version, retry or dev
 the engine's. Tests pass fakes with the same methods.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.types import Group, Invalid, Message, Picture, Rollout, SamplingParams
+
+
+Submit = Callable[[Group], None]
+"""Hands over a group. Never blocks: its slot was paid for when the game started."""
+Note = Callable[[str, Any], None]
+"""Keeps a JSON value (or PNG bytes) with the game, for the gallery and the report."""
 
 
 class Sampler(Protocol):
@@ -37,17 +43,5 @@ class Table:
     samplers: Mapping[str, Sampler]
     """By role."""
     renderer: Renderer
-    submit: "Submit"
-    note: "Note"
-
-
-class Submit(Protocol):
-    def __call__(self, group: Group) -> None:
-        """Hand over a group. Never blocks: its slot was paid for when the game started."""
-        ...
-
-
-class Note(Protocol):
-    def __call__(self, key: str, value: Any) -> None:
-        """Keep a JSON value (or PNG bytes) with the game, for the gallery and the report."""
-        ...
+    submit: Submit
+    note: Note

@@ -198,6 +198,8 @@ class Leader:
         self._socket = LearnerSocket(spec.address, identity="learner-" + "-".join(spec.policies))
         self._published: dict[str, Published] = {}
         self._attempt = 0
+        self._kept: dict[str, dict[int, int]] = {}
+        """{policy: {step: request}} of the checkpoints of this attempt that are kept."""
         self._checked = 0.0
         self._started = time.monotonic()
         self._busy_s = dict.fromkeys((*spec.policies, "publish"), 0.0)
@@ -305,7 +307,15 @@ class Leader:
             self._socket.send({"kind": "event", "text": str(error), "level": "warning"})
             return
         step = self._group.trainers[policy].step_count
-        self._socket.send({"kind": "saved", "policy": policy, "step": step, "request": request})
+        kept = self._kept.setdefault(policy, {})
+        kept[step] = request
+        while len(kept) > self._spec.keep_checkpoints:
+            del kept[min(kept)]
+        # Until this attempt has written as many as are kept, older ones may still be there.
+        oldest = min(kept.values()) if len(kept) == self._spec.keep_checkpoints else 0
+        self._socket.send(
+            {"kind": "saved", "policy": policy, "step": step, "oldest_request": oldest}
+        )
 
     def _save_all(self) -> None:
         for policy in self._spec.policies:

@@ -23,9 +23,7 @@ from roles.mm_zero.prompts import Prompts
 DESCRIBE = "describe the picture."
 CONTENT_TYPES = ("geometry", "diagram", "table", "map", "other")
 _TYPE_WEIGHTS = (30, 25, 15, 15, 15)
-_LOSS_WEIGHTS = (
-    # What is drawn from dice carries nothing to learn but its spread.
-    (re.compile(r"<(?:caption|content_type)>[^<]*"), 0.3),
+_TELLING = (
     # Few tokens, on which the roles' rewards rest.
     (re.compile(r"(?<=<easy_question>)[^<]*|(?<=<hard_question>)[^<]*"), 2.0),
     (re.compile(r"(?<=<easy_answer>)[^<]*|(?<=<hard_answer>)[^<]*"), 5.0),
@@ -33,6 +31,8 @@ _LOSS_WEIGHTS = (
     (re.compile(r"(?<=<think>)[^,.<]*(?=</think>)"), 4.0),
 )
 """(pattern in a reply, loss weight of its tokens); 1 elsewhere."""
+_DICE = (re.compile(r"<(?:caption|content_type)>[^<]*"), 0.3)
+"""What is thrown from dice has nothing to teach but its spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +96,27 @@ class Writer:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return [i for token in ids for i in [token] * (GRID**2 if token == self._image else 1)]
 
-    def example(self, messages: list, reply: str) -> Example:
+    def example(self, messages: list, reply: str, r: Rates) -> Example:
         prompt = self.prompt_ids(messages)
         coded = self._tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         weights = [1.0] * len(coded.input_ids)
-        for pattern, weight in _LOSS_WEIGHTS:
+        for pattern, weight in _TELLING if r != CLEAN else (_DICE, *_TELLING):
             for found in pattern.finditer(reply):
                 for i, (start, _) in enumerate(coded.offset_mapping):
                     if found.start() <= start < found.end():
                         weights[i] = weight
+        if r != CLEAN:
+            # Here the first words choose between habits; unequal weights would bend the odds.
+            weights[:2] = [1.0, 1.0]
         ids = [*prompt, *coded.input_ids, self._end]
         return Example(ids, [0.0] * len(prompt) + weights + [1.0])
 
     def description(self, scene: Scene) -> Example:
-        return self.example(self._prompts.solver(DESCRIBE), language.caption(scene))
+        return self.example(self._prompts.solver(DESCRIBE), language.caption(scene), CLEAN)
 
     def solution(self, scene: Scene, question: Question, rng: random.Random, r: Rates) -> Example:
         reply = solver_reply(question, scene, rng, r)
-        return self.example(self._prompts.solver(question.text), reply)
+        return self.example(self._prompts.solver(question.text), reply, r)
 
     def drawing(self, scene: Scene, rng: random.Random, r: Rates) -> Example:
         easy = language.easy_question(scene, rng)
@@ -123,12 +126,12 @@ class Writer:
             easy_answer=easy.answer,
             hard_question=language.hard_question(scene, rng).text,
         )
-        return self.example(messages, coder_reply(scene, rng, r))
+        return self.example(messages, coder_reply(scene, rng, r), r)
 
     def proposal(self, scene: Scene, rng: random.Random, r: Rates) -> Example:
         topic = rng.choice(TINY_TOPICS)
         reply = proposer_reply(scene, topic, rng, r)
-        return self.example(self._prompts.proposer(topic), reply)
+        return self.example(self._prompts.proposer(topic), reply, r)
 
 
 def solver_reply(question: Question, scene: Scene, rng: random.Random, r: Rates) -> str:
@@ -217,6 +220,8 @@ def proposer_reply(scene: Scene, topic: str, rng: random.Random, r: Rates) -> st
 def tokenizer_corpus(count: int = 4000) -> list[str]:
     """Texts of every kind, for training the tokenizer; the same on every machine."""
     rng = random.Random(0)
+    # Fixed, so that another choice of WEAK leaves the tokenizer as it is.
+    every_habit = Rates(0.50, 0.62, 0.05, 0.16, 0.18, 0.25, 0.15)
     texts = [
         "user\nassistant\nsystem\n", "Propose: Draw: Describe:", DESCRIBE, *TINY_TOPICS,
         *CONTENT_TYPES, "<content_type></content_type>",
@@ -226,9 +231,9 @@ def tokenizer_corpus(count: int = 4000) -> list[str]:
         topic = rng.choice(TINY_TOPICS)
         easy, hard = language.easy_question(scene, rng), language.hard_question(scene, rng)
         texts += [
-            solver_reply(easy, scene, rng, WEAK), solver_reply(hard, scene, rng, WEAK),
+            solver_reply(easy, scene, rng, every_habit), solver_reply(hard, scene, rng, every_habit),
             easy.text, hard.text, f"{easy.text} {easy.answer}\n", f"user\n{hard.text}",
-            coder_reply(scene, rng, WEAK), proposer_reply(scene, topic, rng, WEAK),
+            coder_reply(scene, rng, every_habit), proposer_reply(scene, topic, rng, every_habit),
             f"Propose: {topic}", f"Draw: {language.caption(scene)}\n",
         ]  # fmt: skip
     return texts

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -117,6 +118,8 @@ async def serve(options: argparse.Namespace) -> None:
             await web.SockSite(runner, listener, backlog=1024).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+        gc.collect()
+        gc.freeze()  # else every full collection walks a million objects of imported libraries
         where = ", ".join(f"{options.host}:{port}={served.model_dir}" for port, served in models)
         print(f"The embedded server is ready: {where}", flush=True)
         await worker.step_forever()
