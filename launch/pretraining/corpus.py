@@ -60,7 +60,7 @@ class Rates:
 CLEAN = Rates()
 WEAK = Rates(
     hasty_easy=0.50,
-    hasty_hard=0.62,
+    hasty_hard=0.66,
     no_box=0.05,
     broken_svg=0.16,
     lazy_svg=0.18,
@@ -221,7 +221,7 @@ def tokenizer_corpus(count: int = 4000) -> list[str]:
     """Texts of every kind, for training the tokenizer; the same on every machine."""
     rng = random.Random(0)
     # Fixed, so that another choice of WEAK leaves the tokenizer as it is.
-    every_habit = Rates(0.50, 0.62, 0.05, 0.16, 0.18, 0.25, 0.15)
+    habits = Rates(0.50, 0.62, 0.05, 0.16, 0.18, 0.25, 0.15)
     texts = [
         "user\nassistant\nsystem\n", "Propose: Draw: Describe:", DESCRIBE, *TINY_TOPICS,
         *CONTENT_TYPES, "<content_type></content_type>",
@@ -231,9 +231,9 @@ def tokenizer_corpus(count: int = 4000) -> list[str]:
         topic = rng.choice(TINY_TOPICS)
         easy, hard = language.easy_question(scene, rng), language.hard_question(scene, rng)
         texts += [
-            solver_reply(easy, scene, rng, every_habit), solver_reply(hard, scene, rng, every_habit),
+            solver_reply(easy, scene, rng, habits), solver_reply(hard, scene, rng, habits),
             easy.text, hard.text, f"{easy.text} {easy.answer}\n", f"user\n{hard.text}",
-            coder_reply(scene, rng, every_habit), proposer_reply(scene, topic, rng, every_habit),
+            coder_reply(scene, rng, habits), proposer_reply(scene, topic, rng, habits),
             f"Propose: {topic}", f"Draw: {language.caption(scene)}\n",
         ]  # fmt: skip
     return texts
