@@ -1,6 +1,8 @@
-"""`python -m engine.servers.embedded.bench MODEL_DIR`: tokens/s against plain `model.generate`.
+"""Measurements of the parts, as ratios from one run.
 
-Both sample the same number of tokens from equally long random prompts, eight samples each, at the
+    python launch/bench.py server [MODEL_DIR] --concurrency 16
+
+`server`: tokens/s of the embedded server over HTTP against plain `model.generate`. Both sample the same number of tokens from equally long random prompts, eight samples each, at the
 same concurrency, on one thread. The server is measured over HTTP, its cost included; `generate`
 gets one fixed batch, which is its best case.
 """
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.children import end, last_lines, spawn
 
@@ -106,14 +110,24 @@ def measure_generate(module: Any, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Measure both and print one line."""
-    parser = argparse.ArgumentParser(description="tokens/s: embedded server against generate")
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("--concurrency", type=int, default=16, help=f"a multiple of {_SAMPLES}")
-    parser.add_argument("--prompt-tokens", type=int, default=35)
-    parser.add_argument("--new-tokens", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    """Run the benchmark that the command line names."""
+    parser = argparse.ArgumentParser(description="measurements of the parts, as ratios")
+    parts = parser.add_subparsers(required=True)
+    server = parts.add_parser("server", help="tokens/s: embedded server against generate")
+    server.add_argument(
+        "model_dir", type=Path, nargs="?", default=Path(__file__).parent / "tiny_base_model"
+    )
+    server.add_argument("--concurrency", type=int, default=16, help=f"a multiple of {_SAMPLES}")
+    server.add_argument("--prompt-tokens", type=int, default=35)
+    server.add_argument("--new-tokens", type=int, default=40)
+    server.add_argument("--seconds", type=float, default=10.0)
+    server.set_defaults(run=bench_server)
     options = parser.parse_args()
+    options.run(options)
+
+
+def bench_server(options: argparse.Namespace) -> None:
+    """Measure both and print one line."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     from transformers import Qwen3VLForConditionalGeneration
