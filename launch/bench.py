@@ -2,9 +2,9 @@
 
     python launch/bench.py server [MODEL_DIR] --concurrency 16
 
-`server`: tokens/s of the embedded server over HTTP against plain `model.generate`. Both sample the same number of tokens from equally long random prompts, eight samples each, at the
-same concurrency, on one thread. The server is measured over HTTP, its cost included; `generate`
-gets one fixed batch, which is its best case.
+`server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`. Both sample
+the same number of tokens from equally long random prompts, eight samples each, at the same
+concurrency, on one thread. `generate` gets one fixed batch, which is its best case.
 """
 
 import argparse
