@@ -30,6 +30,11 @@ def check_layout(layout: LayoutConfig, policies: Collection[str], world: int | N
         for rank in group.ranks:
             _claim(owners, rank, f"layout.learners.{i}")
     for i, host in enumerate(layout.servers):
+        if host.kind == "sglang" and len(host.policies) != 1:
+            raise ConfigError(
+                f"layout.servers.{i}.policies: an SGLang server holds one policy's weights; "
+                f"give {len(host.policies)} hosts, one for each"
+            )
         for rank in range(host.rank, host.rank + host.tp):
             _claim(owners, rank, f"layout.servers.{i}")
     _check_policies(

@@ -27,7 +27,8 @@ EXIT_BAD_INPUT = 2
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/async_selfplay.py",
-        description="Asynchronous streaming self-play. Without CONFIG: the quickstart on CPU.",
+        description="Asynchronous streaming self-play. Without CONFIG: the "
+        "quickstart on CPU, mm_zero_8gpu on 8 GPUs.",
         epilog="example: launch/async_selfplay.py launch/configs/quickstart.yaml run.seed=1",
     )
     parser.add_argument("config", nargs="?", type=Path, help="a YAML file of launch/configs/")
@@ -43,7 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         args.overrides.insert(0, str(args.config))
         args.config = None
     if args.config is None:
-        args.config = CONFIGS / "quickstart.yaml"
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        args.config = CONFIGS / ("mm_zero_8gpu.yaml" if gpus >= 8 else "quickstart.yaml")
     return args
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -140,6 +141,8 @@ def _run_learner(
     is_engine_gone: Callable[[], bool],
 ) -> int:
     urls = _server_urls(config, store)
+    if config.layout.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     spec = LearnerSpec(
         policies=group.policies,
         rank=group.ranks.index(rank),
@@ -176,6 +179,7 @@ def _run_server(
         max_running=host.max_running,
         weight_version=UNFILLED,
         seed=config.run.seed,
+        gpus=_gpus(host) if config.layout.device == "cuda" else (),
         extra_args=host.extra_args,
     )
     store.set(f"servers/{host.rank}", json.dumps(urls))
@@ -209,6 +213,12 @@ def _server_urls(config: RootConfig, store: Store) -> dict[str, list[str]]:
         for policy, url in json.loads(store.get(f"servers/{host.rank}")).items():
             urls.setdefault(policy, []).append(url)
     return urls
+
+
+def _gpus(host: ServerHostConfig) -> tuple[int, ...]:
+    """One GPU per rank: this rank's, and those of its tensor-parallel neighbours."""
+    first = int(os.environ["LOCAL_RANK"])
+    return tuple(range(first, first + host.tp))
 
 
 def _free_ports(host: ServerHostConfig) -> list[int]:

@@ -46,6 +46,8 @@ class ServerSpec:
     weight_version: str = "0"
     admin_key: str | None = None
     seed: int = 0
+    gpus: tuple[int, ...] = ()
+    """Local indices of the GPUs that it may see; empty: all."""
     extra_args: tuple[str, ...] = ()
     python: str = sys.executable
     """SGLang may live in an environment of its own."""
@@ -157,6 +159,8 @@ def environment(spec: ServerSpec) -> dict[str, str]:
     added = {"TORCHELASTIC_USE_AGENT_STORE": "False", "HF_HUB_OFFLINE": "1"}
     if spec.device == "cpu":
         added["OMP_NUM_THREADS"] = "1"
+    if spec.gpus:
+        added["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
     if spec.kind == "sglang":
         # Image embeddings would outlive weight updates; a health check would generate a token,
         # and fail during a pause.
