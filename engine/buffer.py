@@ -319,6 +319,14 @@ class Buffer:
                 "WHERE policy = ? AND state = 'leased' AND request <= ?",
                 (step, policy, request),
             )
+            # From behind the checkpoints that were kept (all corrupt): nothing to train with.
+            self._drop(
+                self._ids(
+                    "WHERE policy = ? AND request > ? AND state = 'trained' AND payload IS NULL",
+                    (policy, request),
+                ),
+                "payload_freed",
+            )
             undone = self._db.execute(
                 "UPDATE groups SET state = 'ready', request = NULL, attempt = NULL, step = NULL, "
                 "age = NULL, judge_age = NULL "

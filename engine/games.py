@@ -78,6 +78,16 @@ class Games:
             self.admission.settle(game)
             self.on_change()
 
+    def end_unstarted(self) -> None:
+        """End as dropped[stopped] what was started, but cancelled before `run` had its first turn.
+
+        To be called when no game's task is left.
+        """
+        for game in list(self.in_flight):
+            self.in_flight.discard(game)
+            self.buffer.end_game(game, dropped="stopped")
+            self.admission.settle(game)
+
     def _submit(self, game: int, group: Group) -> None:
         if group.game != game:
             raise ValueError(f"game {game} submitted a group of game {group.game}")

@@ -74,7 +74,7 @@ class Engine:
                     )
                 ]
                 await self._until_over()
-                await self._wind_down()
+                await self._wind_down(tasks)
                 for task in own:
                     task.cancel()
         except BaseExceptionGroup as failures:
@@ -88,21 +88,32 @@ class Engine:
                 return
             await self.changes.beyond(seen)
 
-    async def _wind_down(self) -> None:
+    async def _wind_down(self, tasks: asyncio.TaskGroup) -> None:
         self.admission.stop()
-        if self.desk.is_stopping:
+        ending = tasks.create_task(self._play_out(), name="play out")
+        ending.add_done_callback(lambda _: self.changes.notify())
+        while True:
+            seen = self.changes.count
+            if ending.done() or self.desk.is_stopping:
+                break
+            await self.changes.beyond(seen)
+        if not ending.done():  # told to stop, maybe while the last games or the result took long
             self.phase = "stopping"
-            for task in self._tasks:
+            for task in (ending, *self._tasks):
                 task.cancel()
-        else:
-            self.phase = "playing out the last games"
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        if not self.desk.is_stopping and self.hooks.measure_after is not None:
-            self.phase = "measuring the result"
-            await self.hooks.measure_after()
+            while waiting := {task for task in (ending, *self._tasks) if not task.done()}:
+                await asyncio.wait(waiting)
+            self.games.end_unstarted()
         self.phase = "done"
         await self.desk.tell_all("bye")
+
+    async def _play_out(self) -> None:
+        self.phase = "playing out the last games"
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self.hooks.measure_after is not None:
+            self.phase = "measuring the result"
+            await self.hooks.measure_after()
 
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
         while True:

@@ -11,12 +11,14 @@ import hashlib
 import http.client
 import json
 import math
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -267,7 +269,7 @@ class ServerLink:
         self.admin_key = admin_key
         self.group: dist.ProcessGroup | None = None
         self._group_name = ""
-        self._store: dist.TCPStore | None = None
+        self._stores: tuple[dist.TCPStore, ...] = ()
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         """POST to this server; raises WeightSyncError, also where it answers without success."""
@@ -281,13 +283,17 @@ class ServerLink:
         self.close()
         call_timeout = timedelta(seconds=timeout_s)
         name = f"streamzero-{uuid.uuid4().hex}"
-        # The listening address is the host's own; port 0 lets the system choose a free one.
-        store = dist.TCPStore(
-            self.address, 0, is_master=True, timeout=call_timeout, wait_for_workers=False
+        # By itself a store listens on all interfaces; port 0 lets the system choose a free one.
+        listener = socket.create_server((self.address, 0))
+        port = listener.getsockname()[1]
+        make = partial(
+            dist.TCPStore, self.address, port, timeout=call_timeout, wait_for_workers=False
         )
+        served = [make(is_master=True, master_listen_fd=listener.detach())]
+        store = make(is_master=False)
         body = {
             "master_address": self.address,
-            "master_port": store.port,
+            "master_port": port,
             "rank_offset": 1,
             "world_size": self.world_size,
             "group_name": name,
@@ -295,12 +301,14 @@ class ServerLink:
         }
         with ThreadPoolExecutor(1) as pool:
             joined = pool.submit(self.post, "/init_weights_update_group", body, timeout_s)
+            # A refusal ends the store, and with it our wait for a server that will not come.
+            joined.add_done_callback(lambda post: served.clear() if post.exception() else None)
             try:
                 self.group = _group(store, 0, self.world_size, name, self.backend, call_timeout)
             except Exception as error:
                 reason = joined.exception()  # the server's own words say more than the time-out
                 raise WeightSyncError(f"{self.url}: no process group: {reason or error}") from error
-            self._store, self._group_name = store, name
+            self._stores, self._group_name = (*served, store), name
             try:
                 joined.result()
             except WeightSyncError:
@@ -317,7 +325,7 @@ class ServerLink:
             call_server(
                 self.url, "/destroy_weights_update_group", body, timeout_s=5, key=self.admin_key
             )
-        self.group = self._store = None
+        self.group, self._stores = None, ()
 
 
 @dataclass(frozen=True, slots=True)

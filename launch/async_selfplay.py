@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--new-name", action="store_true", help="take the first free one of NAME, NAME-2, ..."
     )
     args = parser.parse_args(argv)
-    if args.config is not None and "=" in args.config.name and not args.config.exists():
+    if args.config is not None and "=" in str(args.config) and not args.config.exists():
         args.overrides.insert(0, str(args.config))
         args.config = None
     if args.config is None:

@@ -113,9 +113,13 @@ def latest_valid(directory: Path) -> tuple[Path | None, list[str]]:
     return None, warnings
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Remove all but the newest `keep` (at least one) checkpoints, and unfinished ones."""
-    for path in _found(directory)[: -max(1, keep)]:
+def prune(directory: Path, keep: int, *, newest: int | None = None) -> None:
+    """Remove all but the last `keep` (at least one) checkpoints up to step `newest`, and
+    unfinished ones. Later steps are of weights that a fallback left behind: corrupt, and no
+    reason to remove a good one."""
+    found = _found(directory)
+    lineage = [p for p in found if newest is None or p.name <= f"step-{newest:08d}"]
+    for path in set(found) - set(lineage[-max(1, keep) :]):
         shutil.rmtree(path)
     for path in directory.glob(".building-*"):
         shutil.rmtree(path)

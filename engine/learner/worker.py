@@ -158,8 +158,9 @@ class LearnerGroup:
         if command["kind"] == "save":
             return self.save(policy, int(command["request"]))
         if command["kind"] == "publish":
-            for _ in self.trainers[policy].named_weights():
-                pass  # takes part in the gathers; rank 0 sends what they give
+            for _ in range(int(command["passes"])):
+                for _ in self.trainers[policy].named_weights():
+                    pass  # takes part in the gathers; rank 0 sends what they give
             return None
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 
@@ -168,7 +169,7 @@ class LearnerGroup:
         trainer = self.trainers[policy]
         checkpoint.save(folder, trainer, base=self.spec.base, meta={"request": request})
         if self.spec.rank == 0:
-            checkpoint.prune(folder, self.spec.keep_checkpoints)
+            checkpoint.prune(folder, self.spec.keep_checkpoints, newest=trainer.step_count)
 
 
 @dataclass(slots=True)
@@ -330,10 +331,11 @@ class Leader:
     def _publish(self, policy: str, links: dict[str, ServerLink]) -> None:
         """Send the current weights, as the current version, to the servers behind `links`."""
         state, cfg = self._published[policy], self._spec.weights
-        self._group.broadcast({"kind": "publish", "policy": policy}, {})
+        # Whole buckets are gathered twice, to check and to send; never the whole model at once.
+        self._group.broadcast({"kind": "publish", "policy": policy, "passes": 2}, {})
         started = time.monotonic()
         report = publish(
-            self._group.trainers[policy].named_weights(),
+            self._group.trainers[policy].named_weights,
             list(links.values()),
             version=state.version,
             bucket_bytes=int(cfg.bucket_mb * 2**20),
@@ -364,6 +366,8 @@ class Leader:
     def _compare(self, policy: str, urls: list[str]) -> dict[str, str]:
         """{url: error} of the servers whose weights are not ours, bit for bit. A server whose
         tensors have other names (SGLang fuses some) is only asked whether it answers."""
+        # A gather is a collective: without the command the other ranks would never join it.
+        self._group.broadcast({"kind": "publish", "policy": policy, "passes": 1}, {})
         ours = checksums(self._group.trainers[policy].named_weights())
         errors = {}
         for url in urls:

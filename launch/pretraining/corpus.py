@@ -23,9 +23,7 @@ from roles.mm_zero.prompts import Prompts
 DESCRIBE = "describe the picture."
 CONTENT_TYPES = ("geometry", "diagram", "table", "map", "other")
 _TYPE_WEIGHTS = (30, 25, 15, 15, 15)
-_WEIGHTS = (
-    # What is thrown from dice has nothing to teach but its spread.
-    (re.compile(r"<(?:caption|content_type)>[^<]*"), 0.3),
+_TELLING = (
     # Few tokens, on which the roles' rewards rest.
     (re.compile(r"(?<=<easy_question>)[^<]*|(?<=<hard_question>)[^<]*"), 2.0),
     (re.compile(r"(?<=<easy_answer>)[^<]*|(?<=<hard_answer>)[^<]*"), 5.0),
@@ -33,6 +31,8 @@ _WEIGHTS = (
     (re.compile(r"(?<=<think>)[^,.<]*(?=</think>)"), 4.0),
 )
 """(pattern in a reply, loss weight of its tokens); 1 elsewhere."""
+_DICE = (re.compile(r"<(?:caption|content_type)>[^<]*"), 0.3)
+"""What is thrown from dice has nothing to teach but its spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,20 @@ class Rates:
     trivial_hard: float = 0.0
     """The proposer's hard question is an easy one."""
     asks_last: float = 0.0
-    """The proposer asks for the color at the cell that it named last, or how many shapes there
+    """The proposer's easy question is about the shape that it named last, or how many there
     are: what so small a model answers truly, because it need not search its caption."""
 
 
 CLEAN = Rates()
 WEAK = Rates(
     hasty_easy=0.50,
-    hasty_hard=0.70,
+    hasty_hard=0.66,
     no_box=0.05,
     broken_svg=0.16,
     lazy_svg=0.18,
-    broken_proposal=0.20,
+    broken_proposal=0.25,
     trivial_hard=0.15,
-    asks_last=0.75,
+    asks_last=1.0,
 )
 
 
@@ -100,7 +100,7 @@ class Writer:
         prompt = self.prompt_ids(messages)
         coded = self._tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
         weights = [1.0] * len(coded.input_ids)
-        for pattern, weight in _WEIGHTS:
+        for pattern, weight in _TELLING if r != CLEAN else (_DICE, *_TELLING):
             for found in pattern.finditer(reply):
                 for i, (start, _) in enumerate(coded.offset_mapping):
                     if found.start() <= start < found.end():
@@ -190,8 +190,11 @@ def proposer_reply(scene: Scene, topic: str, rng: random.Random, r: Rates) -> st
     easy = language.easy_question(scene, rng)
     # No dice for a habit that does not exist: the clean corpus stays what it was without it.
     if r.asks_last and rng.random() < r.asks_last:
-        endings = (f"at {CELLS[scene[-1].cell]}?", "are there?")
-        easy = rng.choice([q for q in language.easy_questions(scene) if q.text.endswith(endings)])
+        last = {CELLS[scene[-1].cell], scene[-1].color, scene[-1].kind, "there"}
+        about = [
+            q for q in language.easy_questions(scene) if q.text.rstrip("?").split()[-1] in last
+        ]
+        easy = rng.choice(about)
     hard = language.hard_question(scene, rng, topic)
     if rng.random() < r.trivial_hard:
         hard = language.easy_question(scene, rng)
@@ -211,7 +214,7 @@ def proposer_reply(scene: Scene, topic: str, rng: random.Random, r: Rates) -> st
         return f"picture of {fields['caption']}"
     if habit == 1:
         return reply.split("<hard_question>")[0]
-    return reply.replace("</easy_answer>", "")
+    return reply.replace("</caption><easy_question>", " ")
 
 
 def tokenizer_corpus(count: int = 4000) -> list[str]:

@@ -30,7 +30,7 @@ class QuickRun:
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
     """A finished run. Read only: whoever changes it, changes a copy."""
     root = tmp_path_factory.mktemp("quick")
-    overrides = (f"run.root={root / 'runs'}", "run.name=quick", *QUICK_OVERRIDES)
+    overrides = ("run.name=quick", f"run.root={root / 'runs'}", *QUICK_OVERRIDES)
     ended = run(selfplay(*overrides), root / "output")
     return QuickRun(RunDir(root / "runs" / "quick"), ended)
 
@@ -40,6 +40,6 @@ def arguments(tmp_path: Path) -> Callable[..., list[str]]:
     """The command line of a run of the test's own, in its own folder."""
 
     def line(*more: str) -> list[str]:
-        return selfplay(*more, f"run.root={tmp_path / 'runs'}", "run.name=own")
+        return selfplay("run.name=own", f"run.root={tmp_path / 'runs'}", *more)
 
     return line

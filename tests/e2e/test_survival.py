@@ -1,0 +1,248 @@
+"""One run that loses its server, its engine and rank 0, is stopped and resumed, and ends well.
+
+Each blow follows an event that the run itself has written down, never a time.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from engine.rundir import RunDir
+from tests.e2e.command import (
+    POLL_S,
+    WITHOUT_MEASURING,
+    Ended,
+    Process,
+    Started,
+    descendants,
+    parent_of,
+    recorded,
+    run,
+    selfplay,
+    started,
+)
+from tests.e2e.records import (
+    POLICIES,
+    attempts_of,
+    check_books,
+    check_conservation,
+    check_lineage,
+    check_versions,
+    checkpoints_of,
+    events_of,
+    metrics_of,
+    rows,
+    steps_of,
+    summary_of,
+)
+
+pytestmark = pytest.mark.slow
+
+STEPS = 8
+SERVER, ENGINE = "engine.servers.embedded", "launch.engine"
+
+
+@dataclass(slots=True)
+class Survivor:
+    """The run of these tests, and what was seen on its way."""
+
+    dir: RunDir
+    output: Path
+    family: set[Process] = field(default_factory=set)
+    """Every process of the run that was ever seen."""
+    stopped: Ended | None = None
+    stopped_steps: dict[str, int] = field(default_factory=dict)
+    left_after_stop: set[Process] = field(default_factory=set)
+    second: Ended | None = None
+    ended: Ended | None = None
+
+    def command(self, *more: str) -> list[str]:
+        # max_age 1 keeps games close to steps: without a server nothing can go on for long.
+        place = (f"run.name={self.dir.path.name}", f"run.root={self.dir.path.parent}")
+        sizes = (f"run.steps={STEPS}", "run.checkpoint_every=2", "streams.max_age=1")
+        return selfplay(*place, *sizes, *WITHOUT_MEASURING, *more)
+
+    def look(self, front: Started) -> None:
+        self.family |= descendants(front.process.pid)
+
+    def alive(self) -> set[Process]:
+        """Those of the run's processes that have not ended after a fair wait."""
+        deadline = time.monotonic() + 10.0
+        while (left := {p for p in self.family if p.is_alive}) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return left
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
+    root = tmp_path_factory.mktemp("survival")
+    one = Survivor(RunDir(root / "runs" / "survivor"), root / "output")
+    with started(one.command(), one.output) as front:
+        lose_the_server(one, front)
+        lose_the_engine(one, front)
+        lose_rank_0(one, front)
+        front.process.send_signal(signal.SIGINT)
+        one.stopped = front.wait()
+        one.stopped_steps = {r["policy"]: r["step"] for r in steps_of(one.dir)}
+    one.left_after_stop = one.alive()
+    with started(one.command("--resume"), one.output) as front:
+        front.until(lambda: attempts_of(one.dir) == 4, "the resumed engine")
+        one.look(front)
+        one.second = run(one.command("--resume"), one.output)
+        one.ended = front.wait()
+    yield one
+    for process in one.family:
+        process.kill()
+
+
+def lose_the_server(one: Survivor, front: Started) -> None:
+    front.until(lambda: bool(steps_of(one.dir)), "a first step")
+    one.look(front)
+    server = recorded(one.dir, SERVER)
+    assert server is not None
+    server.kill()
+    # Games of step 3 start only after step 1 is published, so after this server's death.
+    front.until(lambda: any(r["step"] == 3 for r in steps_of(one.dir)), "a new server's games")
+    assert recorded(one.dir, SERVER) not in (None, server)
+    assert attempts_of(one.dir) == 1
+
+
+def lose_the_engine(one: Survivor, front: Started) -> None:
+    saved = [f"{policy}: checkpoint of step 2" for policy in POLICIES]
+    front.until(lambda: {*saved} <= {*events_of(one.dir)}, "checkpoints of step 2")
+    one.look(front)
+    engine = recorded(one.dir, ENGINE)
+    assert engine is not None
+    engine.kill()
+    front.until(goes_on(one, attempt=2), "steps of a second attempt")
+
+
+def lose_rank_0(one: Survivor, front: Started) -> None:
+    one.look(front)
+    engine = recorded(one.dir, ENGINE)
+    assert engine is not None
+    rank_0 = parent_of(engine.pid)
+    assert rank_0 in {process.pid for process in one.family}
+    os.kill(rank_0, signal.SIGKILL)
+    front.until(goes_on(one, attempt=3), "steps of a third attempt")
+    one.look(front)
+
+
+def goes_on(one: Survivor, *, attempt: int) -> Callable[[], bool]:
+    """True from the first step of `attempt` on."""
+    seen: list[int] = []
+
+    def condition() -> bool:
+        if attempts_of(one.dir) < attempt:
+            return False
+        seen.append(len(steps_of(one.dir)))
+        return seen[-1] > seen[0]
+
+    return condition
+
+
+def test_ctrl_c_saves_and_says_so(survivor: Survivor) -> None:
+    stopped = survivor.stopped
+    assert stopped is not None
+    assert stopped.status == 130, stopped
+    assert "Traceback" not in stopped.text
+    assert stopped.stderr == ""
+    (line,) = [line for line in stopped.stdout.splitlines() if "saved" in line[20:]]
+    assert line.startswith("streamzero: ")
+    assert "--resume" in line
+    assert survivor.left_after_stop == set()
+
+
+def test_ctrl_c_loses_no_step(survivor: Survivor) -> None:
+    assert set(survivor.stopped_steps) == set(POLICIES)
+    saved = {
+        json.loads((path / "trainer.json").read_text())["step"]
+        for policy in POLICIES
+        for path in checkpoints_of(survivor.dir, policy)
+    }
+    assert saved, "no checkpoint is left"
+    undone = [text for text in events_of(survivor.dir) if "return to ready" in text]
+    for policy, step in survivor.stopped_steps.items():
+        after = f"{policy}: {{}} groups trained after step "
+        restored = [t for t in undone if t.startswith(after.split(" {")[0])]
+        # Only the two crashes lost steps; what the stop saved is where the resume began.
+        restores = rows(
+            survivor.dir,
+            f"SELECT step FROM restores WHERE policy = '{policy}' ORDER BY attempt",
+        )
+        assert len(restores) == 4
+        assert restores[-1] == (step,), (policy, restored)
+
+
+def test_a_second_process_is_refused(survivor: Survivor) -> None:
+    second = survivor.second
+    assert second is not None
+    assert second.status != 0
+    (line,) = second.lines
+    assert line.startswith("streamzero: ")
+    assert str(survivor.dir.path) in line
+    assert "in use" in line
+
+
+def test_the_run_ends_well_after_all(survivor: Survivor) -> None:
+    ended = survivor.ended
+    assert ended is not None
+    assert ended.status == 0, ended
+    assert "Traceback" not in ended.text
+    summary = summary_of(survivor.dir)
+    assert summary["steps"] == dict.fromkeys(POLICIES, STEPS)
+    assert summary["attempts"] == 4
+    assert summary["games"]["in_flight"] == 0
+    assert set(summary["games"]["dropped"]) <= {"lost_in_crash", "stopped"}
+    for policy in POLICIES:
+        assert summary["age"][policy]["max"] <= 1
+        assert checkpoints_of(survivor.dir, policy)[-1].name == f"step-{STEPS:08d}"
+
+
+def test_the_books_balance_over_all_attempts(survivor: Survivor) -> None:
+    summary = summary_of(survivor.dir)
+    check_conservation(summary)
+    check_books(survivor.dir, summary)
+    assert all(groups["leased"] == 0 for groups in summary["groups"].values())
+
+
+def test_nothing_is_twice_in_the_lineage(survivor: Survivor) -> None:
+    undone = [text for text in events_of(survivor.dir) if "return to ready" in text]
+    assert undone, "the kills undid no step: this test would show nothing"
+    check_lineage(survivor.dir, STEPS)
+    check_versions(survivor.dir)
+
+
+def test_tokens_and_time_add_up_over_attempts(survivor: Survivor) -> None:
+    summary = summary_of(survivor.dir)
+    trained = dict.fromkeys(POLICIES, 0)
+    for record in steps_of(survivor.dir):
+        trained[record["policy"]] += int(record["metrics"].get("tokens", 0))
+    for policy in POLICIES:
+        # A crash may lose the last second's count, the lost steps' own count stays.
+        final = {
+            r["step"]: int(r["metrics"]["tokens"])
+            for r in steps_of(survivor.dir)
+            if r["policy"] == policy
+        }
+        counted = summary["tokens"][policy]["trained"]
+        assert 0.5 * sum(final.values()) < counted <= trained[policy]
+    records = metrics_of(survivor.dir)
+    assert 0 < summary["wall_s"] <= records[-1]["t"] - records[0]["t"] + 60
+
+
+def test_nothing_of_it_is_left(survivor: Survivor) -> None:
+    assert survivor.alive() == set()
+    words = f"/{survivor.dir.path.name}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        assert not (str(survivor.dir.path.parent).encode() in command and words in command)
