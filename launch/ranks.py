@@ -34,6 +34,7 @@ from engine.layout import Job, check_layout, job_of
 from engine.learner.worker import LearnerSpec, run_learner
 from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, ServerSpec, serve
+from engine.tasks import first_of
 from launch.config import RootConfig
 from launch.preflight import check_before_start, write_config
 from roles.mm_zero.recipe import STREAMS
@@ -183,7 +184,13 @@ def _run_server(
         extra_args=host.extra_args,
     )
     store.set(f"servers/{host.rank}", json.dumps(urls))
-    asyncio.run(_supervise(spec, run, store, stop))
+    try:
+        asyncio.run(_supervise(spec, run, store, stop))
+    except BaseExceptionGroup as failures:
+        error = first_of(failures)
+        if isinstance(error, ConfigError):  # only this rank knows it: not left to rank 0 to say
+            raise EngineError(str(error)) from failures
+        raise error from failures
     return 0
 
 
