@@ -50,8 +50,15 @@ class RunDir:
         return self.path / "checkpoints" / policy
 
     def create(self) -> None:
+        """Make the folders. Raises ConfigError where they cannot be made."""
         for folder in (self.path, self.logs, self.pids):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"run.root: {folder} cannot be made: {error.strerror}; "
+                    "choose a folder that can be written"
+                ) from None
 
 
 class RunLock:
@@ -63,7 +70,13 @@ class RunLock:
 
     def __init__(self, run: RunDir) -> None:
         path = run.path / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"run.root: {path} cannot be opened: {error.strerror}; "
+                "choose a folder that can be written"
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

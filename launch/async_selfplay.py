@@ -9,6 +9,7 @@ everything first and then runs that torchrun command.
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--new-name", action="store_true", help="take the first free one of NAME, NAME-2, ..."
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.config is not None and "=" in str(args.config) and not args.config.exists():
         args.overrides.insert(0, str(args.config))
         args.config = None
@@ -101,7 +102,8 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         signal.signal(number, pass_on)
     status = child.wait()
     if stopped:
-        print(f"streamzero: stopped and saved; continue with --resume run.name={config.run.name}")
+        again = shlex.join([__file__, str(args.config), *overrides, "--resume"])
+        print(f"streamzero: stopped and saved; continue with: python {again}")
         return 128 + stopped[0]
     if status:
         print(f"streamzero: the run failed; {log} ends with:", file=sys.stderr)
