@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+# Loaded here: after a fork with threads, the loader's lock may be held for ever.
+_LIBC = ctypes.CDLL(None)
 
 
 def spawn(
@@ -29,7 +31,7 @@ def spawn(
 
     def before_exec() -> None:
         if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(die_with_parent))
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(die_with_parent))
             if os.getppid() != parent:  # it died before the line above took effect
                 os._exit(1)
 

@@ -16,17 +16,21 @@ A request is answered once; its number names it for ever, so a repeated one gets
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.admission import Admission, AdmissionRules, Consumption
 from engine.buffer import Buffer, Leased
-from engine.errors import TransportError
+from engine.errors import EngineError, TransportError
 from engine.transport import EngineSocket, Message
 from engine.wire import encode_group
 
 log = logging.getLogger(__name__)
+
+MAX_BARREN_STEPS = 100
+"""Batches in a row that may come to nothing for want of a single trainable group."""
 
 
 class Servers(Protocol):
@@ -77,6 +81,7 @@ class Desk:
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _parked: dict[str, Parked] = field(default_factory=dict)
+    _barren: Counter[str] = field(default_factory=Counter)
     _batches: dict[tuple[str, int], Batch] = field(default_factory=dict)
 
     async def gather(self) -> Admission:
@@ -144,6 +149,7 @@ class Desk:
             self.on_event("warning", f"{policy}: batch skipped ({message['reason']}), "
                                      f"{dropped} groups dropped")  # fmt: skip
         else:
+            self._barren[policy] = 0
             self.steps[policy] = int(message["step"])
             self.buffer.trained(policy, request, self.attempt, self.steps[policy])
         self.on_step(policy, message, batch.groups)
@@ -169,14 +175,25 @@ class Desk:
             while (next_step := admission.ready(policy)) is not None:
                 changed = True
                 if not admission.consume(next_step):
+                    self._count_barren(policy)
                     continue  # games without a group: consumed at once; look at the next ones
                 groups = self._lease(policy, parked.request, next_step.games)
                 if not groups:
                     admission.skipped(next_step)
+                    self._count_barren(policy)
                 del self._parked[policy]
                 await self._send_batch(parked, Batch(next_step, groups))
                 break
         return changed
+
+    def _count_barren(self, policy: str) -> None:
+        """A run in which a policy never gets anything to train on must not go on for ever."""
+        self._barren[policy] += 1
+        if self._barren[policy] >= MAX_BARREN_STEPS:
+            raise EngineError(
+                f"{policy}: {MAX_BARREN_STEPS} batches in a row without a group to train on; "
+                "its groups are all filtered or of equal rewards (see the report's funnel)"
+            )
 
     def _lease(self, policy: str, request: int, games: Mapping[str, Sequence[int]]) -> list[Leased]:
         streams = self.rules.streams

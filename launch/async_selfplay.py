@@ -88,10 +88,12 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     log = run.logs / "torchrun.log"
     print(f"streamzero: run {run.path}; Ctrl-C saves and stops, --resume continues", flush=True)
+    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    # One host: gloo need not listen where others could reach it.
+    env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     child = children.spawn(
-        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM,
-        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-    )  # fmt: skip
+        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM, env=env
+    )
     stopped: list[int] = []
 
     def pass_on(number: int, _: object) -> None:

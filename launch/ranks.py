@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -65,7 +66,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     job = job_of(config.layout, rank)
     if rank == 0:
         return _run_first(config, run, store, job, stop)
-    store.get("run")
+    _heard(store, "run", stop)
     _log_to(run.logs / f"rank{rank}.log")
     return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
 
@@ -85,18 +86,23 @@ def _run_first(
         store.set("engine", address)
         store.set("run", str(run.path))
         engine_log = run.logs / "engine.log"
-        server_threads = None
-        if job.server is not None:
-            server_threads = threading.Thread(
-                target=_run_server, args=(config, run, store, job.server, stop), daemon=True
-            )
-            server_threads.start()
         engine = children.spawn(
             [sys.executable, "-m", "launch.engine", str(run.path), address],
             log=None,
             env={"STREAMZERO_ENGINE_LOG": str(engine_log)},
         )
         record_pid(run, engine.pid)
+        if (host := job.server) is not None:
+
+            def serve_here() -> None:
+                try:
+                    _run_server(config, run, store, host, stop)
+                except Exception as error:
+                    log.exception("no server on rank 0")
+                    print(f"streamzero: rank 0: {error}", file=sys.stderr)
+                    children.end(engine)  # this attempt is over: whoever waits for it sees
+
+            threading.Thread(target=serve_here, daemon=True).start()
         try:
             status = 0
             if job.learner is not None:
@@ -141,7 +147,7 @@ def _run_learner(
     rank: int,
     is_engine_gone: Callable[[], bool],
 ) -> int:
-    urls = _server_urls(config, store)
+    urls = _server_urls(config, store, stop)
     if config.layout.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     spec = LearnerSpec(
@@ -158,8 +164,13 @@ def _run_learner(
         checkpoints={policy: run.checkpoints(policy) for policy in group.policies},
         learner=config.learner,
         weights=config.weights,
-        address=store.get("engine").decode(),
+        address=_heard(store, "engine", stop),
         servers={policy: tuple(urls[policy]) for policy in group.policies},
+        tensor_parallel={
+            url: host.tp
+            for host in config.layout.servers
+            for url in json.loads(store.get(f"servers/{host.rank}")).values()
+        },
     )
     run_learner(spec, store=store, should_stop=stop.is_set, is_engine_gone=is_engine_gone)
     return 0
@@ -213,11 +224,25 @@ async def _supervise(spec: ServerSpec, run: RunDir, store: Store, stop: threadin
         ended.set()
 
 
-def _server_urls(config: RootConfig, store: Store) -> dict[str, list[str]]:
+def _heard(store: Store, key: str, stop: threading.Event) -> str:
+    """What another rank says under `key`, once it has; exits when told to stop meanwhile.
+
+    `store.get` alone hears no signal: the agent would wait half a minute, then kill.
+    """
+    deadline_s = time.monotonic() + STORE_TIMEOUT.total_seconds()
+    while not store.check([key]):
+        if stop.wait(0.1):
+            raise SystemExit(1)
+        if time.monotonic() > deadline_s:
+            raise EngineError(f"no rank said {key!r} within {STORE_TIMEOUT}")
+    return store.get(key).decode()
+
+
+def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dict[str, list[str]]:
     """{policy: [url]} as the server hosts told the store; waits for them."""
     urls: dict[str, list[str]] = {}
     for host in config.layout.servers:
-        for policy, url in json.loads(store.get(f"servers/{host.rank}")).items():
+        for policy, url in json.loads(_heard(store, f"servers/{host.rank}", stop)).items():
             urls.setdefault(policy, []).append(url)
     return urls
 

@@ -21,6 +21,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -42,7 +43,8 @@ log = logging.getLogger(__name__)
 
 GAP_S = 0.2
 SERVER_CHECK_S = 2.0
-HELLO_TIMEOUT_S = 120.0
+HELLO_TIMEOUT_S = 1800.0
+"""The engine welcomes nobody before all groups have loaded their weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class LearnerSpec:
     weights: WeightsConfig
     address: str
     servers: dict[str, tuple[str, ...]]
+    tensor_parallel: dict[str, int]
+    """{server url: its tensor-parallel size}."""
 
 
 def run_learner(
@@ -98,7 +102,8 @@ class LearnerGroup:
                 rank=spec.rank,
                 world_size=spec.world,
             )
-            self._control = dist.new_group(backend="gloo")
+            # The other ranks wait in it for the next command, however long that takes.
+            self._control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
         self.requests: dict[str, int] = {}
         # The KL anchor is the base, frozen and shared, also after a resume.
         self._reference = (
@@ -408,7 +413,9 @@ class Leader:
         state = self._published[policy]
         if url in state.links:
             state.links.pop(url).close()
-        link = ServerLink(url, backend=self._spec.backend)
+        link = ServerLink(
+            url, backend=self._spec.backend, tensor_parallel=self._spec.tensor_parallel[url]
+        )
         try:
             link.connect(self._spec.weights.timeout_s)
         except WeightSyncError as error:

@@ -79,8 +79,7 @@ def check_books(run: RunDir, summary: Mapping[str, Any]) -> None:
             dict(
                 rows(
                     run,
-                    "SELECT state, count(*) FROM groups "
-                    f"WHERE stream = '{stream}' GROUP BY state",
+                    f"SELECT state, count(*) FROM groups WHERE stream = '{stream}' GROUP BY state",
                 )
             )
         )

@@ -1,5 +1,6 @@
 """What a user can get wrong: one clear line, a non-zero exit, no traceback, nothing left running."""
 
+import hashlib
 import json
 import shutil
 import socket
@@ -20,6 +21,7 @@ from tests.e2e.records import (
     check_versions,
     checkpoints_of,
     events_of,
+    rows,
     summary_of,
 )
 
@@ -55,21 +57,9 @@ def truncated_base(folder: Path) -> Path:
     return base
 
 
-def base_without_weights(folder: Path) -> Path:
-    base = copy_of_base(folder)
-    (base / "model.safetensors").unlink()
-    return base
-
-
 def base_without_tokenizer(folder: Path) -> Path:
     base = copy_of_base(folder)
     (base / "tokenizer.json").unlink()
-    return base
-
-
-def base_of_noise(folder: Path) -> Path:
-    base = copy_of_base(folder)
-    (base / "model.safetensors").write_bytes(b"\x00\xff" * 4096)
     return base
 
 
@@ -81,22 +71,13 @@ def other_architecture(folder: Path) -> Path:
     return base
 
 
-def base_of_broken_json(folder: Path) -> Path:
-    base = copy_of_base(folder)
-    (base / "config.json").write_text('{"architectures": [')
-    return base
-
-
 @pytest.mark.parametrize(
     "make, words",
     [
         (missing_base, ("no such folder", "nowhere")),
         (truncated_base, ("model.safetensors", "copy it again")),
-        (base_without_weights, ("model.safetensors is missing", "copy")),
         (base_without_tokenizer, ("tokenizer.json is missing", "copy")),
-        (base_of_noise, ("model.safetensors", "copy it again")),
         (other_architecture, ("LlamaForCausalLM", "Qwen3VLForConditionalGeneration")),
-        (base_of_broken_json, ("config.json", "JSON")),
     ],
 )
 def test_an_unusable_base_model(
@@ -111,12 +92,9 @@ def test_an_unusable_base_model(
     "override, words",
     [
         ("learner.lerning_rate=1", ("learner.lerning_rate", "unknown key", "did you mean")),
-        ("run.step=4", ("run.step", "'steps'")),
         ("run.steps=many", ("run.steps", "'many'")),
-        ("run.steps=0", ("run.steps", "greater than or equal to 1")),
         ("run.name=../elsewhere", ("run.name", "pattern")),
         ("layout.servers.0.rank=0", ("layout.servers.0", "rank 0", "layout.learners.0")),
-        ("layout.learners.0.policies=[proposer]", ("layout.learners", "'coder'")),
     ],
 )
 def test_a_config_that_makes_no_sense(
@@ -218,16 +196,15 @@ def test_missing_libcairo(arguments: Arguments, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_wrong_number_of_ranks(ranks: int, tmp_path: Path) -> None:
+def test_a_wrong_number_of_ranks(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = [str(SCRIPT), "run.name=own", f"run.root={tmp_path / 'runs'}"]
-    command = [*torchrun, f"--nproc-per-node={ranks}", *script]
+    command = [*torchrun, "--nproc-per-node=1", *script]
     ended = run(command, tmp_path, timeout_s=90.0)
     assert ended.status != 0
     ours = [line for line in ended.lines if line.startswith("streamzero: ")]
     assert len(ours) == 1, ended.text
-    assert f"it needs 2 ranks, torchrun started {ranks}" in ours[0]
+    assert "it needs 2 ranks, torchrun started 1" in ours[0]
     assert "--nproc-per-node=2 launch/async_selfplay.py" in ours[0]
     before, _, _ = ended.text.partition(ours[0])
     assert "Traceback" not in before, "torchrun's own words must not hide ours"
@@ -245,23 +222,30 @@ def test_an_existing_run_is_not_overwritten(quick_run: QuickRun, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_all_lost", [False, True])
-def test_a_corrupt_checkpoint(quick_run: QuickRun, is_all_lost: bool, tmp_path: Path) -> None:
+def test_corrupt_checkpoints(quick_run: QuickRun, tmp_path: Path) -> None:
     """The one before is taken, or the base where none is left, and the run completes."""
     own = RunDir(tmp_path / "runs" / "quick")
     shutil.copytree(quick_run.dir.path, own.path)
-    older, newest = checkpoints_of(own, "solver")
-    corrupt(newest / "model.safetensors")
-    if is_all_lost:
-        corrupt(older / "trainer.safetensors")
-    where = (f"run.root={own.path.parent}", "run.name=quick")
+    # The solver loses its newest, the coder both, the proposer none.
+    lost = [*checkpoints_of(own, "solver")[1:], *checkpoints_of(own, "coder")]
+    for path in lost:
+        corrupt(path / ("trainer.safetensors" if path.name.endswith("2") else "model.safetensors"))
+    where = ("run.name=quick", f"run.root={own.path.parent}")
     command = selfplay(*where, *QUICK_OVERRIDES, *WITHOUT_MEASURING, "--resume")
     ended = run(command, tmp_path)
     assert ended.status == 0, ended
     assert "Traceback" not in ended.text
     said = "\n".join([*events_of(own), *(path.read_text() for path in own.logs.glob("*.log"))])
-    assert f"checkpoint {newest} is corrupt" in said
-    assert "falling back to the one before" in said
+    for path in lost:
+        assert f"checkpoint {path} is corrupt" in said
+    assert said.count("falling back to the one before") >= len(lost)
+    restores = rows(own, "SELECT policy, step FROM restores WHERE attempt = 2")
+    assert dict(restores) == {"proposer": QUICK_STEPS, "coder": 0, "solver": 2}
+    check_the_end(own)
+
+
+def check_the_end(own: RunDir) -> None:
+    """A resumed run whose books balance, and whose newest checkpoints are whole again."""
     summary = summary_of(own)
     assert summary["steps"] == dict.fromkeys(POLICIES, QUICK_STEPS)
     assert summary["attempts"] == 2
@@ -269,6 +253,12 @@ def test_a_corrupt_checkpoint(quick_run: QuickRun, is_all_lost: bool, tmp_path: 
     check_books(own, summary)
     check_versions(own)
     check_lineage(own, QUICK_STEPS)
+    for policy in POLICIES:
+        newest = checkpoints_of(own, policy)[-1]
+        assert newest.name == f"step-{QUICK_STEPS:08d}"
+        record = json.loads((newest / "trainer.json").read_text())
+        for name, digest in record["files"].items():
+            assert hashlib.sha256((newest / name).read_bytes()).hexdigest() == digest, name
 
 
 def corrupt(path: Path) -> None:

@@ -5,7 +5,9 @@ Each blow follows an event that the run itself has written down, never a time.
 
 import json
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ from tests.e2e.records import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 8
+STEPS = 6
 SERVER, ENGINE = "engine.servers.embedded", "launch.engine"
 
 
@@ -91,7 +93,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         one.stopped = front.wait()
         one.stopped_steps = {r["policy"]: r["step"] for r in steps_of(one.dir)}
     one.left_after_stop = one.alive()
-    with started(one.command("--resume"), one.output) as front:
+    with started(again(one.stopped), one.output) as front:
         front.until(lambda: attempts_of(one.dir) == 4, "the resumed engine")
         one.look(front)
         one.second = run(one.command("--resume"), one.output)
@@ -99,6 +101,18 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
     yield one
     for process in one.family:
         process.kill()
+
+
+def again(stopped: Ended) -> list[str]:
+    """The command that the stopped run tells its user to continue with."""
+    assert stopped.status == 130, stopped
+    (line,) = [line for line in stopped.stdout.splitlines() if "stopped and saved" in line]
+    assert line.startswith("streamzero: ")
+    command = line.partition("continue with: ")[2]
+    assert "--resume" in command
+    python, *words = shlex.split(command)
+    assert python == "python"
+    return [sys.executable, *words]
 
 
 def lose_the_server(one: Survivor, front: Started) -> None:
@@ -153,31 +167,19 @@ def test_ctrl_c_saves_and_says_so(survivor: Survivor) -> None:
     assert stopped.status == 130, stopped
     assert "Traceback" not in stopped.text
     assert stopped.stderr == ""
-    (line,) = [line for line in stopped.stdout.splitlines() if "saved" in line[20:]]
-    assert line.startswith("streamzero: ")
-    assert "--resume" in line
+    assert again(stopped)
     assert survivor.left_after_stop == set()
 
 
 def test_ctrl_c_loses_no_step(survivor: Survivor) -> None:
+    """What the stop saved is where the resume began."""
     assert set(survivor.stopped_steps) == set(POLICIES)
-    saved = {
-        json.loads((path / "trainer.json").read_text())["step"]
-        for policy in POLICIES
-        for path in checkpoints_of(survivor.dir, policy)
-    }
-    assert saved, "no checkpoint is left"
-    undone = [text for text in events_of(survivor.dir) if "return to ready" in text]
     for policy, step in survivor.stopped_steps.items():
-        after = f"{policy}: {{}} groups trained after step "
-        restored = [t for t in undone if t.startswith(after.split(" {")[0])]
-        # Only the two crashes lost steps; what the stop saved is where the resume began.
         restores = rows(
             survivor.dir,
             f"SELECT step FROM restores WHERE policy = '{policy}' ORDER BY attempt",
         )
-        assert len(restores) == 4
-        assert restores[-1] == (step,), (policy, restored)
+        assert [0, 2, 2, step] == [restored for (restored,) in restores], policy
 
 
 def test_a_second_process_is_refused(survivor: Survivor) -> None:
@@ -213,36 +215,41 @@ def test_the_books_balance_over_all_attempts(survivor: Survivor) -> None:
 
 
 def test_nothing_is_twice_in_the_lineage(survivor: Survivor) -> None:
-    undone = [text for text in events_of(survivor.dir) if "return to ready" in text]
-    assert undone, "the kills undid no step: this test would show nothing"
+    made = [(record["policy"], record["step"]) for record in steps_of(survivor.dir)]
+    assert len(made) > len(set(made)), "the kills undid no step: this test would show nothing"
+    assert any("return to ready" in text for text in events_of(survivor.dir))
     check_lineage(survivor.dir, STEPS)
     check_versions(survivor.dir)
 
 
 def test_tokens_and_time_add_up_over_attempts(survivor: Survivor) -> None:
+    """The tokens of undone steps count too; a killed engine may lose its last second's count."""
     summary = summary_of(survivor.dir)
-    trained = dict.fromkeys(POLICIES, 0)
+    made: dict[str, list[int]] = {policy: [] for policy in POLICIES}
     for record in steps_of(survivor.dir):
-        trained[record["policy"]] += int(record["metrics"].get("tokens", 0))
-    for policy in POLICIES:
-        # A crash may lose the last second's count, the lost steps' own count stays.
-        final = {
-            r["step"]: int(r["metrics"]["tokens"])
-            for r in steps_of(survivor.dir)
-            if r["policy"] == policy
-        }
-        counted = summary["tokens"][policy]["trained"]
-        assert 0.5 * sum(final.values()) < counted <= trained[policy]
+        made[record["policy"]].append(int(record["metrics"]["tokens"]))
+    for policy, tokens in made.items():
+        counted = summary["tokens"][policy]
+        most = max(tokens)
+        assert sum(tokens) - 2 * 2 * most <= counted["trained"] <= sum(tokens)
+        assert counted["generated"] > 0
     records = metrics_of(survivor.dir)
-    assert 0 < summary["wall_s"] <= records[-1]["t"] - records[0]["t"] + 60
+    spanned_s = records[-1]["t"] - records[0]["t"]
+    assert 0.3 * spanned_s < summary["wall_s"] < spanned_s + 60
 
 
 def test_nothing_of_it_is_left(survivor: Survivor) -> None:
+    assert survivor.family
     assert survivor.alive() == set()
-    words = f"/{survivor.dir.path.name}".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        assert not (str(survivor.dir.path.parent).encode() in command and words in command)
+    root = str(survivor.dir.path.parent).encode()
+    named = [
+        path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if root in words(path)
+    ]
+    assert named == []
+
+
+def words(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
