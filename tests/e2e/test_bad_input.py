@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear line, a non-zero exit, no traceback, nothing left running."""
+"""What a user can get wrong: one clear line, a non-zero exit, no traceback."""
 
 import hashlib
 import json

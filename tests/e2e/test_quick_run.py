@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,7 +164,8 @@ def test_every_checkpoint_is_a_normal_model(quick_run: QuickRun, policy: str) ->
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
-    model, info = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True)
+    model, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert len(AutoTokenizer.from_pretrained(path)) <= model.config.text_config.vocab_size

@@ -3,7 +3,6 @@
 Each blow follows an event that the run itself has written down, never a time.
 """
 
-import json
 import os
 import shlex
 import signal
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +59,12 @@ class Survivor:
     family: set[Process] = field(default_factory=set)
     """Every process of the run that was ever seen."""
     stopped: Ended | None = None
-    stopped_steps: dict[str, int] = field(default_factory=dict)
+    third_from: int = 0
+    """How many steps were on record when the third attempt began."""
+    stopped_steps: list[dict[str, Any]] = field(default_factory=list)
+    """Those on record when the stop had ended."""
+    saved: dict[str, str] = field(default_factory=dict)
+    """The newest checkpoint of each policy then."""
     left_after_stop: set[Process] = field(default_factory=set)
     second: Ended | None = None
     ended: Ended | None = None
@@ -91,7 +96,8 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         lose_rank_0(one, front)
         front.process.send_signal(signal.SIGINT)
         one.stopped = front.wait()
-        one.stopped_steps = {r["policy"]: r["step"] for r in steps_of(one.dir)}
+        one.stopped_steps = steps_of(one.dir)
+        one.saved = {policy: checkpoints_of(one.dir, policy)[-1].name for policy in POLICIES}
     one.left_after_stop = one.alive()
     with started(again(one.stopped), one.output) as front:
         front.until(lambda: attempts_of(one.dir) == 4, "the resumed engine")
@@ -144,6 +150,8 @@ def lose_rank_0(one: Survivor, front: Started) -> None:
     rank_0 = parent_of(engine.pid)
     assert rank_0 in {process.pid for process in one.family}
     os.kill(rank_0, signal.SIGKILL)
+    front.until(lambda: attempts_of(one.dir) == 3, "a third attempt")
+    one.third_from = len(steps_of(one.dir))
     front.until(goes_on(one, attempt=3), "steps of a third attempt")
     one.look(front)
 
@@ -172,14 +180,18 @@ def test_ctrl_c_saves_and_says_so(survivor: Survivor) -> None:
 
 
 def test_ctrl_c_loses_no_step(survivor: Survivor) -> None:
-    """What the stop saved is where the resume began."""
-    assert set(survivor.stopped_steps) == set(POLICIES)
-    for policy, step in survivor.stopped_steps.items():
-        restores = rows(
-            survivor.dir,
-            f"SELECT step FROM restores WHERE policy = '{policy}' ORDER BY attempt",
-        )
-        assert [0, 2, 2, step] == [restored for (restored,) in restores], policy
+    """It saves what the third attempt has made, and there the fourth begins."""
+    third = survivor.stopped_steps[survivor.third_from :]
+    assert third, "stopped before its first step: this test would show nothing"
+    for policy in POLICIES:
+        query = f"SELECT step FROM restores WHERE policy = '{policy}' ORDER BY attempt"
+        restores = [step for (step,) in rows(survivor.dir, query)]
+        assert len(restores) == 4
+        first, second, third_start, fourth_start = restores
+        assert 0 == first < second <= third_start <= fourth_start, policy
+        assert survivor.saved[policy] == f"step-{fourth_start:08d}"
+        made = [record["step"] for record in third if record["policy"] == policy]
+        assert fourth_start >= max(made, default=third_start), policy
 
 
 def test_a_second_process_is_refused(survivor: Survivor) -> None:

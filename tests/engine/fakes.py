@@ -63,6 +63,10 @@ class FakeLearner:
     """Batches after which it vanishes without a word."""
     is_over: threading.Event = field(default_factory=threading.Event)
     is_gone: threading.Event = field(default_factory=threading.Event)
+    wants_stop: threading.Event = field(default_factory=threading.Event)
+    """Set by a test, as Ctrl-C would: it says `stopping` once, and waits for bye."""
+    heard_bye: threading.Event = field(default_factory=threading.Event)
+    """The engine itself has said bye."""
     batches: list[tuple[str, int, list[Group]]] = field(default_factory=list)
     """(policy, request, groups), in the order of training."""
 
@@ -91,11 +95,20 @@ class FakeLearner:
             socket.close()
             self.is_gone.set()
 
+    def learn(self, policy: str, request: int, groups: list[Group]) -> bool:
+        """Make a step of this batch. True: it is skipped."""
+        return self.rng.random() < self.skip_share
+
     def _receive(self, socket: LearnerSocket) -> Message:
         while (received := socket.receive(0.02)) is None:
             if self.is_over.is_set():
                 return {"kind": "bye"}
+            if self.wants_stop.is_set():
+                self.wants_stop.clear()
+                socket.send({"kind": "stopping"})
         message, images = received
+        if message["kind"] == "bye":
+            self.heard_bye.set()
         if message["kind"] == "batch":
             message["groups"] = [decode_group(row, images) for row in message["groups"]]
         return message
@@ -136,7 +149,7 @@ class FakeLearner:
     ) -> None:
         policy, request = message["policy"], message["request"]
         if message["groups"]:
-            skipped = self.rng.random() < self.skip_share
+            skipped = self.learn(policy, request, message["groups"])
             self.batches.append((policy, request, message["groups"]))
             steps[policy] += not skipped
             socket.send(
@@ -170,6 +183,10 @@ class FakeRun:
     leased: list[tuple[str, Leased]] = field(default_factory=list)
     deadline_s: float = 30.0
     max_judge_age: int | None = None
+    hooks: Hooks | None = None
+    make_games: Callable[..., Games] = Games
+    engine: Engine | None = None
+    """The engine, as soon as it runs."""
 
     async def run(self) -> None:
         policies = {rule.policy for rule in self.rules.streams.values()}
@@ -191,14 +208,14 @@ class FakeRun:
         thread.start()
         try:
             admission = await desk.gather()
-            hooks = Hooks(
+            hooks = self.hooks or Hooks(
                 measure_before=None,
                 measure_dev=None,
                 measure_after=None,
                 dev_every=1,
                 watch=_watch_nothing,
             )
-            games = Games(
+            games = self.make_games(
                 play=lambda game, submit, note: self.play(self, game, submit),
                 recipe="fake",
                 buffer=self.buffer,
@@ -207,10 +224,10 @@ class FakeRun:
                 on_change=changes.notify,
                 on_group=lambda group, is_ready: None,
             )
-            engine = Engine(
+            self.engine = Engine(
                 desk=desk, games=games, admission=admission, hooks=hooks, changes=changes
             )
-            await engine.run()
+            await self.engine.run()
         finally:
             self.learner.is_over.set()
             desk.socket.close()
@@ -227,7 +244,7 @@ def random_game(
         rng.shuffle(streams)
         for stream in streams:
             policy = run.rules.streams[stream].policy
-            while not (oldest := run.servers[policy].version):
+            while not (oldest := run.servers[policy].version):  # noqa: ASYNC110
                 await asyncio.sleep(0)  # as the sampler does: no request before the weights
             for _ in range(rng.choice((0, 1, 3, 30))):
                 await asyncio.sleep(0)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_fakes import FakeTable, text_of
 
 from engine.errors import GameDropped
 from engine.types import Invalid, Picture
@@ -16,6 +15,7 @@ from rewards.grading import tally
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.filters import easy_filter, solver_filter
 from roles.mm_zero.recipe import STREAMS, play
+from tests.roles.table_fakes import FakeTable, text_of
 
 CFG = MMZeroConfig(prompts="tiny", num_proposals=2, num_svgs=2, num_easy_votes=5, num_hard_votes=8)
 

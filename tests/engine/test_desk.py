@@ -1,0 +1,352 @@
+"""The desk, message by message: what the learners say, and what becomes of games and groups."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.desk
+from engine.admission import Admission, AdmissionRules, StreamRule
+from engine.buffer import Buffer, Leased
+from engine.conservation import violations
+from engine.desk import Desk
+from engine.errors import EngineError, TransportError
+from engine.transport import Message
+from tests.engine.make_groups import PNG, make_group
+
+PEER = b"learner"
+
+
+class FakeSocket:
+    """Both directions of the engine's socket, in memory."""
+
+    def __init__(self) -> None:
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self.sent: list[Message] = []
+
+    async def receive(self) -> tuple[bytes, Message]:
+        return PEER, await self.inbox.get()
+
+    async def send(
+        self, peer: bytes, message: Message, images: Mapping[str, bytes] | None = None
+    ) -> None:
+        assert peer == PEER
+        self.sent.append(message)
+
+    def batches(self) -> list[Message]:
+        return [message for message in self.sent if message["kind"] == "batch"]
+
+
+@dataclass(slots=True)
+class FakeServers:
+    ready: dict[str, int] = field(default_factory=dict)
+
+    def mark_ready(self, url: str, version: int) -> None:
+        self.ready[url] = version
+
+    def mark_unready(self, url: str) -> None:
+        self.ready.pop(url, None)
+
+
+class Office:
+    """A desk with one policy, `solver`, and everything around it."""
+
+    def __init__(self, buffer: Buffer, *, total_steps: int | None = None, max_age: int = 4) -> None:
+        self.buffer = buffer
+        self.attempt = buffer.begin_attempt()
+        self.servers = FakeServers()
+        self.events: list[tuple[str, str]] = []
+        self.steps: list[tuple[int, list[Leased]]] = []
+        self.handled = asyncio.Event()
+        self.socket = FakeSocket()
+        self.desk = Desk(
+            socket=self.socket,  # type: ignore[arg-type]
+            buffer=buffer,
+            rules=AdmissionRules(
+                streams={"solver": StreamRule(policy="solver", max_age=max_age)},
+                games_per_step=1,
+                total_steps=total_steps,
+            ),
+            max_judge_age=None,
+            servers={"solver": self.servers},
+            attempt=self.attempt,
+            on_change=self.handled.set,
+            on_step=lambda _, message, groups: self.steps.append((message["step"], list(groups))),
+            on_event=lambda level, text: self.events.append((level, text)),
+        )
+        self.admission: Admission
+        self.version = 0
+        """What the servers sample with."""
+
+    async def open(self, step: int = 0, request: int = 0) -> None:
+        """The learner's hello, with a checkpoint of `step`."""
+        state = {"solver": {"step": step, "request": request}}
+        await self.socket.inbox.put({"kind": "hello", "policies": state})
+        self.admission = await self.desk.gather()
+        self.version = self.socket.sent[-1]["versions"]["solver"]
+
+    async def told(self, kind: str, **fields: Any) -> None:
+        """A message of the learner, handled; raises what the desk raises."""
+        self.handled.clear()
+        await self.socket.inbox.put({"kind": kind, "policy": "solver", **fields})
+        serving = asyncio.create_task(self.desk.serve(self.admission))
+        handled = asyncio.create_task(self.handled.wait())
+        await asyncio.wait({serving, handled}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (serving, handled):
+            task.cancel()
+        for result in await asyncio.gather(serving, handled, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    async def published(self, version: int, step: int, **fields: Any) -> None:
+        given: dict[str, Any] = {"servers": ["one"], "failed": {}, **fields}
+        await self.told("published", version=version, step=step, **given)
+        self.version = version
+
+    def play(self, *, groups: int = 1) -> int:
+        """A whole game, with as many groups as that."""
+        game = self.buffer.start_game("fake")
+        self.admission.start(game)
+        for _ in range(groups):
+            self.buffer.submit(make_group(game=game, versions=(self.version,)))
+            self.admission.submit(game, "solver")
+        self.buffer.end_game(game)
+        self.admission.settle(game)
+        return game
+
+    async def train(self, request: int, step: int) -> Message:
+        """A request, its batch, the step, the publication."""
+        await self.told("next", request=request)
+        assert await self.desk.answer(self.admission)
+        batch = self.socket.batches()[-1]
+        assert batch["request"] == request
+        await self.told("stepped", request=request, step=step, skipped=False, reason="", metrics={})
+        await self.published(batch["version"], step)
+        return batch
+
+
+@pytest.fixture
+def buffer(tmp_path: Path) -> Buffer:
+    return Buffer.open(tmp_path / "run.db")
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10.0):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.parametrize("cause", ["no groups", "too old"])
+def test_a_policy_that_never_gets_a_group_ends_the_run_by_name(
+    buffer: Buffer, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    monkeypatch.setattr(engine.desk, "MAX_BARREN_STEPS", 3)
+
+    async def scenario() -> None:
+        office = Office(buffer, max_age=0)  # one game at a time, so that a step is always due
+        await office.open()
+        request = 1
+
+        async def barren() -> None:
+            nonlocal request
+            await office.told("next", request=request)
+            game = office.play(groups=0 if cause == "no groups" else 1)
+            if cause == "too old":  # closed behind admission's back, so the lease comes out empty
+                assert buffer.drop_ready("solver", "too_old") == 1
+            before = len(office.socket.batches())
+            assert await office.desk.answer(office.admission)
+            for batch in office.socket.batches()[before:]:
+                assert batch["groups"] == []
+                request += 1
+            assert game not in office.admission._open["solver"]
+
+        for _ in range(2):
+            await barren()
+        office.play()
+        await office.train(request, step=1)
+        request += 1
+        for _ in range(2):  # a step in between: the count begins anew
+            await barren()
+        with pytest.raises(EngineError, match=r"solver: 3 batches in a row .* funnel"):
+            await barren()
+
+    run(scenario)
+    assert not violations(buffer.counts())
+
+
+def test_an_empty_batch_takes_no_version_and_no_step(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        versions = len(buffer.ledger._versions)
+        office.play()
+        buffer.drop_ready("solver", "too_old")
+        await office.told("next", request=1)
+        assert await office.desk.answer(office.admission)
+        assert office.socket.batches() == [
+            {"kind": "batch", "policy": "solver", "request": 1, "version": 0, "groups": []}
+        ]
+        assert len(buffer.ledger._versions) == versions
+        assert not office.desk.waiting
+        office.play()  # the same step is still to be made
+        await office.train(2, step=1)
+
+    run(scenario)
+
+
+def test_what_is_left_at_the_last_step_ends_as_finished(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        first = Office(buffer)
+        await first.open()
+        for _ in range(3):
+            first.play()
+        last = Office(buffer, total_steps=1)  # as after a restart with three games to train on
+        await last.open()
+        await last.train(1, step=1)
+        assert last.admission.is_finished
+
+    run(scenario)
+    counts = buffer.counts()
+    assert counts["groups"]["solver"]["trained"] == 1
+    assert counts["groups"]["solver"]["dropped"] == {"finished": 2}
+    assert not violations(counts)
+
+
+def test_nothing_ends_as_finished_before_the_last_step(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, total_steps=2)
+        await office.open()
+        for _ in range(2):
+            office.play()
+        await office.train(1, step=1)
+        assert buffer.counts()["groups"]["solver"]["ready"] == 1
+        await office.published(9, 1, servers=["late"])
+        assert buffer.counts()["groups"]["solver"]["ready"] == 1
+        await office.train(2, step=2)
+
+    run(scenario)
+    assert buffer.counts()["groups"]["solver"]["dropped"] == {}
+
+
+def test_a_checkpoint_frees_what_no_restore_needs_and_no_more(buffer: Buffer) -> None:
+    """Of three steps the checkpoints of the second and the third are kept."""
+
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        for step in (1, 2, 3):
+            office.play()
+            await office.train(step, step)
+        syncs = buffer.counters().get("syncs", 0)
+        await office.told("saved", step=2, oldest_request=0)
+        assert len(buffer.leased("solver", 1, office.attempt) or ()) == 1, "freed too early"
+        await office.told("saved", step=3, oldest_request=2)
+        assert buffer.counters()["syncs"] == syncs + 2, "a checkpoint waits for the disk"
+        for request in (1, 2):
+            with pytest.raises(EngineError, match="no payload any more"):
+                buffer.leased("solver", request, office.attempt)
+        again = Office(buffer)
+        await again.open(step=2, request=2)
+        assert [text for _, text in again.events] == [
+            "solver: 1 groups trained after step 2 return to ready"
+        ]
+        batch = await again.train(3, step=3)
+        assert len(batch["groups"]) == 1
+        assert again.steps[0][1][0].group.rollouts[0].images == (PNG,)
+
+    run(scenario)
+    assert buffer.counts()["groups"]["solver"]["trained"] == 3
+    assert not violations(buffer.counts())
+
+
+def test_a_restore_behind_all_kept_checkpoints_gives_up_what_was_freed(buffer: Buffer) -> None:
+    """All checkpoints turn out corrupt: the run begins at the base again, and still can lease."""
+
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        for step in (1, 2):
+            office.play()
+            await office.train(step, step)
+        await office.told("saved", step=1, oldest_request=1)
+        again = Office(buffer)
+        await again.open(step=0, request=0)
+        assert buffer.counts()["groups"]["solver"]["dropped"] == {"payload_freed": 1}
+        batch = await again.train(1, step=1)
+        assert [row["game"] for row in batch["groups"]] == [2]
+
+    run(scenario)
+    assert not violations(buffer.counts())
+
+
+def test_a_publication_to_a_late_server_changes_nothing_else(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, max_age=0)
+        await office.open()
+        office.play()
+        assert not office.admission.may_start()
+        batch = await office.train(1, step=1)
+        assert office.servers.ready == {"one": batch["version"]}
+        office.play()
+        await office.published(batch["version"], 1, servers=["two"])
+        assert office.servers.ready == {"one": batch["version"], "two": batch["version"]}
+        assert not office.admission.may_start(), "the game of the next step was consumed"
+        assert office.desk.steps == {"solver": 1}
+        assert office.desk.versions == {"solver": batch["version"]}
+        await office.told("serving", version=batch["version"], servers=["three"])
+        assert office.servers.ready["three"] == batch["version"]
+        await office.train(2, step=2)
+
+    run(scenario)
+    assert buffer.counts()["groups"]["solver"]["trained"] == 2
+
+
+def test_a_server_that_was_not_filled_gets_no_requests(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        await office.published(1, 0, servers=["one", "two"])
+        await office.published(2, 0, servers=["one"], failed={"two": "gone"})
+        assert office.servers.ready == {"one": 2}
+        assert office.events[-1] == ("warning", "solver: publication to two failed: gone")
+
+    run(scenario)
+
+
+def test_a_skipped_batch_is_dropped_and_its_step_still_to_be_made(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        office.play()
+        await office.told("next", request=1)
+        assert await office.desk.answer(office.admission)
+        await office.told(
+            "stepped", request=1, step=0, skipped=True, reason="non_finite_loss", metrics={}
+        )
+        assert buffer.counts()["groups"]["solver"]["dropped"] == {"bad_batch": 1}
+        assert office.desk.steps == {"solver": 0}
+        assert "non_finite_loss" in office.events[-1][1]
+        office.play()
+        await office.train(2, step=1)
+
+    run(scenario)
+
+
+def test_a_learner_that_breaks_the_protocol_ends_the_run(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.socket.inbox.put({"kind": "next", "policy": "solver", "request": 1})
+        with pytest.raises(TransportError, match="'next' before hello"):
+            await office.desk.gather()
+        await office.open()
+        with pytest.raises(TransportError, match="again within one attempt"):
+            await office.told("hello", policies={})
+        with pytest.raises(TransportError, match="'nonsense'"):
+            await office.told("nonsense")
+
+    run(scenario)
