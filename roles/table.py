@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from engine.types import Group, Invalid, Message, Picture, Rollout, SamplingParams
 
-
 Submit = Callable[[Group], None]
 """Hands over a group. Never blocks: its slot was paid for when the game started."""
 Note = Callable[[str, Any], None]

@@ -244,7 +244,7 @@ def random_game(
         rng.shuffle(streams)
         for stream in streams:
             policy = run.rules.streams[stream].policy
-            while not (oldest := run.servers[policy].version):  # noqa: ASYNC110
+            while not (oldest := run.servers[policy].version):
                 await asyncio.sleep(0)  # as the sampler does: no request before the weights
             for _ in range(rng.choice((0, 1, 3, 30))):
                 await asyncio.sleep(0)

@@ -100,7 +100,7 @@ def test_a_restore_returns_what_the_checkpoint_does_not_contain(tmp_path: Path, 
     before = buffer.counts()
     assert not violations(before)
     rng = random.Random(seed)
-    first = [row for row in before["groups"].values()]
+    first = list(before["groups"].values())
     assert sum(row["trained"] for row in first) > 0
     checkpoints = {policy: rng.randrange(3) for policy in POLICIES}
     restored = {policy: (step, step) for policy, step in checkpoints.items()}

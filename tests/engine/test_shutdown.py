@@ -54,7 +54,7 @@ def run_of(folder: Path, *, steps: int = 3, play: Any = None, **changes: Any) ->
 
 async def quick_game(run: FakeRun, game: int, submit: Callable[[Group], None]) -> None:
     """One group that can be trained, as soon as the server has weights."""
-    while not (version := run.servers["a"].version):  # noqa: ASYNC110  a fake has no event
+    while not (version := run.servers["a"].version):
         await asyncio.sleep(0)
     rollouts = tuple(make_rollout("a", token=k, segments=(Segment(0, version),)) for k in (1, 2))
     submit(Group(stream="a", game=game, rollouts=rollouts, rewards=(0.0, 1.0)))
@@ -69,7 +69,7 @@ async def second_game_hangs(run: FakeRun, game: int, submit: Callable[[Group], N
 async def until(holds: Callable[[], object]) -> None:
     """Let the engine run until `holds()`; fails after a while."""
     async with asyncio.timeout(15.0):
-        while not holds():  # noqa: ASYNC110  of any state, so there is no event for it
+        while not holds():
             await asyncio.sleep(0.005)
 
 

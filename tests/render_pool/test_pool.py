@@ -52,7 +52,7 @@ def pixels(result: Picture | Invalid) -> Image.Image:
 async def until(condition: Callable[[], bool]) -> None:
     """Poll a condition that other processes make true."""
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110  nothing in this process makes it true
+        while not condition():
             await asyncio.sleep(0.002)
 
 
