@@ -90,9 +90,11 @@ class Watcher:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._save_counters()
-        self._terminal.__exit__(kind, error, at)
-        self._log.close()
+        try:
+            self._save_counters()
+        finally:  # a full disk must not also leave the terminal in its live mode
+            self._terminal.__exit__(kind, error, at)
+            self._log.close()
 
     # what the engine and the games tell
 

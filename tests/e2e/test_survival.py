@@ -265,3 +265,16 @@ def words(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def test_ctrl_c_right_at_the_start(tmp_path: Path) -> None:
+    """As soon as the command says that it may be stopped, it may be stopped."""
+    one = Survivor(RunDir(tmp_path / "runs" / "early"), tmp_path / "output")
+    with started(one.command(), one.output) as front:
+        front.until(lambda: b"Ctrl-C" in front.stdout.read_bytes(), "its first line")
+        one.look(front)
+        front.process.send_signal(signal.SIGINT)
+        ended = front.wait(60.0)
+    assert ended.status == 130, ended
+    assert ended.stderr == ""
+    assert one.alive() == set()
