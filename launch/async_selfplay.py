@@ -11,6 +11,7 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
         if "RANK" not in os.environ:
             return run_under_torchrun(args)
         return run_rank(args)
+    except KeyboardInterrupt:
+        print("streamzero: stopped before anything was started", file=sys.stderr)
+        return 128 + signal.SIGINT
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"streamzero: {error}", file=sys.stderr)
@@ -87,25 +91,36 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
     ]  # fmt: skip
     log = run.logs / "torchrun.log"
-    print(f"streamzero: run {run.path}; Ctrl-C saves and stops, --resume continues", flush=True)
     env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     # One host: gloo need not listen where others could reach it.
     env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    child = children.spawn(
-        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM, env=env
-    )
     stopped: list[int] = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: object) -> None:
         stopped.append(number)
-        child.send_signal(number)
+        for process in started:
+            process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
+    # Said when it is true: from here on an interrupt reaches the ranks, which save.
+    print(f"streamzero: run {run.path}; Ctrl-C saves and stops, --resume continues", flush=True)
+    child = children.spawn(
+        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM, env=env
+    )
+    started.append(child)
+    if stopped:  # it came before there was anybody to hear it
+        child.send_signal(stopped[0])
     status = child.wait()
     if stopped:
         again = shlex.join([__file__, str(args.config), *overrides, "--resume"])
-        print(f"streamzero: stopped and saved; continue with: python {again}")
+        has_saved = any((run.path / "checkpoints").glob("*/step-*"))
+        print(
+            f"streamzero: stopped and saved; continue with: python {again}"
+            if has_saved
+            else "streamzero: stopped before anything was saved"
+        )
         return 128 + stopped[0]
     if status:
         print(f"streamzero: the run failed; {log} ends with:", file=sys.stderr)

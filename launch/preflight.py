@@ -35,7 +35,7 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
 
 
 def check_run_dir(config: RootConfig, *, resume: bool) -> None:
-    """Refuse a folder in use, one that exists where none is resumed, and another run's config."""
+    """Refuse a folder in use, one that exists where none is resumed, and none where one is."""
     run = RunDir(config.run.root / config.run.name)
     if not run.path.exists():
         if resume:

@@ -55,14 +55,21 @@ class Started:
     def ended(self, status: int) -> Ended:
         return Ended(status, self.stdout.read_text(), self.stderr.read_text())
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
+    def until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        timeout_s: float = 90.0,
+        poll_s: float = POLL_S,
+    ) -> None:
         """Wait for `condition`. Raises AssertionError where the command ends or time is up."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             status = self.process.poll()
             assert status is None, f"ended before {what}: {self.ended(status or 0)}"
             assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
 
 
 def selfplay(*arguments: str) -> list[str]:

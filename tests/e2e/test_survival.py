@@ -271,9 +271,10 @@ def test_ctrl_c_right_at_the_start(tmp_path: Path) -> None:
     """As soon as the command says that it may be stopped, it may be stopped."""
     one = Survivor(RunDir(tmp_path / "runs" / "early"), tmp_path / "output")
     with started(one.command(), one.output) as front:
-        front.until(lambda: b"Ctrl-C" in front.stdout.read_bytes(), "its first line")
-        one.look(front)
+        # At once, to hit the moments before torchrun and the ranks can answer.
+        front.until(lambda: b"Ctrl-C" in front.stdout.read_bytes(), "its first line", poll_s=0.001)
         front.process.send_signal(signal.SIGINT)
+        one.look(front)
         ended = front.wait(60.0)
     assert ended.status == 130, ended
     assert ended.stderr == ""
