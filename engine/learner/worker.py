@@ -83,7 +83,11 @@ def run_learner(
     disable_progress_bar()
     group = LearnerGroup(spec, store)
     if spec.rank == 0:
-        Leader(spec, group, should_stop, is_engine_gone).run()
+        leader = Leader(spec, group, should_stop, is_engine_gone)
+        try:
+            leader.run()
+        finally:
+            leader.close()
     else:
         group.follow()
 
@@ -440,6 +444,9 @@ class Leader:
         for state in self._published.values():
             for link in state.links.values():
                 link.close()
+
+    def close(self) -> None:
+        """Close the socket: a context that is collected with an open one blocks for ever."""
         self._socket.close()
 
 
