@@ -30,7 +30,7 @@ from engine.wire import encode_group
 log = logging.getLogger(__name__)
 
 MAX_BARREN_STEPS = 100
-"""Batches in a row that may come to nothing for want of a single trainable group."""
+"""Batches in a row of one policy that may come to nothing: without a group to train on, or bad."""
 
 
 class Servers(Protocol):
@@ -146,6 +146,7 @@ class Desk:
         if message["skipped"]:
             dropped = self.buffer.bad_batch(policy, request, self.attempt)
             admission.skipped(batch.consumption)
+            self._count_barren(policy)
             self.on_event("warning", f"{policy}: batch skipped ({message['reason']}), "
                                      f"{dropped} groups dropped")  # fmt: skip
         else:
@@ -191,8 +192,8 @@ class Desk:
         self._barren[policy] += 1
         if self._barren[policy] >= MAX_BARREN_STEPS:
             raise EngineError(
-                f"{policy}: {MAX_BARREN_STEPS} batches in a row without a group to train on; "
-                "its groups are all filtered or of equal rewards (see the report's funnel)"
+                f"{policy}: {MAX_BARREN_STEPS} batches in a row came to nothing: its groups are "
+                "filtered, of equal rewards, or bad (see the funnel and the events in the report)"
             )
 
     def _lease(self, policy: str, request: int, games: Mapping[str, Sequence[int]]) -> list[Leased]:

@@ -123,8 +123,13 @@ class Group:
             raise ValueError(f"{self.stream}: rewards {self.rewards} are not all finite")
         if self.terms and len(self.terms) != n:
             raise ValueError(f"{self.stream}: {len(self.terms)} term rows for {n} rollouts")
-        if self.advantages is not None and len(self.advantages) != n:
-            raise ValueError(f"{self.stream}: {len(self.advantages)} advantages for {n} rollouts")
+        if self.advantages is not None:
+            if len(self.advantages) != n:
+                raise ValueError(
+                    f"{self.stream}: {len(self.advantages)} advantages for {n} rollouts"
+                )
+            if not all(math.isfinite(advantage) for advantage in self.advantages):
+                raise ValueError(f"{self.stream}: advantages {self.advantages} are not all finite")
         if len({rollout.policy for rollout in self.rollouts}) != 1:
             raise ValueError(f"{self.stream}: rollouts of more than one policy")
 

@@ -15,8 +15,8 @@ FindImage = Callable[[str], bytes | None]
 MAX_TEXT = 1500
 
 
-def game_html(game: Mapping[str, Any], find_image: FindImage) -> str:
-    """One game of `Buffer.gallery`, folded except for its title."""
+def game_html(game: Mapping[str, Any], find_image: FindImage, *, is_open: bool = False) -> str:
+    """One game of `Buffer.gallery`, folded except for its title unless `is_open`."""
     notes: Notes = game["notes"]
     state = game["state"] if game["reason"] is None else f"dropped: {game['reason']}"
     title = f"game {game['game']} · {_text(notes.get('topic', ''))} · {escape(state)}"
@@ -28,7 +28,8 @@ def game_html(game: Mapping[str, Any], find_image: FindImage) -> str:
         for number, row in enumerate(proposals, start=1)
         if isinstance(row, dict)
     )
-    return f"<details><summary>{title}</summary>{body}</details>"
+    opened = " open" if is_open else ""
+    return f"<details{opened}><summary>{title}</summary>{body}</details>"
 
 
 def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> str:

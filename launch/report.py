@@ -400,7 +400,10 @@ def _learners(run: Run) -> str:
 
 def _games(run: Run) -> str:
     games = run.buffer.gallery(NUM_GAMES)
-    return "".join(game_html(game, run.buffer.image) for game in games)
+    shown = (0, len(games) - 1)  # the earliest and the latest stand open
+    return "".join(
+        game_html(game, run.buffer.image, is_open=i in shown) for i, game in enumerate(games)
+    )
 
 
 def _reasons(dropped: Mapping[str, int]) -> str:

@@ -1,0 +1,432 @@
+"""A learner group between a fake engine and a real embedded server.
+
+    python -m tests.engine.test_learner_worker RANK STORE_PORT ADDRESS URL BASE CHECKPOINTS
+
+is one of two ranks.
+"""
+
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import zmq
+from safetensors.torch import load_file
+
+from engine.children import end, last_lines, spawn
+from engine.config import WeightsConfig
+from engine.errors import TransportError, WeightSyncError
+from engine.learner import checkpoint, worker
+from engine.learner.config import LearnerConfig
+from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
+from engine.transport import Message
+from engine.types import Group
+from engine.weights import ServerLink, checksums, server_checksums
+from engine.wire import encode_group, from_frames, to_frames
+from tests.engine.learner.learner_data import make_group
+from tests.engine.server_process import answers, free_port, in_background, request, tiny_dir, until
+
+PATIENCE_S = 60.0
+
+
+class FakeEngine:
+    """The engine's end of the socket, one message at a time."""
+
+    def __init__(self, address: str, has_failed: Callable[[], str | None]) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind(address)
+        self._has_failed = has_failed
+        self._peer = b""
+        self.serving: list[Message] = []
+
+    def receive(self) -> Message:
+        """The next message that is not a `serving`."""
+        while True:
+            waited = 0.0
+            while not self._socket.poll(100):
+                waited += 0.1
+                assert waited < PATIENCE_S, "the learner says nothing"
+                assert not (failure := self._has_failed()), failure
+            self._peer, *frames = self._socket.recv_multipart()
+            message, _ = from_frames(frames)
+            if message["kind"] != "serving":
+                return message
+            self.serving.append(message)
+
+    def expect(self, kind: str) -> Message:
+        message = self.receive()
+        assert message["kind"] == kind, message
+        return message
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self._socket.send_multipart([self._peer, *to_frames({"kind": kind, **fields}, {})])
+
+    def batch(self, request_number: int, version: int, groups: list[Group]) -> None:
+        rows = [encode_group(group)[0] for group in groups]
+        self.send("batch", policy="solver", request=request_number, version=version, groups=rows)
+
+    def welcome(self, version: int) -> Message:
+        """The learner's hello, welcomed; its first request."""
+        hello = self.expect("hello")
+        self.send("welcome", attempt=1, versions={"solver": version})
+        self.expect("next")
+        return hello
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        self._context.term()
+
+
+@dataclass(slots=True)
+class LiveServer:
+    """An embedded server of other weights than the learner's, that can be killed."""
+
+    port: int
+    log: Path
+    process: Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def version(self) -> str:
+        return str(request(self.url, "/model_info")[1]["weight_version"])
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "engine.servers.embedded"]
+        argv += ["--serve", f"{self.port}={tiny_dir(1)}", "--weight-version", "unfilled"]
+        self.process = spawn(argv, log=self.log, env={"OMP_NUM_THREADS": "1"})
+        until(lambda: answers(self.url), timeout_s=90, what=lambda: last_lines(self.log))
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    made = LiveServer(free_port(), tmp_path_factory.mktemp("server") / "log")
+    made.start()
+    yield made
+    made.kill()
+
+
+def spec_of(address: str, checkpoints: Path, base: Path, *urls: str) -> LearnerSpec:
+    return LearnerSpec(
+        policies=("solver",),
+        rank=0,
+        world=1,
+        base=base,
+        device="cpu",
+        backend="gloo",
+        seed=0,
+        steps=100,
+        checkpoint_every=1,
+        keep_checkpoints=2,
+        checkpoints={"solver": checkpoints},
+        learner=LearnerConfig(lr=1e-2, sequence_band=None),
+        weights=WeightsConfig(bucket_mb=0.5, timeout_s=30, checksum_every=1),
+        address=address,
+        servers={"solver": urls},
+        tensor_parallel=dict.fromkeys(urls, 1),
+    )
+
+
+@dataclass(slots=True)
+class Life:
+    """One life of a learner group of one rank, on a thread."""
+
+    engine: FakeEngine
+    group: LearnerGroup
+    stop: threading.Event
+    gone: threading.Event
+    ended: Future[None]
+
+    def checksums(self) -> dict[str, str]:
+        return checksums(self.group.trainers["solver"].named_weights())
+
+    def bye(self) -> None:
+        self.engine.send("bye")
+        self.ended.result(PATIENCE_S)
+
+
+@contextmanager
+def life_of(folder: Path, *urls: str) -> Iterator[Life]:
+    address = f"ipc://{folder}/engine.sock"
+    spec = spec_of(address, folder / "checkpoints", tiny_dir(0), *urls)
+    group = LearnerGroup(spec, dist.HashStore())
+    stop, gone = threading.Event(), threading.Event()
+
+    def failure() -> str | None:
+        return repr(ended.exception()) if ended.done() else None
+
+    engine = FakeEngine(address, failure)
+    leader = Leader(spec, group, stop.is_set, gone.is_set)
+    ended = in_background(leader.run)
+    try:
+        yield Life(engine, group, stop, gone, ended)
+    finally:
+        gone.set()
+        ended.exception(PATIENCE_S)
+        leader.close()
+        engine.close()
+
+
+def groups_of(seed: int) -> list[Group]:
+    return [make_group(seed), make_group(seed + 1, num_rollouts=3)]
+
+
+def with_nan_logprob(group: Group) -> Group:
+    """A server that answers nonsense: one behaviour log-prob is no number."""
+    first, *rest = group.rollouts
+    broken = replace(first, logprobs=(float("nan"), *first.logprobs[1:]))
+    return replace(group, rollouts=(broken, *rest))
+
+
+def with_overflow(group: Group) -> Group:
+    """Advantages that are finite here, but not as the learner's float32."""
+    return replace(group, advantages=(1e300,) + (0.5,) * (len(group.rollouts) - 1))
+
+
+def same_weights(server: LiveServer, ours: dict[str, str]) -> bool:
+    """Bit for bit, all of ours."""
+    theirs = server_checksums(server.url, timeout_s=20)
+    return bool(ours) and ours.items() <= theirs.items()
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SERVER_CHECK_S", 0.1)
+    monkeypatch.setattr(worker, "GAP_S", 0.02)
+
+
+def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    with life_of(tmp_path, server.url) as life:
+        engine = life.engine
+        assert engine.welcome(5)["policies"] == {"solver": {"step": 0, "request": 0}}
+        base = life.checksums()
+        first = engine.expect("published")
+        assert (first["version"], first["step"]) == (5, 0)
+        assert (first["servers"], first["failed"]) == ([server.url], {})
+        assert server.version == "5"
+        assert same_weights(server, base)
+
+        engine.batch(1, 6, groups_of(0))
+        stepped = engine.expect("stepped")
+        assert (stepped["request"], stepped["step"], stepped["skipped"]) == (1, 1, False)
+        published = engine.expect("published")
+        assert (published["version"], published["step"]) == (6, 1)
+        assert (published["servers"], published["failed"]) == ([server.url], {})
+        trained = life.checksums()
+        assert trained != base
+        assert same_weights(server, trained)
+        assert engine.expect("saved")["step"] == 1
+        assert engine.expect("next")["request"] == 2
+
+        bad, good = groups_of(20)
+        engine.batch(2, 7, [with_overflow(bad), good])
+        stepped = engine.expect("stepped")
+        assert (stepped["request"], stepped["step"], stepped["skipped"]) == (2, 1, True)
+        assert stepped["reason"] == "non_finite_loss"
+        assert engine.expect("next")["request"] == 3  # no `published`, no `saved` before it
+        assert life.checksums() == trained
+        assert server.version == "6"
+
+        engine.batch(3, 0, [])
+        assert engine.expect("next")["request"] == 4
+        bad, good = groups_of(40)
+        engine.batch(4, 9, [with_nan_logprob(bad), good])
+        stepped = engine.expect("stepped")
+        assert (stepped["step"], stepped["metrics"]["dropped_tokens"]) == (2, 1)
+        assert engine.expect("published")["version"] == 9
+        assert same_weights(server, life.checksums())
+        # Two checkpoints are kept: no restore needs what came before the older one.
+        assert engine.expect("saved")["oldest_request"] == 1
+        assert engine.expect("next")["request"] == 5
+        assert {row["version"] for row in engine.serving} <= {5, 6, 9}
+        life.bye()
+
+
+def test_a_server_that_comes_back_is_filled_again_under_the_same_version(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    with life_of(tmp_path, server.url) as life:
+        life.engine.welcome(31)
+        assert life.engine.expect("published")["version"] == 31
+        server.kill()
+        server.start()
+        again = life.engine.expect("published")
+        assert (again["version"], again["step"]) == (31, 0)
+        assert (again["servers"], again["failed"]) == ([server.url], {})
+        assert server.version == "31"
+        assert same_weights(server, life.checksums())
+        # And the next step reaches it.
+        life.engine.batch(1, 32, groups_of(0))
+        life.engine.expect("stepped")
+        published = life.engine.expect("published")
+        assert (published["version"], published["servers"]) == (32, [server.url])
+        assert same_weights(server, life.checksums())
+        life.engine.expect("saved")
+        life.engine.expect("next")
+        life.bye()
+
+
+def test_a_stop_saves_and_the_next_life_continues_there(tmp_path: Path) -> None:
+    with life_of(tmp_path) as life:
+        life.engine.welcome(1)
+        life.engine.batch(1, 2, groups_of(0))
+        for kind in ("stepped", "published", "saved", "next"):
+            life.engine.expect(kind)
+        shutil.rmtree(tmp_path / "checkpoints")
+        life.stop.set()
+        assert life.engine.expect("saved")["step"] == 1
+        life.engine.expect("stopping")
+        assert not life.ended.done(), "it waits until the engine has written its summary"
+        weights = life.checksums()
+        life.bye()
+    with life_of(tmp_path) as life:
+        # Request 2 was open: its batch is no part of these weights.
+        assert life.engine.welcome(3)["policies"] == {"solver": {"step": 1, "request": 1}}
+        assert life.checksums() == weights
+        life.bye()
+
+
+@pytest.mark.parametrize("is_welcome", [False, True])
+def test_a_learner_whose_engine_is_gone_says_so(tmp_path: Path, is_welcome: bool) -> None:
+    with life_of(tmp_path) as life:
+        if is_welcome:
+            life.engine.welcome(1)
+        else:
+            life.engine.expect("hello")
+        life.gone.set()
+        with pytest.raises(TransportError, match="engine"):
+            life.ended.result(PATIENCE_S)
+
+
+def test_prune_keeps_the_lineage_not_a_corrupt_later_checkpoint(tmp_path: Path) -> None:
+    """Step 40 is corrupt, the run fell back to 30, and a Ctrl-C saves at 33; one is kept."""
+    for step in (30, 33, 40):
+        folder = tmp_path / f"step-{step:08d}"
+        folder.mkdir()
+        files = {"missing": "0"} if step == 40 else {}
+        record = {"format": checkpoint.FORMAT, "policy": "p", "step": step, "meta": {}}
+        (folder / "trainer.json").write_text(json.dumps({**record, "files": files}))
+    assert checkpoint.latest_valid(tmp_path)[0] == tmp_path / "step-00000033"
+    checkpoint.prune(tmp_path, 1, newest=33)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000033"]
+
+
+def listening_addresses(port: int) -> set[str]:
+    """Local addresses of this machine's listening TCP sockets on `port`, as the kernel's hex."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            address, number = local.split(":")
+            if state == "0A" and int(number, 16) == port:
+                found.add(address)
+    return found
+
+
+def test_a_store_listens_on_loopback_only_and_a_refusal_does_not_block() -> None:
+    seen: list[set[str]] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append(listening_addresses(body["master_port"]))
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b"no group today")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(WeightSyncError, match="no group today"):
+        ServerLink(f"http://127.0.0.1:{http.server_port}").connect(timeout_s=30.0)
+    assert time.monotonic() - began < 15.0
+    assert seen == [{"0100007F"}]
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.mark.slow
+def test_two_ranks_step_publish_and_save_together(tmp_path: Path, server: LiveServer) -> None:
+    address, checkpoints = f"ipc://{tmp_path}/engine.sock", tmp_path / "checkpoints"
+    port = free_port()
+    logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
+    ranks = [
+        spawn(
+            [
+                *(sys.executable, "-m", "tests.engine.test_learner_worker"),
+                *(str(rank), str(port), address, server.url, str(tiny_dir(0)), str(checkpoints)),
+            ],
+            log=log,
+            env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank, log in enumerate(logs)
+    ]
+
+    def failure() -> str | None:
+        dead = [log for rank, log in zip(ranks, logs, strict=True) if rank.poll() is not None]
+        return "\n".join(map(last_lines, dead)) or None
+
+    engine = FakeEngine(address, failure)
+    try:
+        engine.welcome(50)
+        first = engine.expect("published")
+        assert (first["version"], first["servers"]) == (50, [server.url])
+        for number, version in ((1, 51), (2, 52)):
+            engine.batch(number, version, groups_of(10 * number))
+            assert engine.expect("stepped")["step"] == number
+            published = engine.expect("published")
+            assert (published["servers"], published["failed"]) == ([server.url], {})
+            assert engine.expect("saved")["step"] == number
+            assert engine.expect("next")["request"] == number + 1
+            saved = load_file(checkpoints / f"step-{number:08d}" / "model.safetensors")
+            assert same_weights(server, checksums(saved.items()))
+        engine.send("bye")
+        for rank, log in zip(ranks, logs, strict=True):
+            assert rank.wait(PATIENCE_S) == 0, last_lines(log)
+    finally:
+        engine.close()
+        for rank in ranks:
+            end(rank)
+
+
+def main() -> None:
+    rank, port = map(int, sys.argv[1:3])
+    address, url, base, checkpoints = sys.argv[3:]
+    spec = spec_of(address, Path(checkpoints), Path(base), url)
+    wait = timedelta(seconds=PATIENCE_S)
+    store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=wait)
+    run_learner(
+        replace(spec, rank=rank, world=2),
+        store=store,
+        should_stop=lambda: False,
+        is_engine_gone=lambda: False,
+    )
+
+
+if __name__ == "__main__":
+    main()

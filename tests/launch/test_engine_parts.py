@@ -1,0 +1,170 @@
+"""The engine process's parts as `launch` composes them: rules, the bound recipe, measurements."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.rundir import RunDir
+from engine.types import Message, Rollout, SamplingParams
+from evals.heldout import HeldoutResult
+from launch import engine, measurements
+from launch.config import RootConfig, load_root
+from launch.measurements import Counting, Measurements
+from roles.mm_zero.recipe import STREAMS
+from tests.engine.make_groups import make_group, make_rollout
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "launch/configs/quickstart.yaml"
+
+
+@pytest.fixture
+def config() -> RootConfig:
+    return load_root(
+        QUICKSTART,
+        ["streams.max_age=2", "streams.min_groups=3", "streams.too_old=drop", "run.steps=7"],
+    )
+
+
+def test_every_stream_feeds_the_policy_of_its_name_under_the_configured_rules(
+    config: RootConfig,
+) -> None:
+    rules = engine.rules_of(config)
+    assert set(rules.streams) == set(STREAMS)
+    for stream, rule in rules.streams.items():
+        assert (rule.policy, rule.max_age, rule.min_groups) == (stream, 2, 3)
+    assert (rules.games_per_step, rules.total_steps, rules.too_old) == (3, 7, "drop")
+
+
+def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
+    config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    async def play(topic: str, table: Any, recipe: Any, window: Any) -> None:
+        seen.update(topic=topic, table=table, recipe=recipe)
+        seen.setdefault("windows", []).append(window)
+        table.note("caption", "a red square")
+        table.submit(make_group(game=table.game))
+
+    monkeypatch.setattr(engine, "play", play)
+    submitted: list[Any] = []
+    noted: list[Any] = []
+    watched: list[Any] = []
+    watcher = SimpleNamespace(on_note=lambda key, value: watched.append((key, value)))
+    samplers, renderer = {"solver": object()}, object()
+    bound = engine.bind(config, samplers, renderer, watcher)  # type: ignore[arg-type]
+    for game in (5, 6):
+        asyncio.run(bound(game, submitted.append, lambda *note: noted.append(note)))
+    assert seen["table"].game == 6
+    assert seen["table"].samplers is samplers
+    assert seen["table"].renderer is renderer
+    assert seen["topic"] == config.recipe.topic(6)
+    assert seen["recipe"] is config.recipe
+    assert noted == watched == [("caption", "a red square")] * 2
+    assert [group.game for group in submitted] == [5, 6]
+    first, second = seen["windows"]
+    assert first is second, "the diversity window spans the games of a run"
+
+
+def test_the_engine_says_bad_input_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert engine.main([str(tmp_path), "ipc:///nowhere"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("streamzero: ")] == [
+        f"streamzero: {RunDir(tmp_path).config}: no such config file"
+    ]
+
+
+def test_an_error_that_nobody_expected_keeps_its_traceback(
+    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(engine, "load_root", lambda path: config)
+    monkeypatch.setattr(engine, "run_engine", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        engine.main([str(tmp_path), "ipc:///nowhere"])
+
+
+class Sampler:
+    async def sample(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        params: SamplingParams,
+        images: Sequence[bytes] = (),
+    ) -> tuple[Rollout, ...]:
+        return tuple(make_rollout(versions=range(k + 1)) for k in range(n))
+
+
+def test_sampled_tokens_of_a_measurement_are_counted() -> None:
+    counted: list[int] = []
+    sampler = Counting(Sampler(), counted.append)
+    rollouts = asyncio.run(sampler.sample([], n=3, params=SamplingParams(max_new_tokens=8)))
+    assert counted == [sum(len(rollout.token_ids) for rollout in rollouts)] == [2 + 3 + 4]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Arguments of every measurement; none is made."""
+    calls: list[dict[str, Any]] = []
+
+    async def measure(samplers: Any, renderer: Any, recipe: Any, **wanted: Any) -> Any:
+        calls.append(wanted)
+        number = len(calls)
+        return SimpleNamespace(means=lambda: {"m": number}, to_json=lambda: {"number": number})
+
+    monkeypatch.setattr(measurements, "measure", measure)
+    monkeypatch.setattr(HeldoutResult, "from_json", classmethod(lambda cls, data: data))
+    monkeypatch.setattr(measurements, "compare", lambda before, after: [before, after])
+    return calls
+
+
+def test_the_base_is_measured_once_and_only_while_all_policies_are_the_base(
+    tmp_path: Path, config: RootConfig, measured: list[dict[str, Any]]
+) -> None:
+    records: list[Any] = []
+
+    def make(cfg: RootConfig) -> Measurements:
+        return Measurements(
+            cfg, RunDir(tmp_path), {}, object(), lambda *record: records.append(record)
+        )
+
+    mine = make(config)
+    assert mine.wants_before({"solver": 0, "coder": 0})
+    assert not mine.wants_before({"solver": 0, "coder": 1})
+    assert not make(load_root(QUICKSTART, ["eval.heldout_items=0"])).wants_before({"solver": 0})
+    assert mine.results() is None
+    asyncio.run(mine.before())
+    assert not mine.wants_before({"solver": 0})
+    assert not make(config).wants_before({"solver": 0}), "nor after a restart"
+    assert mine.results() is None, "half of a comparison is none"
+    asyncio.run(mine.after())
+    assert mine.results() == [{"number": 1}, {"number": 2}]
+    assert [record[1]["when"] for record in records] == ["heldout-before", "heldout-after"]
+    assert json.loads((tmp_path / "heldout-before.json").read_text()) == {"number": 1}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_only_the_result_looks_at_the_held_out_scenes(
+    tmp_path: Path, config: RootConfig, measured: list[dict[str, Any]]
+) -> None:
+    records: list[Any] = []
+    mine = Measurements(
+        config, RunDir(tmp_path), {}, object(), lambda *record: records.append(record)
+    )
+    asyncio.run(mine.dev(20))
+    assert records == [("dev", {"step": 20, "means": {"m": 1}})]
+    asyncio.run(mine.before())
+    asyncio.run(mine.after())
+    assert [call["split"] for call in measured] == ["dev", "heldout", "heldout"]
+    assert [call["items"] for call in measured] == [60, 300, 300]
+    assert len({call["seed"] for call in measured[1:]}) == 1, "before and after see the same items"
+    assert [call.get("majority_items") for call in measured] == [None, 60, 0]

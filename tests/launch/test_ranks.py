@@ -1,0 +1,229 @@
+"""What a rank says and how it ends, when a part of its job fails or it is told to stop."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import children
+from engine.config import ServerHostConfig
+from engine.errors import ConfigError, EngineError
+from engine.layout import Job
+from engine.rundir import RunDir
+from launch import async_selfplay, ranks
+from launch.config import RootConfig, load_root
+from tests.engine.server_process import in_background
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "launch/configs/quickstart.yaml"
+ENGINE_LIVES_S = 30.0
+BAD_PORT = "server for solver: port 1 of 127.0.0.1: in use; choose another port"
+
+
+class FakeStore:
+    """A torchrun store of one process."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = dict(values)
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+
+@pytest.fixture(scope="module")
+def config() -> RootConfig:
+    return load_root(QUICKSTART, [])
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Engine processes that were started: each would go on for a while."""
+    started: list[subprocess.Popen[bytes]] = []
+    spawn = children.spawn
+
+    def patient(argv: list[str], **_: Any) -> subprocess.Popen[bytes]:
+        assert argv[1:3] == ["-m", "launch.engine"]
+        started.append(spawn(["sleep", str(ENGINE_LIVES_S)], log=None))
+        return started[-1]
+
+    monkeypatch.setattr(ranks.children, "spawn", patient)
+    monkeypatch.setattr(ranks, "_log_to", lambda path: None)  # it would take over pytest's log
+    return started
+
+
+def test_a_server_on_rank_0_that_gives_up_ends_the_attempt_in_one_line(
+    tmp_path: Path,
+    config: RootConfig,
+    engines: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def dead(*_: object) -> int:
+        raise EngineError("server embedded: died 6 times in 600 s")
+
+    monkeypatch.setattr(ranks, "_run_server", dead)
+    store, run = FakeStore(), RunDir(tmp_path / "run")
+    began = time.monotonic()
+    job = Job(server=config.layout.servers[0])
+    status = ranks._run_first(config, run, store, job, threading.Event())  # type: ignore[arg-type]
+    assert time.monotonic() - began < ENGINE_LIVES_S / 2
+    assert status != 0
+    assert engines[0].poll() is not None
+    assert store.values["done"] == "1", "the other ranks are told"
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "streamzero: rank 0: server embedded: died 6 times in 600 s"
+    assert re.fullmatch(r"streamzero: the engine ended with status -\d+; see .*log", said[1])
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    "failure, status", [(ConfigError(BAD_PORT), 1), (EngineError("died 6 times"), 1)]
+)
+def test_a_server_host_on_another_rank_says_why_it_ends(
+    tmp_path: Path,
+    config: RootConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    failure: Exception,
+    status: int,
+) -> None:
+    """Rank 0 never hears of a port that only rank 1 tries: rank 1 itself must speak."""
+
+    async def fail(*_: object) -> None:
+        raise failure
+
+    def job(_: object) -> int:
+        host, run = config.layout.servers[0], RunDir(tmp_path)
+        return ranks._run_server(config, run, FakeStore(), host, threading.Event())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ranks, "serve", fail)
+    monkeypatch.setattr(async_selfplay, "run_rank", job)
+    monkeypatch.setenv("RANK", "1")
+    assert async_selfplay.main([str(QUICKSTART)]) == status
+    assert capfd.readouterr().err == f"streamzero: rank 1: {failure}\n"
+
+
+def test_a_server_host_ends_when_the_run_is_done(
+    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+
+    async def serve(spec: Any, logs: Path, stop: Any, on_event: object) -> None:
+        served.append(spec)
+        await stop.wait()
+
+    monkeypatch.setattr(ranks, "serve", serve)
+    store, host = FakeStore(), config.layout.servers[0]
+    run = RunDir(tmp_path)
+    job = in_background(lambda: ranks._run_server(config, run, store, host, threading.Event()))  # type: ignore[arg-type]
+    store.set("done", "1")
+    assert job.result(20.0) == 0
+    urls = json.loads(store.values[f"servers/{host.rank}"])
+    assert urls == {p: f"http://127.0.0.1:{port}" for p, port in served[0].ports.items()}
+    assert served[0].weight_version == ranks.UNFILLED
+
+
+def test_ports_follow_the_first_one(
+    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(ranks, "serve", serve)
+    store = FakeStore(done="1")
+    host = ServerHostConfig(rank=1, policies=("coder", "solver"), kind="embedded", port=30100)
+    ranks._run_server(config, RunDir(tmp_path), store, host, threading.Event())  # type: ignore[arg-type]
+    assert json.loads(store.values["servers/1"]) == {
+        "coder": "http://127.0.0.1:30100",
+        "solver": "http://127.0.0.1:30101",
+    }
+
+
+def test_a_rank_that_waits_for_another_hears_a_stop() -> None:
+    stop = threading.Event()
+    waiting = in_background(lambda: ranks._heard(FakeStore(), "run", stop))  # type: ignore[arg-type]
+    stop.set()
+    with pytest.raises(SystemExit) as ended:
+        waiting.result(10.0)
+    assert ended.value.code == 1
+
+
+def test_a_rank_that_waits_hears_the_word_when_it_comes() -> None:
+    store = FakeStore()
+    waiting = in_background(lambda: ranks._heard(store, "run", threading.Event()))  # type: ignore[arg-type]
+    store.set("run", "runs/a")
+    assert waiting.result(10.0) == "runs/a"
+
+
+def test_a_rank_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "STORE_TIMEOUT", ranks.timedelta(0))
+    with pytest.raises(EngineError, match="no rank said 'run'"):
+        ranks._heard(FakeStore(), "run", threading.Event())  # type: ignore[arg-type]
+
+
+def test_the_servers_of_all_hosts_are_gathered_by_policy(config: RootConfig) -> None:
+    host = config.layout.servers[0]
+    layout = config.layout.model_copy(
+        update={"servers": (host, host.model_copy(update={"rank": 2}))}
+    )
+    store = FakeStore()
+    for rank in (1, 2):
+        store.set(f"servers/{rank}", json.dumps({p: f"http://{rank}/{p}" for p in host.policies}))
+    wide = config.model_copy(update={"layout": layout})
+    urls = ranks._server_urls(wide, store, threading.Event())  # type: ignore[arg-type]
+    assert urls["solver"] == ["http://1/solver", "http://2/solver"]
+    assert urls.keys() == set(host.policies)
+
+
+def test_bad_input_is_said_once_by_rank_0_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        status = async_selfplay.main([str(QUICKSTART), "run.stepz=3"])
+        assert status == async_selfplay.EXIT_BAD_INPUT
+        said = capfd.readouterr().err.splitlines()
+        assert len(said) == lines
+    assert os.environ["RANK"] == "1"
+
+
+@pytest.mark.parametrize(
+    "argv, config, overrides",
+    [
+        (["a.yaml", "run.steps=3"], "a.yaml", ["run.steps=3"]),
+        (["a.yaml", "--resume", "run.steps=3"], "a.yaml", ["run.steps=3"]),
+        (["run.steps=3"], None, ["run.steps=3"]),
+        (["--new-name", "run.steps=3", "run.seed=1"], None, ["run.steps=3", "run.seed=1"]),
+        ([], None, []),
+    ],
+)
+def test_the_command_line(argv: list[str], config: str | None, overrides: list[str]) -> None:
+    args = async_selfplay.parse(argv)
+    assert args.overrides == overrides
+    assert str(args.config) == config if config else args.config.parent == QUICKSTART.parent
+    assert args.resume == ("--resume" in argv)
+
+
+def test_help_is_instant_because_torch_is_not_imported() -> None:
+    code = (
+        "import sys; from launch import async_selfplay as a\n"
+        "try: a.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = QUICKSTART.parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert b"--resume" in done.stdout
