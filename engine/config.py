@@ -91,6 +91,8 @@ class WeightsConfig(Section):
     pause: Literal["retract", "in_place", "abort", "drain"] = "retract"
     """What happens to requests in flight at an update; see DESIGN, weights."""
     timeout_s: float = Field(60.0, gt=0)
+    probe_tolerance: float = Field(0.01, gt=0)
+    """Largest difference of log-probs, in nats, between learner and server after a publication."""
     checksum_every: int = Field(20, ge=0)
     """Publications between two comparisons of checksums; 0: only the first."""
 

@@ -29,7 +29,7 @@ from engine.learner.batch import (
 from engine.learner.config import LearnerConfig
 from engine.learner.loss import Tokens, diagnostics, policy_loss
 from engine.learner.model_family import ModelFamily, PolicyModel, family_of
-from engine.types import Group
+from engine.types import Group, Rollout, SamplingParams, Segment
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,30 @@ class PolicyTrainer:
         metrics |= {"seconds": elapsed_s, "tokens_per_s": count_tokens(samples) / elapsed_s}
         reason = failed[0] if skipped else ""
         return StepReport(step=self.step_count, skipped=skipped, reason=reason, metrics=metrics)
+
+    @torch.no_grad()
+    def score(self, ids: Sequence[int]) -> list[float]:
+        """Log-probs (temperature 1, nats) of ids[1:] given what is before them; a collective."""
+        rollout = Rollout(
+            policy=self.policy,
+            role="probe",
+            prompt_ids=tuple(ids[:1]),
+            token_ids=tuple(ids[1:]),
+            logprobs=(0.0,) * (len(ids) - 1),
+            segments=(Segment(0, 0),),
+            finish="length",
+            sampling=SamplingParams(max_new_tokens=len(ids) - 1),
+            text="",
+        )
+        (batch,) = micro_batches(
+            [Sample(rollout, 0.0)],
+            encode=self.family.encode,
+            expand=self.family.expand,
+            token_budget=self.cfg.tokens_per_micro_batch,
+        )
+        logprobs_T, _ = self.model(batch.to(self.device))
+        scores: list[float] = logprobs_T.tolist()
+        return scores
 
     def named_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """(name in the checkpoint, whole tensor without gradient), cast to `dtype`, by default

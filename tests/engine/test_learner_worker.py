@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
 from engine.errors import TransportError, WeightSyncError
-from engine.learner import checkpoint, worker
+from engine.learner import checkpoint, publisher, worker
 from engine.learner.config import LearnerConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
 from engine.transport import Message
@@ -215,6 +215,28 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "GAP_S", 0.02)
 
 
+def test_a_server_that_answers_the_probe_wrongly_gets_no_requests(
+    tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = publisher.probe
+    lies = [0.5]
+
+    def probe(url: str, ids: Sequence[int], **options: float) -> list[float]:
+        return [value + sum(lies) for value in honest(url, ids, **options)]
+
+    monkeypatch.setattr(publisher, "probe", probe)
+    with life_of(tmp_path, server.url) as life:
+        life.engine.welcome(5)
+        first = life.engine.expect("published")
+        assert first["servers"] == []
+        assert "probe" in first["failed"][server.url]
+        lies.clear()
+        again = life.engine.expect("published")
+        while again["failed"]:  # looked after before the lie was over
+            again = life.engine.expect("published")
+        assert (again["version"], again["servers"]) == (5, [server.url])
+
+
 def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
     tmp_path: Path, server: LiveServer
 ) -> None:
@@ -231,6 +253,7 @@ def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
         engine.batch(1, 6, groups_of(0))
         stepped = engine.expect("stepped")
         assert (stepped["request"], stepped["step"], stepped["skipped"]) == (1, 1, False)
+        assert 0 <= stepped["metrics"]["probe_gap"] < 1e-5  # log-probs of server and learner
         published = engine.expect("published")
         assert (published["version"], published["step"]) == (6, 1)
         assert (published["servers"], published["failed"]) == ([server.url], {})

@@ -1,0 +1,148 @@
+"""What one rank of a learner group does: its trainers, and the commands of rank 0.
+
+Every rank executes the commands in rank 0's order on its one thread, so no two collectives ever
+interleave. They travel over a gloo group of their own, pictures as raw frames.
+
+    step POLICY BATCH      train on the groups of a batch
+    gather POLICY PASSES   take part in gathering whole buckets, so many times
+    score POLICY           log-probs of the probe
+    save POLICY            checkpoint
+    stop                   leave
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from engine.config import WeightsConfig
+from engine.errors import TransportError
+from engine.learner import checkpoint
+from engine.learner.config import LearnerConfig
+from engine.learner.trainer import PolicyTrainer, load_reference
+from engine.transport import Images, Message
+from engine.wire import decode_group, from_frames, to_frames
+
+log = logging.getLogger(__name__)
+
+PROBE = tuple(range(3, 27))
+"""Token ids whose log-probs servers and learners are compared by; every vocabulary has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What one rank of a learner group needs to know."""
+
+    policies: tuple[str, ...]
+    rank: int
+    """Within the group."""
+    world: int
+    base: Path
+    device: Literal["cpu", "cuda"]
+    backend: Literal["gloo", "nccl"]
+    seed: int
+    steps: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    checkpoints: dict[str, Path]
+    learner: LearnerConfig
+    weights: WeightsConfig
+    address: str
+    servers: dict[str, tuple[str, ...]]
+    tensor_parallel: dict[str, int]
+    """{server url: its tensor-parallel size}."""
+
+
+class LearnerGroup:
+    """The trainers of this rank, and the commands that all ranks execute together."""
+
+    def __init__(self, spec: LearnerSpec, store: dist.Store) -> None:
+        self.spec = spec
+        self._control: dist.ProcessGroup | None = None
+        if spec.world > 1:
+            prefix = dist.PrefixStore(f"learners/{spec.policies[0]}", store)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo",
+                store=prefix,
+                rank=spec.rank,
+                world_size=spec.world,
+            )
+            # The other ranks wait in it for the next command, however long that takes.
+            self._control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        self.requests: dict[str, int] = {}
+        # The KL anchor is the base, frozen and shared, also after a resume.
+        self._reference = (
+            load_reference(spec.base, device=spec.device) if spec.learner.kl_beta else None
+        )
+        self.trainers = {policy: self._load(policy) for policy in spec.policies}
+
+    def _load(self, policy: str) -> PolicyTrainer:
+        """The trainer of `policy`, from its newest valid checkpoint or from the base."""
+        path, warnings = checkpoint.latest_valid(self.spec.checkpoints[policy])
+        for warning in warnings:
+            log.warning("%s", warning)
+        trainer = PolicyTrainer(
+            policy,
+            path or self.spec.base,
+            self.spec.learner,
+            total_steps=self.spec.steps,
+            seed=self.spec.seed,
+            device=self.spec.device,
+            reference=self._reference,
+        )
+        self.requests[policy] = 0
+        if path is not None:
+            meta = checkpoint.load(path, trainer)
+            self.requests[policy] = int(meta["request"])
+        return trainer
+
+    def broadcast(self, command: Message, images: Images) -> tuple[Message, Images]:
+        """Rank 0's command and its pictures, on every rank of the group."""
+        if self._control is None:
+            return command, images
+        frames = to_frames(command, images) if self.spec.rank == 0 else []
+        count = torch.tensor([len(frames)])
+        dist.broadcast(count, 0, group=self._control)
+        lengths = torch.tensor([len(f) for f in frames] or [0] * int(count))
+        dist.broadcast(lengths, 0, group=self._control)
+        payload = torch.empty(int(lengths.sum()), dtype=torch.uint8)
+        if self.spec.rank == 0:
+            payload = torch.frombuffer(bytearray(b"".join(frames)), dtype=torch.uint8)
+        dist.broadcast(payload, 0, group=self._control)
+        return from_frames([part.numpy().tobytes() for part in payload.split(lengths.tolist())])
+
+    def follow(self) -> None:
+        """Ranks other than 0: execute rank 0's commands until it says stop."""
+        while True:
+            command, images = self.broadcast({}, {})
+            if command["kind"] == "stop":
+                return
+            self.execute(command, images)
+
+    def execute(self, command: Message, images: Images) -> Any:
+        """One command, on this rank."""
+        policy = command["policy"]
+        if command["kind"] == "step":
+            groups = [decode_group(row, images) for row in command["groups"]]
+            return self.trainers[policy].step(groups)
+        if command["kind"] == "save":
+            return self.save(policy, int(command["request"]))
+        if command["kind"] == "score":
+            return self.trainers[policy].score(PROBE)
+        if command["kind"] == "gather":
+            for _ in range(int(command["passes"])):
+                for _ in self.trainers[policy].named_weights():
+                    pass  # takes part in the gathers; rank 0 sends what they give
+            return None
+        raise TransportError(f"unknown command {command['kind']!r} in a learner group")
+
+    def save(self, policy: str, request: int) -> None:
+        folder = self.spec.checkpoints[policy]
+        trainer = self.trainers[policy]
+        checkpoint.save(folder, trainer, base=self.spec.base, meta={"request": request})
+        if self.spec.rank == 0:
+            checkpoint.prune(folder, self.spec.keep_checkpoints, newest=trainer.step_count)
