@@ -98,8 +98,8 @@ class Desk:
             again = self.buffer.restore(policy, step=step, request=request, attempt=self.attempt)
             self.steps[policy] = step
             if again:
-                self.on_event("info", f"{policy}: {again} groups trained after step {step} "
-                                      "return to ready")  # fmt: skip
+                text = f"{policy}: {again} groups that step {step} does not contain are ready again"
+                self.on_event("info", text)
         admission = Admission(self.rules, self.steps, self.buffer.ready_games(self.steps))
         for peer, own in self._peers.items():
             versions = {p: self.buffer.reserve_version(p, self.steps[p], self.attempt) for p in own}

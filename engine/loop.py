@@ -8,7 +8,7 @@
     watch    once a second                         a snapshot to the terminal and metrics.jsonl
 
 Everything that may let a game start or a policy step ends in `changes.notify()`, the one signal on
-which `admit` and `answer` wait. Nothing polls and no queue is unbounded: games are bounded by
+which `admit` and `answer` wait. No decision polls and no queue is unbounded: games are bounded by
 admission, requests by the samplers' semaphores, renders by the pool's workers, batches by one open
 request per policy.
 

@@ -75,7 +75,8 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
     from engine.layout import world_size
     from engine.rundir import RunDir
     from launch.config import load_root
-    from launch.preflight import check_before_start, free_name
+    from launch.preflight import changes, check_before_start, finished, free_name
+    from launch.result import print_result
 
     overrides = list(args.overrides)
     config = load_root(args.config, overrides)
@@ -84,6 +85,13 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         config = load_root(args.config, overrides)
     check_before_start(config, resume=args.resume)
     run = RunDir(config.run.root / config.run.name)
+    if args.resume:
+        if (summary := finished(config, run)) is not None:
+            print("streamzero: this run has made all its steps; nothing to resume")
+            print_result(summary, run)
+            return 0
+        for change in changes(config, run):
+            print(f"streamzero: resumed with another setting: {change}")
     run.create()
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -114,10 +122,12 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         child.send_signal(stopped[0])
     status = child.wait()
     if stopped:
-        again = shlex.join([__file__, str(args.config), *overrides, "--resume"])
+        again = shlex.join(
+            [sys.executable, __file__, str(args.config.resolve()), *overrides, "--resume"]
+        )
         has_saved = any((run.path / "checkpoints").glob("*/step-*"))
         print(
-            f"streamzero: stopped and saved; continue with: python {again}"
+            f"streamzero: stopped and saved; continue with: {again}"
             if has_saved
             else "streamzero: stopped before anything was saved"
         )

@@ -1,7 +1,9 @@
 """What is checked before anything starts. Every failure is one ConfigError line with its fix."""
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -50,6 +52,40 @@ def check_run_dir(config: RootConfig, *, resume: bool) -> None:
         raise ConfigError(
             f"run.name: {run.path} exists; continue it with --resume or choose another run.name"
         )
+
+
+def finished(config: RootConfig, run: RunDir) -> dict[str, Any] | None:
+    """The summary of a run that has made all the steps that are asked for; else None."""
+    try:
+        summary: dict[str, Any] = json.loads(run.summary.read_text())
+        is_done = all(step >= config.run.steps for step in summary["steps"].values())
+        is_measured = bool(summary["heldout"]["delta"]) or config.eval.heldout_items == 0
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return summary if is_done and is_measured and summary["steps"] else None
+
+
+def changes(config: RootConfig, run: RunDir) -> list[str]:
+    """Settings in which `config` differs from the one saved with the run, one line each."""
+    try:
+        saved = yaml.safe_load(run.config.read_text())
+    except (OSError, yaml.YAMLError):
+        return []
+    old, new = _leaves(saved), _leaves(config.model_dump(mode="json"))
+    return [
+        f"{key} is {new.get(key)!r}, was {old.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _leaves(value, f"{path}.{key}" if path else str(key))
+    return found
 
 
 def write_config(config: RootConfig, run: RunDir) -> None:

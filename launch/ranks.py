@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 UNFILLED = "unfilled"
 """Version of a server that no learner has filled yet: no number, so nobody takes it for one."""
+SERVERS_STAY_S = 20.0
+"""After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
 STORE_TIMEOUT = timedelta(seconds=600)
 
 
@@ -64,11 +66,20 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     job = job_of(config.layout, rank)
+    if rank != 0 and job.server is not None:
+        # An interrupt stops the run: servers stay until rank 0 has saved and says "done".
+        signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY_S, stop))
     if rank == 0:
         return _run_first(config, run, store, job, stop)
     _heard(store, "run", stop)
     _log_to(run.logs / f"rank{rank}.log")
     return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
+
+
+def _later(seconds: float, stop: threading.Event) -> None:
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
 
 
 def _run_first(

@@ -72,5 +72,18 @@ def markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def main(folders: Sequence[str]) -> int:
+    summaries = []
+    for folder in folders:
+        path = Path(folder) / "summary.json"
+        try:
+            summaries.append(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            print(f"streamzero: {path}: no summary of a run ({error})", file=sys.stderr)
+            return 2
+    print(markdown(summaries))
+    return 0
+
+
 if __name__ == "__main__":
-    print(markdown([json.loads((Path(run) / "summary.json").read_text()) for run in sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))

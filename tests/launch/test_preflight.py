@@ -1,0 +1,73 @@
+"""What the front door knows of a run that is to be resumed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.rundir import RunDir
+from launch.async_selfplay import CONFIGS
+from launch.config import RootConfig, load_root
+from launch.preflight import changes, finished, free_name, write_config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RootConfig:
+    return load_root(CONFIGS / "quickstart.yaml", [f"run.root={tmp_path}", "run.steps=5"])
+
+
+@pytest.fixture
+def run(config: RootConfig) -> RunDir:
+    run = RunDir(config.run.root / config.run.name)
+    run.create()
+    write_config(config, run)
+    return run
+
+
+def summary(**changed: Any) -> str:
+    steps = {"proposer": 5, "coder": 5, "solver": 5}
+    return json.dumps({"steps": steps, "heldout": {"delta": {"coder_render": 0.1}}, **changed})
+
+
+def test_a_run_that_has_made_its_steps_is_finished(config: RootConfig, run: RunDir) -> None:
+    assert finished(config, run) is None
+    run.summary.write_text(summary())
+    found = finished(config, run)
+    assert found is not None
+    assert found["steps"]["solver"] == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        summary(steps={"proposer": 5, "coder": 4, "solver": 5}),
+        summary(steps={}),
+        summary(heldout={"delta": {}}),
+        "{}",
+        "[]",
+        "torn {",
+    ],
+)
+def test_any_other_run_is_not(config: RootConfig, run: RunDir, text: str) -> None:
+    run.summary.write_text(text)
+    assert finished(config, run) is None
+
+
+def test_changed_settings_are_named_one_by_one(config: RootConfig, run: RunDir) -> None:
+    assert changes(config, run) == []
+    other = load_root(
+        CONFIGS / "quickstart.yaml",
+        [f"run.root={config.run.root}", "run.steps=5", "learner.lr=1e-3", "run.seed=7"],
+    )
+    assert changes(other, run) == [
+        "learner.lr is 0.001, was 1e-05",
+        "run.seed is 7, was 0",
+    ]
+
+
+def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
+    assert free_name(tmp_path, "quickstart") == "quickstart"
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart-2").mkdir()
+    assert free_name(tmp_path, "quickstart") == "quickstart-3"
