@@ -60,7 +60,7 @@ def finished(config: RootConfig, run: RunDir) -> dict[str, Any] | None:
         summary: dict[str, Any] = json.loads(run.summary.read_text())
         is_done = all(step >= config.run.steps for step in summary["steps"].values())
         is_measured = bool(summary["heldout"]["delta"]) or config.eval.heldout_items == 0
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return summary if is_done and is_measured and summary["steps"] else None
 

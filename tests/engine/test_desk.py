@@ -253,7 +253,7 @@ def test_a_checkpoint_frees_what_no_restore_needs_and_no_more(buffer: Buffer) ->
         again = Office(buffer)
         await again.open(step=2, request=2)
         assert [text for _, text in again.events] == [
-            "solver: 1 groups trained after step 2 return to ready"
+            "solver: 1 groups that step 2 does not contain are ready again"
         ]
         batch = await again.train(3, step=3)
         assert len(batch["groups"]) == 1
