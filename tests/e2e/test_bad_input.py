@@ -226,6 +226,7 @@ def test_corrupt_checkpoints(quick_run: QuickRun, tmp_path: Path) -> None:
     """The one before is taken, or the base where none is left, and the run completes."""
     own = RunDir(tmp_path / "runs" / "quick")
     shutil.copytree(quick_run.dir.path, own.path)
+    own.summary.unlink()  # as if it had died before its end: a finished run is not resumed
     # The solver loses its newest, the coder both, the proposer none.
     lost = [*checkpoints_of(own, "solver")[1:], *checkpoints_of(own, "coder")]
     for path in lost:

@@ -83,7 +83,7 @@ def test_micro_batches_do_not_change_the_update(tiny_base: Path) -> None:
         assert moved(results[0][1], after) < 2e-5
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [1e300, -1e300])  # finite, but not as float32
 def test_a_bad_batch_leaves_everything_as_it_was(tiny_base: Path, bad: float) -> None:
     """After a normal step, so that the optimiser has a state to spoil."""
     trainer = make_trainer(tiny_base)
