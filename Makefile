@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: selfplay test lint types suite heldout clean
+.PHONY: selfplay test lint types suite heldout ablations clean
 
 selfplay: $(VENV)/.installed
 	$(BIN)/python launch/async_selfplay.py $(CONFIG) $(if $(RUN),run.name=$(RUN),--new-name) $(if $(RESUME),--resume) $(SET)
@@ -40,6 +40,21 @@ heldout: $(VENV)/.installed
 	  $(BIN)/python launch/async_selfplay.py $(CONFIG) run.seed=$$seed run.name=seed$$seed || exit 1; \
 	done
 	$(BIN)/python launch/result.py runs/seed0 runs/seed1 runs/seed2
+
+# What single mechanisms of MM-Zero are worth: three seeds each, an hour in all.
+ABLATIONS := full no_cap no_diversity random_labels released
+full :=
+no_cap := recipe.reward.solvability_cap=1
+no_diversity := recipe.diversity.window_scale=0 recipe.diversity.type_penalty=0
+random_labels := recipe.label=random
+released := recipe.preset=mm_zero_code
+ablations: $(VENV)/.installed
+	$(foreach name,$(ABLATIONS),for seed in 0 1 2; do \
+	  $(BIN)/python launch/async_selfplay.py $(CONFIG) run.seed=$$seed run.name=$(name)$$seed \
+	    $($(name)) || exit 1; \
+	done;)
+	$(BIN)/python launch/result.py \
+	  $(foreach name,$(ABLATIONS),$(name)=runs/$(name)0,runs/$(name)1,runs/$(name)2)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import schema
+from engine import accounts, schema
 from engine.admission import ReadyGame
 from engine.errors import EngineError
+from engine.notes import evenly, first_and_last, without_pictures
 from engine.types import Group
 from engine.versions import Restore, Version, VersionLedger
-from engine.wire import content_hash, decode_group, encode_group, pack, unpack
+from engine.wire import decode_group, encode_group, pack, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Buffer:
         """
         with self.transaction():
             images: dict[str, bytes] = {}
-            text = json.dumps(_without_bytes(notes, images)) if notes else None
+            text = json.dumps(without_pictures(notes, images)) if notes else None
             state = "finished" if dropped is None else "dropped"
             ended = self._db.execute(
                 "UPDATE games SET state = ?, reason = ?, ended_s = ?, notes = ? "
@@ -132,18 +133,11 @@ class Buffer:
 
     def gallery(self, number: int) -> list[dict[str, Any]]:
         """The first and the last `number` games that have notes: {game, state, ..., notes}."""
-        query = "SELECT id, state, reason, started_s, ended_s, notes FROM games "
-        some = "WHERE notes IS NOT NULL ORDER BY id {} LIMIT ?"
-        found = {
-            row[0]: row
-            for order in ("ASC", "DESC")
-            for row in self._rows(query + some.format(order), (number,))
-        }
-        keys = ("game", "state", "reason", "started_s", "ended_s")
-        return [
-            {**dict(zip(keys, row[:5], strict=True)), "notes": json.loads(row[5])}
-            for _, row in sorted(found.items())
-        ]
+        return first_and_last(self._db, number)
+
+    def games_evenly(self, most: int) -> Iterator[dict[str, Any]]:
+        """At most `most` finished games with notes, evenly spread over the run, one by one."""
+        return evenly(self._db, most)
 
     def image(self, name: str) -> bytes | None:
         """PNG bytes by content hash; None where nothing needs it any more."""
@@ -165,7 +159,7 @@ class Buffer:
                 "SELECT 1 FROM games WHERE id = ? AND state = 'in_flight'", (group.game,)
             ):
                 raise ValueError(f"{group.stream}: game {group.game} is not in flight")
-            self._add(f"submitted/{group.stream}", 1)
+            self.add_all(accounts.on_submit(group))
             row = self._db.execute(
                 "INSERT INTO groups (stream, policy, game, state, reason, versions, created_s, "
                 "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -362,25 +356,11 @@ class Buffer:
 
     def counts(self) -> dict[str, Any]:
         """{"games": {...}, "groups": {stream: {...}}}, in the words of `summary.json`."""
-        counters = self.counters()
-        games: dict[str, Any] = {"started": int(counters.get("games_started", 0))}
-        games |= {"finished": 0, "dropped": {}, "in_flight": 0}
-        for state, reason, number in self._rows(
-            "SELECT state, reason, count(*) FROM games GROUP BY state, reason"
-        ):
-            _count(games, state, reason, number)
-        groups: dict[str, dict[str, Any]] = {}
-        for name, value in counters.items():
-            if name.startswith("submitted/"):
-                groups[name.removeprefix("submitted/")] = {
-                    "submitted": int(value),
-                    **{"trained": 0, "dropped": {}, "ready": 0, "leased": 0},
-                }
-        for stream, state, reason, number in self._rows(
-            "SELECT stream, state, reason, count(*) FROM groups GROUP BY stream, state, reason"
-        ):
-            _count(groups[stream], state, reason, number)
-        return {"games": games, "groups": groups}
+        return accounts.counts(self._db, self.counters())
+
+    def funnel(self) -> dict[str, dict[str, int]]:
+        """{stream: {sampled, usable (rollouts), groups, kept, trained}}, in order of the loss."""
+        return accounts.funnel(self._db, self.counters())
 
     def ages(self) -> dict[str, dict[int, int]]:
         """{stream: {age at the lease: groups}} of what was trained."""
@@ -468,29 +448,9 @@ def _inserted(cursor: sqlite3.Cursor) -> int:
     return cursor.lastrowid
 
 
-def _count(account: dict[str, Any], state: str, reason: str | None, number: int) -> None:
-    if state == "dropped":
-        account["dropped"][reason] = number
-    else:
-        account[state] = number
-
-
 def _all_versions(group: Group) -> dict[str, list[int]]:
     """{policy: versions} whose ages bound those of all tokens: a group's own, and its judges'."""
     versions = {policy: set(span) for policy, span in group.versions.items()}
     for rollout in group.rollouts:
         versions.setdefault(rollout.policy, set()).update(rollout.versions)
     return {policy: sorted(numbers) for policy, numbers in versions.items()}
-
-
-def _without_bytes(value: Any, images: dict[str, bytes]) -> Any:
-    """`value` with each PNG replaced by {"png": content hash}; the PNGs go to `images`."""
-    if isinstance(value, bytes):
-        name = content_hash(value)
-        images[name] = value
-        return {"png": name}
-    if isinstance(value, Mapping):
-        return {str(key): _without_bytes(item, images) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_bytes(item, images) for item in value]
-    return value

@@ -54,7 +54,8 @@ class ServerHostConfig(Section):
     rank: int = Field(ge=0)
     """The rank that starts and supervises these servers."""
     policies: tuple[str, ...] = Field(min_length=1)
-    """One port each; the embedded server serves all of them from one process."""
+    """One port each; the embedded server serves all of them from one process. The names of
+    followers (`engine.layout.Follower`) stand here too."""
     kind: Literal["embedded", "sglang"] = "embedded"
     port: int = Field(0, ge=0, le=65535)
     """Of the first policy, the others follow; 0: free ports are chosen."""

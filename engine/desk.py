@@ -3,11 +3,14 @@
     learner                            engine
     hello {policy: step, request}  ->  the buffer goes back to what those checkpoints contain
                                    <-  welcome {attempt, versions}     once all policies are here
+                                       (versions of its policies, and of their followers)
     next {policy, request}         ->  parked until admission has a batch
                                    <-  batch {policy, request, version, groups}   (may be empty)
+                                       (and follower_versions, where its step renews followers)
     stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
     published {policy, version, step, servers} -> servers are routable, games are consumed
     serving {policy, version, servers}         -> servers are routable
+                                       (policy may be a follower: servers are routable, no more)
     saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
     event, stopping                ->  noted
                                    <-  save, bye
@@ -24,6 +27,7 @@ from typing import Any, Protocol
 from engine.admission import Admission, AdmissionRules, Consumption
 from engine.buffer import Buffer, Leased
 from engine.errors import EngineError, TransportError
+from engine.layout import Follower
 from engine.transport import EngineSocket, Message
 from engine.wire import encode_group
 
@@ -66,7 +70,9 @@ class Desk:
     rules: AdmissionRules
     max_judge_age: int | None
     servers: Mapping[str, Servers]
-    """By policy."""
+    """By policy, and by follower."""
+    followers: Mapping[str, Follower] = field(default_factory=dict)
+    """By name: servers that hold older weights of a policy."""
     attempt: int
     on_change: Callable[[], None]
     on_step: Callable[[str, Message, Sequence[Leased]], None]
@@ -76,7 +82,7 @@ class Desk:
     steps: dict[str, int] = field(default_factory=dict)
     """Steps that each policy's learner has made."""
     versions: dict[str, int] = field(default_factory=dict)
-    """The last published version of each policy."""
+    """The last published version of each policy and follower."""
     is_stopping: bool = False
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -97,12 +103,17 @@ class Desk:
         for policy, (step, request) in self._restored.items():
             again = self.buffer.restore(policy, step=step, request=request, attempt=self.attempt)
             self.steps[policy] = step
+            for name in self._followers_of(policy):  # their weights went back as well
+                self.buffer.restore(name, step=step, request=0, attempt=self.attempt)
             if again:
                 text = f"{policy}: {again} groups that step {step} does not contain are ready again"
                 self.on_event("info", text)
         admission = Admission(self.rules, self.steps, self.buffer.ready_games(self.steps))
         for peer, own in self._peers.items():
-            versions = {p: self.buffer.reserve_version(p, self.steps[p], self.attempt) for p in own}
+            versions = {}
+            for policy in own:
+                for name in (policy, *self._followers_of(policy)):
+                    versions[name] = self._reserve(name, self.steps[policy])
             await self.socket.send(
                 peer, {"kind": "welcome", "attempt": self.attempt, "versions": versions}
             )
@@ -163,6 +174,8 @@ class Desk:
             self.servers[policy].mark_unready(url)
             self.on_event("warning", f"{policy}: publication to {url} failed: {error}")
         self.versions[policy] = version
+        if policy in self.followers:
+            return  # what admission counts is the publication of its policy
         admission.published(policy, int(message["step"]))
         if int(message["step"]) == self.rules.total_steps:
             for stream, rule in self.rules.streams.items():
@@ -203,7 +216,7 @@ class Desk:
             request,
             self.attempt,
             games=games,
-            steps=self.steps,
+            steps=self.steps | {n: self.steps[f.policy] for n, f in self.followers.items()},
             max_age={stream: streams[stream].max_age for stream in games},
             max_judge_age=self.max_judge_age,
         )
@@ -216,21 +229,27 @@ class Desk:
             header, pictures = encode_group(leased.group)
             rows.append(header)
             images.update(pictures)
-        version = 0
+        answer: Message = {"kind": "batch", "policy": policy, "request": parked.request}
+        answer |= {"version": 0, "groups": rows}
         if batch.groups:
             self._batches[policy, parked.request] = batch
-            version = self.buffer.reserve_version(policy, self.steps[policy] + 1, self.attempt)
-        await self.socket.send(
-            parked.peer,
-            {
-                "kind": "batch",
-                "policy": policy,
-                "request": parked.request,
-                "version": version,
-                "groups": rows,
-            },
-            images,
-        )
+            answer |= self._new_versions(policy, self.steps[policy] + 1)
+        await self.socket.send(parked.peer, answer, images)
+
+    def _new_versions(self, policy: str, step: int) -> Message:
+        """What is published after this step: the policy, and the followers that it renews."""
+        versions: Message = {"version": self._reserve(policy, step)}
+        renewed = [n for n in self._followers_of(policy) if step % self.followers[n].every == 0]
+        if renewed and step != self.rules.total_steps:  # after the last one nobody is judged
+            versions["follower_versions"] = {name: self._reserve(name, step) for name in renewed}
+        return versions
+
+    def _followers_of(self, policy: str) -> list[str]:
+        return [name for name, follower in self.followers.items() if follower.policy == policy]
+
+    def _reserve(self, name: str, step: int) -> int:
+        """A version for a policy's or follower's weights of `step`."""
+        return self.buffer.reserve_version(name, step, self.attempt)
 
     async def tell_all(self, kind: str) -> None:
         """Send `save` or `bye` to every learner group."""

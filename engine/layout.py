@@ -1,10 +1,32 @@
 """Who runs where: ranks -> learner groups and server hosts. Checked before anything starts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from engine.config import LayoutConfig, LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Servers that hold *older* weights of a policy, so that it can be judged by a frozen self.
+
+    A follower is a name of servers, as a policy is, but nobody trains it. Its weights are a copy
+    of its policy's (a *pin*), made when an attempt begins and after every `every`-th step but the
+    last, and published under the follower's name, with versions of its own. Rank 0 of the learner
+    group keeps the pin in host memory: a late or restarted server gets these weights, not newer
+    ones.
+    """
+
+    policy: str
+    every: int
+    """Steps of the policy between two pins."""
+
+
+def followers_of(wanted: Mapping[str, tuple[str, int]]) -> dict[str, Follower]:
+    """{name: Follower} from a recipe's plain {name: (policy, steps between two pins)}."""
+    return {name: Follower(policy, every) for name, (policy, every) in wanted.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +44,15 @@ def world_size(layout: LayoutConfig) -> int:
     return max(learner_ranks + server_ranks) + 1
 
 
-def check_layout(layout: LayoutConfig, policies: Collection[str], world: int | None = None) -> None:
-    """Raise ConfigError unless every rank has at most one job, and every policy a learner group
-    and a server. `world`: the number of ranks that torchrun started, where known."""
+def check_layout(
+    layout: LayoutConfig,
+    policies: Collection[str],
+    world: int | None = None,
+    followers: Mapping[str, Follower] = MappingProxyType({}),
+) -> None:
+    """Raise ConfigError unless every rank has at most one job, every policy a learner group and
+    a server, and every follower a server. `world`: the number of ranks that torchrun started,
+    where known."""
     owners: dict[int, str] = {}
     for i, group in enumerate(layout.learners):
         for rank in group.ranks:
@@ -40,9 +68,14 @@ def check_layout(layout: LayoutConfig, policies: Collection[str], world: int | N
     _check_policies(
         "learners", [p for g in layout.learners for p in g.policies], policies, once=True
     )
-    _check_policies(
-        "servers", [p for h in layout.servers for p in h.policies], policies, once=False
-    )
+    served = [p for h in layout.servers for p in h.policies]
+    for name, follower in followers.items():
+        if name not in served:
+            raise ConfigError(
+                f"layout.servers: {name!r}, which holds older weights of {follower.policy!r}, has "
+                f"none; {_room_for(name, layout)}"
+            )
+    _check_policies("servers", served, (*policies, *followers), once=False)
     needed = world_size(layout)
     if world is not None and world != needed:
         raise ConfigError(
@@ -67,6 +100,15 @@ def _claim(owners: dict[int, str], rank: int, owner: str) -> None:
     if rank in owners:
         raise ConfigError(f"{owner}: rank {rank} already belongs to {owners[rank]}")
     owners[rank] = owner
+
+
+def _room_for(name: str, layout: LayoutConfig) -> str:
+    """What to write so that `name` has a server."""
+    for i, host in enumerate(layout.servers):
+        if host.kind == "embedded":
+            return f"set layout.servers.{i}.policies=[{', '.join((*host.policies, name))}]"
+    rank = world_size(layout)
+    return f"add {{rank: {rank}, policies: [{name}], kind: sglang}} to layout.servers"
 
 
 def _check_policies(part: str, named: list[str], policies: Collection[str], *, once: bool) -> None:

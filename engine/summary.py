@@ -37,18 +37,23 @@ def build_summary(
     """
     counts = buffer.counts()
     counters = buffer.counters()
+    funnel = buffer.funnel()
     ages = buffer.ages()
     judge = age_stats(buffer.judge_ages())
+    # Followers sample, but make no step.
+    sampled = [n.removeprefix("generated/") for n in counters if n.startswith("generated/")]
+    policies = dict.fromkeys([*steps, *sampled])
     return {
         "games": counts["games"],
         "groups": {stream: counts["groups"].get(stream, _NO_GROUPS) for stream in max_age},
+        "funnel": {stream: funnel.get(stream, _NO_FUNNEL) for stream in max_age},
         "steps": dict(steps),
         "version": dict(versions or {policy: buffer.ledger.newest(policy) for policy in steps}),
         "tokens": {
             policy: {
                 kind: int(counters.get(f"{kind}/{policy}", 0)) for kind in ("generated", "trained")
             }
-            for policy in steps
+            for policy in policies
         },
         "age": {
             stream: {**age_stats(ages.get(stream, {})), "max_age": bound}
@@ -93,3 +98,4 @@ _NO_GROUPS: Mapping[str, Any] = {
     "ready": 0,
     "leased": 0,
 }
+_NO_FUNNEL: Mapping[str, int] = dict.fromkeys(("sampled", "usable", "groups", "kept", "trained"), 0)

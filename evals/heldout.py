@@ -23,6 +23,7 @@ from rewards.grading import equal, tally
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.parsing import Proposal, extract_svg, parse_answer, parse_proposal
 from roles.mm_zero.prompts import Prompts, load_prompts
+from roles.mm_zero.topics import topic_in_turn
 from roles.table import Renderer, Sampler
 
 MEASURES = (
@@ -152,7 +153,7 @@ async def measure(
         return _columns(await concurrently(item_values, enumerate(chosen)))
 
     async def all_proposals() -> dict[str, Values]:
-        topics = [recipe.topic(number) for number in range(items)]
+        topics = [topic_in_turn(recipe.topics, number) for number in range(items)]
         return _proposals(await concurrently(bench.proposal, topics))
 
     parts = await concurrently(lambda part: part(), [all_items, all_proposals])

@@ -8,7 +8,7 @@ Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
-NUM_COLORS = 6
+NUM_COLORS = 8
 
 
 def line_chart(
@@ -86,6 +86,14 @@ def fraction_bar(parts: Mapping[str, float]) -> str:
         for number, (name, value) in enumerate(parts.items())
     )
     return f'<div class="bar">{cells}</div>'
+
+
+def share_bar(share: float) -> str:
+    """A bar that is filled by a share of its length. Used inside a table's cell."""
+    return (
+        f'<div class="bar track"><span class="b0" style="width:{100 * share:.2f}%" '
+        f'title="{share:.0%}"></span></div>'
+    )
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:

@@ -19,6 +19,7 @@ from engine.learner.config import LearnerConfig
 from engine.sampler import SamplerConfig
 from evals.config import EvalConfig
 from render_pool.config import RenderConfig
+from rewards.config import GraderConfig
 from roles.mm_zero.config import MMZeroConfig
 
 
@@ -33,6 +34,7 @@ class RootConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     weights: WeightsConfig = WeightsConfig()
     render: RenderConfig = RenderConfig()
+    grader: GraderConfig = GraderConfig()
     recipe: MMZeroConfig = Field(default_factory=MMZeroConfig)
     eval: EvalConfig = EvalConfig()
 

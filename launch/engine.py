@@ -20,6 +20,7 @@ from engine.buffer import Buffer
 from engine.desk import Desk
 from engine.errors import EngineError
 from engine.games import Games
+from engine.layout import followers_of
 from engine.loop import Engine, Hooks
 from engine.rundir import RunDir
 from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
@@ -31,6 +32,8 @@ from launch.measurements import Counting, Measurements
 from launch.result import print_result
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
+from rewards.grader import Grader
+from roles.mm_zero.memory import Memory
 from roles.mm_zero.recipe import STREAMS, play
 from roles.table import Table
 
@@ -69,17 +72,19 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         stack.callback(buffer.close)
         session = await stack.enter_async_context(client_session())
         renderer = await stack.enter_async_context(RenderPool(config.render))
+        grader = await stack.enter_async_context(Grader(config.grader))
         encoder = TextEncoder.load(config.model.base)
+        followers = followers_of(config.recipe.followers())
         pools = {
-            policy: ServerPool(policy, max_concurrency=config.sampler.max_concurrency)
-            for policy in STREAMS
+            name: ServerPool(name, max_concurrency=config.sampler.max_concurrency)
+            for name in (*STREAMS, *followers)
         }
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
 
         def sampler(role: str, warn: Callable[[str], None]) -> RoleSampler:
             return RoleSampler(role, role, encoder, pools[role], session, config.sampler, warn)
 
-        samplers = {role: sampler(role, partial(watcher.on_event, "warning")) for role in STREAMS}
+        samplers = {role: sampler(role, partial(watcher.on_event, "warning")) for role in pools}
         measuring = {
             role: Counting(sampler(role, log.debug), partial(watcher.on_measured, role))
             for role in STREAMS
@@ -90,6 +95,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             rules=rules_of(config),
             max_judge_age=config.streams.max_judge_age,
             servers=pools,
+            followers=followers,
             attempt=attempt,
             on_change=changes.notify,
             on_step=watcher.on_step,
@@ -102,7 +108,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             desk=desk,
             admission=admission,
             games=Games(
-                play=bind(config, samplers, renderer, watcher),
+                play=bind(config, samplers, renderer, grader, watcher),
                 recipe=RECIPE,
                 buffer=buffer,
                 admission=admission,
@@ -130,10 +136,11 @@ def bind(
     config: RootConfig,
     samplers: dict[str, RoleSampler],
     renderer: RenderPool,
+    grader: Grader,
     watcher: Watcher,
 ) -> Any:
     """The recipe as `engine.games.Play`."""
-    window = config.recipe.window()
+    memory = Memory(config.recipe)
 
     async def play_game(
         game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
@@ -142,8 +149,8 @@ def bind(
             note(key, value)
             watcher.on_note(key, value)
 
-        table = Table(game, samplers, renderer, submit, observe)
-        await play(config.recipe.topic(game), table, config.recipe, window)
+        table = Table(game, samplers, renderer, grader, submit, observe)
+        await play(memory.topic(game), table, config.recipe, memory)
 
     return play_game
 

@@ -6,6 +6,7 @@ are PNG bytes from our own renderer, and the page runs no script.
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -53,7 +54,10 @@ def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> s
 
 
 def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
-    parts = [f"<p>{_reward(drawing)}</p>"]
+    leak = ""
+    if drawing.get("leak") is True:
+        leak = ' <span class="mark" title="the picture prints the hard answer">leak</span>'
+    parts = [f"<p>{_reward(drawing)}{leak}</p>"]
     if "invalid" in drawing:
         parts.append(f'<p class="bad">{_text(drawing["invalid"])}</p>')
     reference = notes.get(str(drawing.get("picture")))
@@ -72,20 +76,31 @@ def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
 
 def _vote(level: str, vote: Notes) -> str:
     counts = ", ".join(f"{_text(answer)} ×{number}" for answer, number in vote["counts"].items())
+    label = vote.get("label")
+    trained = "" if label in (None, vote["majority"]) else f"<p>label {_text(label)}</p>"
     rewards = vote.get("rewards")
     earned = "" if not rewards else f"<p>rewards {_text([round(r, 2) for r in rewards])}</p>"
+    terms = [_terms(row) for row in vote.get("terms") or ()]
+    earned += "".join(
+        f"<p><small>{number} × {one or '0'}</small></p>" for one, number in Counter(terms).items()
+    )
     replies = "\n".join(str(reply) for reply in vote.get("replies", ()))
     return (
         f"<p><b>{level}</b>: {_text(vote['majority'])} ({_number(vote['share'])}) · {counts}</p>"
-        f"{earned}<details><summary>replies</summary>{_pre(replies)}</details>"
+        f"{trained}{earned}<details><summary>replies</summary>{_pre(replies)}</details>"
     )
 
 
 def _reward(row: Notes) -> str:
     if row.get("reward") is None:
         return ""
-    terms = " ".join(f"{_text(k)} {_number(v)}" for k, v in (row.get("terms") or {}).items())
+    terms = _terms(row.get("terms") or {})
     return f'<span class="reward">reward {_number(row["reward"])}</span> <small>{terms}</small>'
+
+
+def _terms(terms: Notes) -> str:
+    """Those that are not zero; `escape`d."""
+    return " ".join(f"{_text(name)} {_number(value)}" for name, value in terms.items() if value)
 
 
 def _number(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from engine.errors import ConfigError
-from engine.layout import check_layout
+from engine.layout import check_layout, followers_of
 from engine.learner.base_model import check_base_model
 from engine.rundir import RunDir, RunLock
 from launch.config import RootConfig
@@ -27,7 +27,7 @@ def free_name(root: Path, name: str) -> str:
 
 def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, folder, ports."""
-    check_layout(config.layout, STREAMS, world)
+    check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
     check_system()
     check_base_model(config.model.base)
     check_run_dir(config, resume=resume)

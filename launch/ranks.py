@@ -31,7 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.layout import Job, check_layout, job_of
+from engine.layout import Job, check_layout, followers_of, job_of
 from engine.learner.worker import LearnerSpec, run_learner
 from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, ServerSpec, serve
@@ -54,7 +54,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, STREAMS, world)
+    check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
     if rank == 0:
         # A restarted attempt whose first one died before it made the folder starts afresh.
         resume = resume and run.config.exists()
@@ -161,6 +161,11 @@ def _run_learner(
     urls = _server_urls(config, store, stop)
     if config.layout.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    followers = {
+        name: follower
+        for name, follower in followers_of(config.recipe.followers()).items()
+        if follower.policy in group.policies
+    }
     spec = LearnerSpec(
         policies=group.policies,
         rank=group.ranks.index(rank),
@@ -176,7 +181,8 @@ def _run_learner(
         learner=config.learner,
         weights=config.weights,
         address=_heard(store, "engine", stop),
-        servers={policy: tuple(urls[policy]) for policy in group.policies},
+        servers={name: tuple(urls[name]) for name in (*group.policies, *followers)},
+        followers=followers,
         tensor_parallel={
             url: host.tp
             for host in config.layout.servers
@@ -250,7 +256,7 @@ def _heard(store: Store, key: str, stop: threading.Event) -> str:
 
 
 def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dict[str, list[str]]:
-    """{policy: [url]} as the server hosts told the store; waits for them."""
+    """{policy or follower: [url]} as the server hosts told the store; waits for them."""
     urls: dict[str, list[str]] = {}
     for host in config.layout.servers:
         for policy, url in json.loads(_heard(store, f"servers/{host.rank}", stop)).items():

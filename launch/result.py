@@ -1,6 +1,7 @@
-"""What a run prints at its end, and one table over several runs.
+"""What a run prints at its end, and tables over several runs, as markdown.
 
-python launch/result.py runs/seed0 runs/seed1 runs/seed2     # markdown, from summary.json
+python launch/result.py runs/seed0 runs/seed1 runs/seed2          # a column for each run
+python launch/result.py full=runs/a0,runs/a1 no_cap=runs/b0,runs/b1      # for each variant
 """
 
 import json
@@ -15,7 +16,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.rundir import RunDir
-from evals.heldout import MEASURES
+from evals.heldout import HONESTY, MEASURES
 
 
 def print_result(summary: Mapping[str, Any], run: RunDir) -> None:
@@ -72,17 +73,48 @@ def markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(folders: Sequence[str]) -> int:
-    summaries = []
-    for folder in folders:
-        path = Path(folder) / "summary.json"
-        try:
-            summaries.append(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            print(f"streamzero: {path}: no summary of a run ({error})", file=sys.stderr)
-            return 2
-    print(markdown(summaries))
+def variants_markdown(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One row per measure: the base, then each variant's change as mean [least, most] over its
+    runs. A measure that some run lacks is left out."""
+    runs = [summary["heldout"] for own in variants.values() for summary in own]
+    lines = [
+        "| measure | base | " + " | ".join(variants) + " |",
+        "|---" * (len(variants) + 2) + "|",
+    ]
+    for name in (*MEASURES, *HONESTY):
+        if not all(name in one["delta"] for one in runs):
+            continue
+        cells = []
+        for own in variants.values():
+            changes = [summary["heldout"]["delta"][name] for summary in own]
+            mean = sum(changes) / len(changes)
+            cells.append(f"{mean:+.3f} [{min(changes):+.3f}, {max(changes):+.3f}]")
+        base = sum(one["before"][name] for one in runs) / len(runs)
+        lines.append(f"| `{name}` | {base:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        if all("=" in argument for argument in arguments):
+            named = (argument.split("=", 1) for argument in arguments)
+            variants = {name: [_read(f) for f in folders.split(",")] for name, folders in named}
+            print(variants_markdown(variants))
+        else:
+            print(markdown([_read(folder) for folder in arguments]))
+    except (OSError, ValueError) as error:
+        print(f"streamzero: no summary of a run: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _read(folder: str) -> dict[str, Any]:
+    path = Path(folder) / "summary.json"
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return summary
 
 
 if __name__ == "__main__":

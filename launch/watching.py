@@ -20,7 +20,7 @@ from engine.buffer import Buffer, Leased
 from engine.config import digest
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, RateMeter, read_metrics
-from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats
+from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats, stages
 from engine.monitor.terminal import Terminal
 from engine.routing import ServerPool
 from engine.rundir import RunDir
@@ -32,7 +32,7 @@ from launch.config import RootConfig
 from launch.report import write_report
 from launch.signs import warnings
 from render_pool.pool import RenderPool
-from roles.mm_zero.recipe import STREAMS
+from roles.mm_zero.recipe import FUNNEL, STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class Watcher:
         self._rates: dict[str, RateMeter] = {}
         self._totals: dict[str, float] = {}
         """What this attempt has added to each counter of the buffer so far."""
-        self._trained: dict[str, int] = dict.fromkeys(STREAMS, 0)
-        self._measured: dict[str, int] = dict.fromkeys(STREAMS, 0)
+        self._trained: dict[str, int] = dict.fromkeys(pools, 0)
+        self._measured: dict[str, int] = dict.fromkeys(pools, 0)
         self._busy: dict[str, tuple[float, float]] = {}
         """{part: (seconds worked, seconds there were)} of this attempt."""
         self._started_s = time.monotonic()
@@ -199,7 +199,7 @@ class Watcher:
         self._totals = {n: max(v, self._totals.get(n, 0.0)) for n, v in totals.items()}
 
     def _snapshot(self, engine: Engine) -> Snapshot:
-        counts = self._buffer.counts()
+        counts, funnel = self._buffer.counts(), self._buffer.funnel()
         ages = {stream: age_stats(rows) for stream, rows in self._buffer.ages().items()}
         means = self._meter.means()
         now_s = time.monotonic()
@@ -215,6 +215,7 @@ class Watcher:
                 dropped=row["dropped"],
                 age_mean=age.get("mean"),
                 age_max=None if age.get("max") is None else int(age["max"] or 0),
+                funnel=stages(funnel.get(stream, {}), FUNNEL[stream]),
             )
         policies = {
             policy: PolicyView(

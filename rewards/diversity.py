@@ -2,20 +2,27 @@
 
 Texts are near where BLEU-4 says so; clusters are made by average link. The paper looks at the
 72 proposals of one step; here a proposal is compared with the last `size` valid ones of its
-policy and with its siblings of the same game, because a streaming game has no batch. So the
-first of two equal proposals of different games is not charged, the second is. Other differences,
-on purpose: equal texts have distance 0 however short (BLEU-4 never lets two equal texts of three
-words meet), the distance is the mean of both directions (so that order does not matter), and a
-collapse to a single content type is charged in full (the released code lets it go free).
+policy and with its siblings of the same game, because a streaming game has no batch. How the
+result differs from the batch's (`rewards.released.diversity`): the first of two equal proposals
+of different games is not charged, the second is; and what was said `size` proposals ago is
+forgotten, while a batch forgets everything at each step. Other differences, on purpose: equal
+texts have distance 0 however short (BLEU-4 never lets two equal texts of three words meet), the
+distance is the mean of both directions (so that order does not matter), and a collapse to a
+single content type is charged in full (the released code lets it go free).
+
+Pictures are compared on request (the image-diversity variant of the release): cosine distance of
+thumbnails, one picture for each proposal.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rewards.pictures import cosine_distances
 
 _ORDERS = (1, 2, 3, 4)
 _UNSEEN = 0.1
@@ -37,6 +44,11 @@ class DiversityWeights:
     """Largest penalty for an over-represented content type."""
     type_share: float = 0.5
     """Share from which on a type is over-represented."""
+    image: float = 0.0
+    """Largest penalty for a repeated picture, that of one repetition; 0.15 in the release's
+    variant, off in the paper."""
+    image_cut: float = 0.3
+    """Pictures nearer than this (cosine distance, mean over two clusters) are one cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class Repetition:
 
     text: float = 0.0
     type: float = 0.0
+    image: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,8 @@ class Card:
     caption: str
     easy_question: str
     hard_question: str
+    thumbnail: NDArray[np.float64] | None = field(default=None, compare=False)
+    """Of one of its pictures (`rewards.pictures.thumbnail`); None where there is none to see."""
 
 
 class DiversityWindow:
@@ -65,12 +80,15 @@ class DiversityWindow:
         self.weights = weights or DiversityWeights()
         self._types: list[str] = []
         self._fields = {name: _Neighbourhood() for name in self._field_weights()}
+        self._thumbnails: list[NDArray[np.float64]] = []
 
     def judge(self, cards: Sequence[Card]) -> tuple[Repetition, ...]:
         """Penalties of the valid proposals of one game, which then enter the window.
 
         V = -min(text, text * sum_field w * (k - 1)), k = size of the own cluster;
-        T = -type * max(0, f - share) / (1 - share), f = share of the own content type.
+        T = -type * max(0, f - share) / (1 - share), f = share of the own content type;
+        I = -min(image, image * (k - 1)), k = size of the own cluster of pictures (our formula, in
+        the likeness of V; the release gives the weight and the cut).
         """
         crowd = np.zeros(len(cards))
         for name, weight in self._field_weights().items():
@@ -81,13 +99,27 @@ class DiversityWindow:
             near.keep(self.size)
         types = self._types + [card.content_type for card in cards]
         self._types = types[max(0, len(types) - self.size) :]
+        images = self._image_penalties([card.thumbnail for card in cards])
         return tuple(
             Repetition(
                 text=-min(self.weights.text, self.weights.text * float(crowd[i])) + 0.0,
                 type=self._type_penalty(types.count(card.content_type), len(types)),
+                image=images[i],
             )
             for i, card in enumerate(cards)
         )
+
+    def _image_penalties(self, own: Sequence[NDArray[np.float64] | None]) -> list[float]:
+        seen = [thumbnail for thumbnail in own if thumbnail is not None]
+        if not seen or not self.weights.image:
+            return [0.0] * len(own)
+        known = self._thumbnails + seen
+        sizes = cluster_sizes(cosine_distances(np.stack(known)), self.weights.image_cut)
+        self._thumbnails = known[max(0, len(known) - self.size) :]
+        crowds = iter(sizes[len(sizes) - len(seen) :])
+        return [
+            0.0 if t is None else -self.weights.image * min(1, next(crowds) - 1) + 0.0 for t in own
+        ]
 
     def _field_weights(self) -> dict[str, float]:
         names = ("caption", "easy_question", "hard_question")

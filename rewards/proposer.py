@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from rewards.diversity import Repetition
 from rewards.reward import Reward, Score, reward
 
-_ROUNDING = 1e-9
-"""min(c, 1 - c) of c = 0.8 is below 0.2 in binary, but a mean at the threshold is not below it."""
-
 
 @dataclass(frozen=True, slots=True)
 class ProposerWeights:
@@ -19,6 +16,9 @@ class ProposerWeights:
     too_easy_below: float = 0.15
     """Mean difficulty of the rendered pictures below which the hard question is too easy."""
     too_easy_penalty: float = 0.3
+    too_easy_tolerance: float = 1e-9
+    """min(c, 1 - c) of c = 0.8 is below 0.2 in binary; a mean that is at the threshold but for such
+    rounding is not below it. The released code has none."""
     unparsable: float = -1.0
 
 
@@ -29,16 +29,20 @@ def proposer_reward(
 ) -> Reward:
     """R = mean_k [min(s_k, cap) + d_k] - too_easy + repetition, k over the drawn SVGs.
 
-    An SVG that did not render is None: it earns 0, and counts in the mean of R but not in that
-    of the difficulty. The released code also adds -1 for a question that its service lost; here
-    a lost request ends the game, so it cannot reach a reward.
+    too_easy = `too_easy_penalty` where at least one SVG rendered and the mean d_k of those that
+    did is below `too_easy_below`. An SVG that did not render is None: it earns 0, and counts in
+    the mean of R but not in that of the difficulty. Source: arXiv:2603.09206, and
+    `proposer_reward.py` of its release. Terms: format, solvability, difficulty, too_easy,
+    repeated_text, repeated_type, repeated_image.
     """
     weights = weights or ProposerWeights()
     repetition = repetition or Repetition()
     seen = [score for score in scores if score is not None]
     num = max(len(scores), 1)
     difficulty = sum(score.difficulty for score in seen)
-    too_easy = bool(seen) and difficulty / len(seen) < weights.too_easy_below - _ROUNDING
+    too_easy = bool(seen) and (
+        difficulty / len(seen) < weights.too_easy_below - weights.too_easy_tolerance
+    )
     return reward(
         format=0.0,
         solvability=sum(min(score.solvability, weights.solvability_cap) for score in seen) / num,
@@ -46,6 +50,7 @@ def proposer_reward(
         too_easy=-weights.too_easy_penalty if too_easy else 0.0,
         repeated_text=repetition.text,
         repeated_type=repetition.type,
+        repeated_image=repetition.image,
     )
 
 
@@ -59,4 +64,5 @@ def unparsable_reward(weights: ProposerWeights | None = None) -> Reward:
         too_easy=0.0,
         repeated_text=0.0,
         repeated_type=0.0,
+        repeated_image=0.0,
     )

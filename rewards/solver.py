@@ -16,7 +16,11 @@ class SolverWeights:
 def solver_reward(
     *, is_correct: bool, is_well_formed: bool, weights: SolverWeights | None = None
 ) -> Reward:
-    """R = 0.9 correct + 0.1 format."""
+    """R = 0.9 correct + 0.1 format.
+
+    Correct is what the label says, a majority vote (TTRL, arXiv:2504.16084). Source:
+    arXiv:2603.09206, and `cot_val_solver.py` of its release. Terms: correct, format.
+    """
     weights = weights or SolverWeights()
     return reward(
         correct=weights.correct if is_correct else 0.0,

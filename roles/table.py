@@ -1,10 +1,10 @@
-"""What a recipe may touch: samplers, a renderer, and a place to submit groups.
+"""What a recipe may touch: samplers, a renderer, a grader, and a place to submit groups.
 
 A recipe awaits these and nothing else. It knows no queue, version, retry or device; those are
 the engine's. Tests pass fakes with the same methods.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,18 @@ class Renderer(Protocol):
     async def render(self, svg: str) -> Picture | Invalid: ...
 
 
+class Grader(Protocol):
+    """Compares answers where hostile ones can hang nobody (`rewards.grader`)."""
+
+    async def forms(self, answers: Iterable[str | None]) -> Mapping[str, str]:
+        """{answer: canonical form}; "" where it is no answer. Equal forms are equal answers."""
+        ...
+
+    async def verdicts(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], bool]:
+        """{(given, truth): the released code's verdict}, which need not be symmetric."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The table at which one game is played."""
@@ -42,5 +54,6 @@ class Table:
     samplers: Mapping[str, Sampler]
     """By role."""
     renderer: Renderer
+    grader: Grader
     submit: Submit
     note: Note

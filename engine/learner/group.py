@@ -11,7 +11,8 @@ interleave. They travel over a gloo group of their own, pictures as raw frames.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch.distributed as dist
 
 from engine.config import WeightsConfig
 from engine.errors import TransportError
+from engine.layout import Follower
 from engine.learner import checkpoint
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
@@ -53,8 +55,11 @@ class LearnerSpec:
     weights: WeightsConfig
     address: str
     servers: dict[str, tuple[str, ...]]
+    """By policy, and by follower."""
     tensor_parallel: dict[str, int]
     """{server url: its tensor-parallel size}."""
+    followers: Mapping[str, Follower] = field(default_factory=dict)
+    """Of this group's policies."""
 
 
 class LearnerGroup:

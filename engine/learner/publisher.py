@@ -4,30 +4,108 @@ Rank 0 only. A server that is late, restarted or failed is filled as soon as it 
 weights that are already published and under their own version. Every publication is followed by a
 *probe* (log-probs of fixed tokens, ours against the server's), the first and every n-th also by a
 comparison of checksums: weights that arrived wrong are never routed to.
+
+A policy's servers get its weights as they are (`Current`); those of a follower
+(`engine.layout.Follower`) get a copy that was made of them some steps ago (`Pinned`).
 """
 
 import http.client
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
+
+from torch import Tensor
 
 from engine.errors import WeightSyncError
 from engine.learner.group import PROBE, LearnerGroup
 from engine.transport import Message
-from engine.weights import ServerLink, checksums, probe, publish, server_checksums
+from engine.weights import (
+    NamedTensors,
+    ServerLink,
+    checksums,
+    probe,
+    publish,
+    server_checksums,
+)
 
 log = logging.getLogger(__name__)
 
 
+class Weights(Protocol):
+    """What is published, and what it is compared with."""
+
+    step: int
+    """Of the policy whose weights they are."""
+
+    def renew(self) -> None:
+        """From now on they are its weights of now."""
+        ...
+
+    def source(self, passes: int) -> Callable[[], NamedTensors]:
+        """What gives the named tensors anew at each call, of which there must be `passes`."""
+        ...
+
+    def scores(self) -> list[float]:
+        """Log-probs of the probe."""
+        ...
+
+
+class Current:
+    """A policy's weights; whoever asks for them or their scores starts a collective."""
+
+    def __init__(self, group: LearnerGroup, policy: str) -> None:
+        self._group = group
+        self._policy = policy
+        self.renew()
+
+    def renew(self) -> None:
+        self.step = self._group.trainers[self._policy].step_count
+
+    def source(self, passes: int) -> Callable[[], NamedTensors]:
+        # Whole tensors are gathered one by one: without the command the other ranks would never
+        # join in, and the whole model is never on one device at once.
+        self._group.broadcast({"kind": "gather", "policy": self._policy, "passes": passes}, {})
+        return self._group.trainers[self._policy].named_weights
+
+    def scores(self) -> list[float]:
+        command = {"kind": "score", "policy": self._policy}
+        scores: list[float] = self._group.execute(*self._group.broadcast(command, {}))
+        return scores
+
+
+class Pinned:
+    """A copy in host memory of a policy's weights; only `renew` is a collective."""
+
+    def __init__(self, group: LearnerGroup, policy: str) -> None:
+        self._current = Current(group, policy)
+        self._device = group.trainers[policy].device
+        self.renew()
+
+    def renew(self) -> None:
+        self._current.renew()
+        self.step = self._current.step
+        self._scores = self._current.scores()
+        self._tensors: dict[str, Tensor] = {}  # the old copy goes first: room for one is enough
+        for name, tensor in self._current.source(passes=1)():
+            self._tensors[name] = tensor.to("cpu", copy=True)
+
+    def source(self, passes: int) -> Callable[[], NamedTensors]:
+        return lambda: ((name, part.to(self._device)) for name, part in self._tensors.items())
+
+    def scores(self) -> list[float]:
+        return self._scores
+
+
 @dataclass(slots=True)
 class Published:
-    """What the servers of one policy have, or are to have."""
+    """What the servers of one policy or follower have, or are to have."""
 
     version: int
-    step: int
+    weights: Weights
     links: dict[str, ServerLink] = field(default_factory=dict)
     count: int = 0
     """Publications so far."""
@@ -46,17 +124,27 @@ class Publisher:
         self._tell = tell
         """Sends a message to the engine."""
         self.states: dict[str, Published] = {}
+        """By policy, and by follower."""
         self.busy_s = 0.0
 
-    def begin(self, policy: str, version: int) -> None:
-        """The weights as they are now have this version; servers get it as they turn up."""
-        self.states[policy] = Published(version, self._group.trainers[policy].step_count)
+    def begin(self, versions: Mapping[str, int]) -> None:
+        """The weights as they are now have these versions; servers get them as they turn up.
 
-    def publish_step(self, policy: str, version: int) -> None:
-        """A step was made: send its weights to all servers that are linked."""
-        state = self.states[policy]
-        state.version, state.step = version, self._group.trainers[policy].step_count
-        self._publish(policy, dict(state.links))
+        Followers too: a pin is in no checkpoint. A resumed run pins what it restored, under a new
+        version, and so renews a follower once more than a run that was not interrupted.
+        """
+        for policy in self._spec.policies:
+            self.states[policy] = Published(int(versions[policy]), Current(self._group, policy))
+        for name, follower in self._spec.followers.items():
+            self.states[name] = Published(int(versions[name]), Pinned(self._group, follower.policy))
+
+    def publish_step(self, name: str, version: int) -> None:
+        """A step was made: send its weights to the servers of the policy, or of a follower that
+        it renews, as far as they are linked."""
+        state = self.states[name]
+        state.weights.renew()
+        state.version = version
+        self._publish(name, dict(state.links))
 
     def look_after_servers(self) -> None:
         """Fill late and restarted servers; tell the engine which serve our weights."""
@@ -86,13 +174,11 @@ class Publisher:
                 link.close()
 
     def _publish(self, policy: str, links: dict[str, ServerLink]) -> None:
-        """Send the current weights, as the current version, to the servers behind `links`."""
+        """Send the weights of a policy or follower to the servers behind `links`."""
         state, cfg = self.states[policy], self._spec.weights
         started = time.monotonic()
-        # Whole buckets are gathered twice, to check and to send; never the whole model at once.
-        self._group.broadcast({"kind": "gather", "policy": policy, "passes": 2}, {})
         report = publish(
-            self._group.trainers[policy].named_weights,
+            state.weights.source(passes=2),  # to check and to send
             list(links.values()),
             version=state.version,
             bucket_bytes=int(cfg.bucket_mb * 2**20),
@@ -114,7 +200,7 @@ class Publisher:
                 "kind": "published",
                 "policy": policy,
                 "version": state.version,
-                "step": state.step,
+                "step": state.weights.step,
                 "servers": [url for url in links if url not in failed],
                 "failed": failed,
                 "seconds": state.seconds,
@@ -126,8 +212,7 @@ class Publisher:
         state, cfg = self.states[policy], self._spec.weights
         if not urls:
             return {}
-        command = {"kind": "score", "policy": policy}
-        ours = self._group.execute(*self._group.broadcast(command, {}))
+        ours = state.weights.scores()
         errors = {}
         state.probe_gap = 0.0
         for url in urls:
@@ -148,9 +233,7 @@ class Publisher:
     def _compare(self, policy: str, urls: list[str]) -> dict[str, str]:
         """{url: error} of the servers whose weights are not ours, bit for bit. A server whose
         tensors have other names (SGLang fuses some) is compared in those that it shares."""
-        # A gather is a collective: without the command the other ranks would never join it.
-        self._group.broadcast({"kind": "gather", "policy": policy, "passes": 1}, {})
-        ours = checksums(self._group.trainers[policy].named_weights())
+        ours = checksums(self.states[policy].weights.source(passes=1)())
         errors = {}
         for url in urls:
             try:

@@ -113,8 +113,7 @@ class Leader:
         if header["kind"] != "welcome":
             raise TransportError(f"the engine answered {header['kind']!r} to hello")
         self._attempt = int(header["attempt"])
-        for policy in self._spec.policies:
-            self._publisher.begin(policy, int(header["versions"][policy]))
+        self._publisher.begin(header["versions"])
 
     def _ask(self, policy: str) -> None:
         self._group.requests[policy] += 1
@@ -157,7 +156,9 @@ class Leader:
         if report.skipped:
             self._ask(policy)
             return
-        self._publisher.publish_step(policy, int(batch["version"]))
+        versions = {policy: batch["version"], **batch.get("follower_versions", {})}
+        for name, version in versions.items():
+            self._publisher.publish_step(name, int(version))
         step = self._group.trainers[policy].step_count
         if step % self._spec.checkpoint_every == 0 or step >= self._spec.steps:
             self._save(policy, request)

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+Stages = tuple[tuple[str, int], ...]
+"""A funnel: (stage, number), in the order in which a stream passes them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamView:
@@ -14,6 +17,8 @@ class StreamView:
     age_mean: float | None = None
     """Of what was trained, in steps."""
     age_max: int | None = None
+    funnel: Stages = ()
+    """Rollouts sampled and usable, then groups submitted, kept and trained; see `stages`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,17 @@ class Snapshot:
         for key in ("name", "events"):
             del data[key]
         return data
+
+
+def stages(funnel: Mapping[str, int], names: tuple[str, str]) -> Stages:
+    """A stream's row of `Buffer.funnel` with the recipe's words for its rollouts in `names`:
+    one that was sampled, and one that passed the gate of its role."""
+    sampled, usable = names
+    return (
+        (sampled, funnel.get("sampled", 0)),
+        (usable, funnel.get("usable", 0)),
+        *((name, funnel.get(name, 0)) for name in ("groups", "kept", "trained")),
+    )
 
 
 def age_stats(histogram: Mapping[int, int]) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from engine.monitor.snapshot import PolicyView, Snapshot, StreamView
+from engine.monitor.snapshot import PolicyView, Snapshot, Stages, StreamView
 
 PLAIN_EVERY_S = 10.0
 NUM_EVENTS = 6
@@ -60,7 +60,10 @@ def line(snapshot: Snapshot) -> str:
         f"games {games['finished']} done {games['in_flight']} in flight "
         f"{sum(games['dropped'].values())} dropped",
     ]
-    parts += [_policy_line(name, policy) for name, policy in snapshot.policies.items()]
+    parts += [
+        _policy_line(name, policy, snapshot.streams.get(name))
+        for name, policy in snapshot.policies.items()
+    ]
     ages = [row.age_mean for row in snapshot.streams.values() if row.age_mean is not None]
     if ages:
         parts.append(f"age {sum(ages) / len(ages):.1f}")
@@ -89,6 +92,7 @@ def view(snapshot: Snapshot) -> Group:
     return Group(
         head,
         _policies(snapshot),
+        _funnel(snapshot),
         _streams(snapshot),
         Text(f" busy: {busy}" if busy else "", style="dim"),
         *events,
@@ -102,9 +106,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _policy_line(name: str, policy: PolicyView) -> str:
+def _policy_line(name: str, policy: PolicyView, stream: StreamView | None) -> str:
+    """A policy, and what is kept of the stream of its own name, where there is one."""
     reward = "" if policy.reward is None else f" reward {policy.reward:+.2f}"
-    return f"{name} {policy.step}/{policy.total_steps}{reward}"
+    found = dict(stream.funnel) if stream else {}
+    kept = f" kept {_share(found['kept'], found['groups'])}" if found.get("groups") else ""
+    return f"{name} {policy.step}/{policy.total_steps}{reward}{kept}"
 
 
 def _policies(snapshot: Snapshot) -> Table:
@@ -127,10 +134,37 @@ def _policies(snapshot: Snapshot) -> Table:
     return table
 
 
+def _funnel(snapshot: Snapshot) -> Table:
+    """What is left of each stream: rollouts sampled → usable, then groups → kept → trained."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column(" stream")
+    for title in ("", "", "", "", "groups", "kept", "trained"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.columns[2].justify = table.columns[4].justify = "left"
+    for name, row in snapshot.streams.items():
+        if row.funnel:
+            table.add_row(f" {escape(name)}", *_funnel_cells(row.funnel))
+    return table
+
+
+def _funnel_cells(funnel: Stages) -> list[str]:
+    (sampled, num_sampled), (usable, num_usable), *groups = funnel
+    num_groups, kept, trained = (number for _, number in groups)
+    return [
+        str(num_sampled),
+        escape(sampled),
+        f"→ {num_usable}",
+        f"{escape(usable)} {_share(num_usable, num_sampled)}",
+        f"│ {num_groups}",
+        f"→ {kept} {_share(kept, num_groups):>4}",
+        f"→ {trained}",
+    ]
+
+
 def _streams(snapshot: Snapshot) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(" stream")
-    for title in ("ready", "leased", "trained", "dropped", "age", "max"):
+    for title in ("ready", "leased", "dropped", "age", "max"):
         table.add_column(title, justify="right")
     table.add_column("dropped why")
     for name, row in snapshot.streams.items():
@@ -142,7 +176,6 @@ def _stream_cells(row: StreamView) -> list[str]:
     return [
         str(row.ready),
         str(row.leased),
-        str(row.trained),
         str(sum(row.dropped.values())),
         "" if row.age_mean is None else f"{row.age_mean:.1f}",
         "" if row.age_max is None else str(row.age_max),
@@ -155,6 +188,10 @@ def _reasons(dropped: Mapping[str, int]) -> str:
         return ""
     ordered = sorted(dropped.items(), key=lambda item: -item[1])
     return " (" + ", ".join(f"{reason} {number}" for reason, number in ordered) + ")"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else ""
 
 
 def _bar(fraction: float, width: int = 16) -> str:

@@ -1,100 +1,184 @@
 """The settings of MM-Zero. Rewards keep the paper's constants unless a field here says else."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine.types import SamplingParams
-from rewards.diversity import DiversityWeights, DiversityWindow
+from rewards.coder import CoderWeights
+from rewards.diversity import DiversityWeights
 from rewards.proposer import ProposerWeights
+from roles.mm_zero.presets import PRESETS, below
+from roles.mm_zero.topics import TOPICS
 
-TOPICS = (
-    "Understanding of charts and graphs",
-    "Statistics and trends over time",
-    "Quantities and mathematical reasoning",
-    "Space and geometry",
-    "Logic and abstract patterns",
-    "Diagrams and the comparison of structures",
-    "Reading text in pictures",
-    "Perception of basic shapes and objects",
-)
-"""The eight fields that the paper seeds its proposer with, in our words."""
+JUDGE = "judge"
+"""The role that votes where the judge is pinned; its servers hold older weights of the solver."""
 
 
-class MMZeroConfig(BaseModel):
-    """One game: `num_proposals` proposals, `num_svgs` pictures of each, two votes on each."""
-
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class RoleConfig(Section):
+    """How the replies of one role are sampled."""
+
+    max_new_tokens: int = Field(4096, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Below 1 the behaviour log-probs are not those of the sampled distribution: the run warns."""
+
+
+class RewardConfig(Section):
+    """What departs from `rewards.proposer.ProposerWeights` and `rewards.coder.CoderWeights`."""
+
+    solvability_cap: float = Field(0.5, ge=0, le=1)
+    """Most that a readable picture earns its proposer; 1: no cap."""
+    too_easy_below: float = Field(0.15, ge=0, le=0.5)
+    too_easy_penalty: float = Field(0.3, ge=0)
+    too_easy_tolerance: float = Field(1e-9, ge=0)
+    leak_penalty: float = Field(0.0, ge=0)
+    """Taken from the coder where the picture prints the answer of the hard question."""
+
+
+class DiversityConfig(Section):
+    """What a proposal is compared with, and what repetition costs."""
+
+    population: Literal["window", "game"] = "window"
+    """window: the run's last `window` valid proposals; game: as the released code judges a
+    batch, where the proposals of one game are the batch."""
+    window: int = Field(72, ge=1)
+    window_scale: float = Field(1.0, ge=0)
+    """Scales the text penalty of the window; a small grammar repeats itself however it tries."""
+    fields: tuple[float, float, float] = (0.45, 0.20, 0.35)
+    """Weights of caption, easy question and hard question in that penalty."""
+    type_penalty: float = Field(0.15, ge=0)
+    """Largest penalty for an over-represented content type."""
+    image_penalty: float = Field(0.0, ge=0)
+    """Largest penalty for a repeated picture; 0.15 in the release's variant."""
+
+    @field_validator("fields")
+    @classmethod
+    def _not_negative(cls, fields: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(fields) < 0:
+            raise ValueError("must not be negative")
+        return fields
+
+
+class FilterConfig(Section):
+    """Which groups are worth training on (`filters.py`)."""
+
+    coder_band: tuple[float, float] = (0.25, 0.75)
+    """Render rates, ends included, at which drawings of one card teach whatever they earn."""
+    coder_spread: float | None = Field(0.1, ge=0)
+    """So does a group whose rewards differ by at least so much; None: only the band counts."""
+    easy_share: float = Field(0.5, ge=0, le=1)
+    """A picture whose easy question divides the solver more than this teaches it nothing."""
+    hard_band: tuple[float, float] = (0.25, 0.75)
+    """Shares of the hard question's majority, ends included, that are worth training on."""
+
+    @field_validator("coder_band", "hard_band")
+    @classmethod
+    def _is_band(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= band[0] <= band[1] <= 1:
+            raise ValueError("must be 0 <= low <= high <= 1")
+        return band
+
+
+class MMZeroConfig(Section):
+    """One game: `num_proposals` proposals, `num_svgs` pictures of each, two votes on each."""
+
+    preset: Literal["mm_zero", "mm_zero_code"] = "mm_zero"
+    """Values for all that is not given (`presets.py`): the paper's, or the released code's."""
+    rules: Literal["paper", "release"] = "paper"
+    """Whose parsers, answer equality, votes and filters (`rules.py`)."""
+    parser: Literal["strict", "lenient", "release", "release_inference"] = "strict"
+    """How proposals are read."""
     prompts: str = "full"
     """Prompt set, a folder of roles/mm_zero/prompts."""
+    show_hard_answer: bool = False
+    """Tell the coder the hard answer, as the released code does: a way to leak it."""
     topics: tuple[str, ...] = Field(TOPICS, min_length=1)
-    """Game g proposes on topic g modulo their number."""
+    curriculum: bool = False
+    """Choose topics and content types by what was played least; else topics go round."""
     num_proposals: int = Field(4, ge=1)
     num_svgs: int = Field(4, ge=1)
     num_easy_votes: int = Field(5, ge=1)
     num_hard_votes: int = Field(8, ge=1)
-    proposer_tokens: int = Field(4096, ge=1)
-    """Largest number of new tokens of a reply, per role."""
-    coder_tokens: int = Field(4096, ge=1)
-    solver_tokens: int = Field(4096, ge=1)
-    proposer_temperature: float = Field(1.0, gt=0)
-    coder_temperature: float = Field(1.0, gt=0)
-    solver_temperature: float = Field(1.0, gt=0)
-    solvability_cap: float = Field(0.5, ge=0, le=1)
-    """Most that a readable picture earns its proposer."""
-    too_easy_below: float = Field(0.15, ge=0, le=0.5)
-    too_easy_penalty: float = Field(0.3, ge=0)
-    diversity_window: int = Field(72, ge=1)
-    """Number of recent valid proposals that a new one is compared with."""
-    diversity_scale: float = Field(1.0, ge=0)
-    """Scales the penalty for repeated text; a small grammar repeats itself however it tries."""
-    diversity_fields: tuple[float, float, float] = (0.45, 0.20, 0.35)
-    """Weights of caption, easy question and hard question in that penalty."""
-    type_penalty: float = Field(0.15, ge=0)
-    """Largest penalty for an over-represented content type."""
-    min_easy_share: float = Field(0.5, ge=0, le=1)
-    """A picture whose easy question divides the solver more than this teaches it nothing."""
-    hard_band: tuple[float, float] = (0.25, 0.75)
-    """Shares of the hard question's majority, ends included, that are worth training on."""
+    judge: Literal["current", "pinned"] = "current"
+    """Which solver votes (label, solvability, difficulty): the one that is trained, whose votes
+    are then its training group (streaming TTRL); or one whose weights are renewed only every
+    `pin_every` steps, so that labels come from frozen weights, as in the paper's phases."""
+    pin_every: int = Field(20, ge=1)
+    label: Literal["majority", "random"] = "majority"
+    """What a right answer is; random (one of those given) is an ablation that must not teach."""
     train_easy: bool = False
     """Also submit the answers to the easy questions, labelled by their majority."""
+    proposer: RoleConfig = RoleConfig()
+    coder: RoleConfig = RoleConfig()
+    solver: RoleConfig = RoleConfig()
+    reward: RewardConfig = RewardConfig()
+    diversity: DiversityConfig = DiversityConfig()
+    filters: FilterConfig = FilterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return below(PRESETS.get(str(given.get("preset")), {}), given)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        low, high = self.hard_band
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"hard_band {self.hard_band}: must be 0 <= low <= high <= 1")
-        if min(self.diversity_fields) < 0:
-            raise ValueError(f"diversity_fields {self.diversity_fields}: must not be negative")
+    def _unparsable_is_the_worst(self) -> Self:
+        text = self.diversity.window_scale if self.diversity.population == "window" else 1.0
+        penalties = {
+            "reward.too_easy_penalty": self.reward.too_easy_penalty,
+            "diversity.window_scale / 2": text * DiversityWeights().text,
+            "diversity.type_penalty": self.diversity.type_penalty,
+            "diversity.image_penalty": self.diversity.image_penalty,
+        }
+        if sum(penalties.values()) >= -ProposerWeights().unparsable:
+            named = " + ".join(f"{name} {value:g}" for name, value in penalties.items() if value)
+            raise ValueError(
+                f"{named} is not below 1: a bad proposal must not earn less than an unreadable "
+                "one; lower one of them (the release's variant has an image_penalty of 0.15 and "
+                "a text penalty of 0.3, which is window_scale 0.6)"
+            )
         return self
 
     def params(self, role: str) -> SamplingParams:
-        """How a reply of `role` is sampled: trainable, so no top_p and no top_k."""
+        """How a reply of `role` is sampled; the judge is sampled as a solver."""
+        cfg: RoleConfig = getattr(self, "solver" if role == JUDGE else role)
         return SamplingParams(
-            max_new_tokens=getattr(self, f"{role}_tokens"),
-            temperature=getattr(self, f"{role}_temperature"),
+            max_new_tokens=cfg.max_new_tokens, temperature=cfg.temperature, top_p=cfg.top_p
         )
 
-    def topic(self, game: int) -> str:
-        return self.topics[game % len(self.topics)]
+    def followers(self) -> dict[str, tuple[str, int]]:
+        """{name: (policy, steps between two refreshes)} of servers with older weights."""
+        return {JUDGE: ("solver", self.pin_every)} if self.judge == "pinned" else {}
 
     @property
     def proposer_weights(self) -> ProposerWeights:
         return ProposerWeights(
-            solvability_cap=self.solvability_cap,
-            too_easy_below=self.too_easy_below,
-            too_easy_penalty=self.too_easy_penalty,
+            solvability_cap=self.reward.solvability_cap,
+            too_easy_below=self.reward.too_easy_below,
+            too_easy_penalty=self.reward.too_easy_penalty,
+            too_easy_tolerance=self.reward.too_easy_tolerance,
         )
 
-    def window(self) -> DiversityWindow:
-        """An empty window, to be shared by all games of a run."""
-        caption, easy, hard = self.diversity_fields
-        weights = DiversityWeights(
-            text=DiversityWeights().text * self.diversity_scale,
+    @property
+    def coder_weights(self) -> CoderWeights:
+        return CoderWeights(leak=self.reward.leak_penalty)
+
+    @property
+    def diversity_weights(self) -> DiversityWeights:
+        caption, easy, hard = self.diversity.fields
+        scale = self.diversity.window_scale if self.diversity.population == "window" else 1.0
+        return DiversityWeights(
+            text=DiversityWeights().text * scale,
             caption=caption,
             easy_question=easy,
             hard_question=hard,
-            type=self.type_penalty,
+            type=self.diversity.type_penalty,
+            image=self.diversity.image_penalty,
         )
-        return DiversityWindow(self.diversity_window, weights)

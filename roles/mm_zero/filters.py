@@ -1,6 +1,34 @@
-"""Which answers are worth training on. Pure: two votes in, None or a reason to drop out."""
+"""Which groups are worth training on. Pure: votes or rewards in, None or a reason to drop out.
+
+The recipe submits a filtered group all the same, with its reason in `extra["drop"]`: it counts as
+submitted and `dropped[reason]`, and settles its game.
+"""
+
+from collections.abc import Sequence
 
 from rewards.grading import Votes
+
+
+def coder_filter(
+    rewards: Sequence[float],
+    num_rendered: int,
+    *,
+    band: tuple[float, float],
+    spread: float | None,
+) -> str | None:
+    """Why the drawings of one card do not train the coder; None where they do.
+
+    They do where the share that rendered is in `band` (ends included), or where the rewards
+    differ by at least `spread` (None: only the band counts, as in the release, which starves
+    there: when everything renders, nothing is left).
+    """
+    rate = num_rendered / len(rewards)
+    low, high = band
+    if low <= rate <= high:
+        return None
+    if spread is not None and max(rewards) - min(rewards) >= spread:
+        return None
+    return "never_renders" if rate < low else "always_renders" if spread is None else "uniform"
 
 
 def solver_filter(
@@ -9,7 +37,8 @@ def solver_filter(
     """Why the answers to a hard question do not train the solver; None where they do.
 
     A picture counts as readable where the solver agrees with itself on the easy question
-    (`min_easy_share`); a hard question counts where the majority's share is in `hard_band`.
+    (`min_easy_share`); a hard question counts where the majority's share is in `hard_band`, ends
+    included. Source: arXiv:2603.09206, and `upload_imagefree.py` of its release.
     """
     low, high = hard_band
     if hard.majority is None:

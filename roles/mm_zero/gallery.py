@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from engine.types import Invalid
+from engine.types import Invalid, Rollout
+from rewards.grading import Votes
 from rewards.reward import Reward
-from roles.mm_zero.outcome import Attempt, Drawing, Vote
+from roles.mm_zero.outcome import Attempt, Drawing
 from roles.table import Note
 
 
@@ -42,23 +43,29 @@ def _drawing(index: int, number: int, drawing: Drawing, reward: Reward) -> dict[
         return entry | {"text": drawing.rollout.text, "invalid": _reason(drawing.picture)}
     solved = drawing.solved
     assert solved is not None, "a picture is solved before it is noted"
-    hard = _vote(solved.hard) | {"rewards": [reward.total for reward in solved.rewards]}
+    trained = solved.answers[0]
+    hard = _vote(solved.hard, solved.judges.hard) | {
+        "label": trained.label,
+        "rewards": [reward.total for reward in trained.rewards],
+        "terms": [dict(reward.terms) for reward in trained.rewards],
+    }
     return entry | {
         "picture": _picture_key(index, number),
+        "leak": drawing.is_leaked,
         "solvability": solved.score.solvability,
         "difficulty": solved.score.difficulty,
-        "easy": _vote(solved.easy),
+        "easy": _vote(solved.easy, solved.judges.easy),
         "hard": hard,
-        "drop": solved.drop,
+        "drop": trained.drop,
     }
 
 
-def _vote(vote: Vote) -> dict[str, Any]:
+def _vote(votes: Votes, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     return {
-        "majority": vote.votes.majority,
-        "share": vote.votes.share,
-        "counts": dict(vote.votes.counts),
-        "replies": [rollout.text for rollout in vote.rollouts],
+        "majority": votes.majority,
+        "share": votes.share,
+        "counts": dict(votes.counts),
+        "replies": [rollout.text for rollout in rollouts],
     }
 
 

@@ -9,28 +9,44 @@ from roles.mm_zero.parsing import Proposal
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
-    """The solver's answers to one question about one picture."""
+class Replies:
+    """Replies to both questions about one picture."""
 
+    easy: tuple[Rollout, ...]
+    hard: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers that train the solver, and what they earn."""
+
+    level: str
+    """"easy" or "hard"."""
+    question: str
     rollouts: tuple[Rollout, ...]
+    rewards: tuple[Reward, ...]
+    label: str | None
+    """What counts as right."""
     votes: Votes
+    """From which the label was taken."""
+    drop: str | None
+    """Why they do not train the solver."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
     """Both votes on one picture, and what they make of it."""
 
-    easy: Vote
-    hard: Vote
+    judges: Replies
+    easy: Votes
+    hard: Votes
     score: Score
-    rewards: tuple[Reward, ...]
-    """Of the answers to the hard question."""
-    drop: str | None
-    """Why those do not train the solver."""
+    answers: tuple[Answers, ...]
+    """To the hard question first; to the easy one only where that is trained."""
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:
-        return self.easy.rollouts + self.hard.rollouts
+        return self.judges.easy + self.judges.hard
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,8 @@ class Drawing:
     svg: str | None
     picture: Picture | Invalid
     solved: Solved | None = None
+    is_leaked: bool = False
+    """The picture prints the answer of the hard question."""
 
     @property
     def score(self) -> Score | None:

@@ -1,7 +1,8 @@
 r"""What the three roles wrote, as values. Linear in the length of the text; nothing raises.
 
 Only what follows the last `</think>` counts, so that a reasoning model may plan first. No white
-space inside a field is changed except that runs of it become one space.
+space inside a field is changed except that runs of it become one space. How the released code
+reads the same texts is in `released.py`.
 """
 
 import re
@@ -9,8 +10,8 @@ from dataclasses import asdict, dataclass
 
 from engine.types import Invalid
 from rewards.grading import boxed, normalise
+from roles.mm_zero.content import content_type
 
-CONTENT_TYPES = ("data_chart", "diagram", "geometry", "timeline", "map", "table", "other")
 FIELDS = (
     "content_type",
     "caption",
@@ -21,7 +22,14 @@ FIELDS = (
 )
 MAX_FIELD_CHARS = 8000
 
-_TAG = re.compile(rf"<(/?)({'|'.join(FIELDS)})>")
+_NAMES = "|".join(FIELDS)
+_TAG = re.compile(rf"<(/?)({_NAMES})>")
+_LOOSE_MARK = re.compile(
+    rf"<\s{{0,3}}(?P<slash>/?)\s{{0,3}}(?P<tag>{_NAMES})\s{{0,3}}>"
+    rf"|^\W{{0,4}}(?P<line>{_NAMES})\W{{0,2}}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A tag, or the start of a line such as "**caption**:"."""
 _SVG_TAG = re.compile(r"<(/?)svg\b", re.IGNORECASE)
 _THINK = re.compile(r"\s*<think>")
 
@@ -44,7 +52,7 @@ def parse_proposal(text: str) -> Proposal | Invalid:
 
     Reasons: broken_tag, repeated_tag, missing_tag, empty_field, long_field, no_answer (an easy
     answer such as "n/a", which no reply can equal). Text outside the tags is ignored, and so is
-    the order of the fields; an unknown content type is "other".
+    the order of the fields; an unknown content type is looked up by the caption's words.
     """
     reply = text.rpartition("</think>")[2]
     fields: dict[str, str] = {}
@@ -65,23 +73,38 @@ def parse_proposal(text: str) -> Proposal | Invalid:
     return _checked(fields)
 
 
-def _checked(fields: dict[str, str]) -> Proposal | Invalid:
+def parse_proposal_leniently(text: str) -> Proposal | Invalid:
+    """The same fields, however carelessly marked; for models that can't keep the format yet.
+
+    A field is opened by its tag in any case, spaces in it or not, or by a line "name: ..."; it
+    ends at its closing tag or at the next mark. Where one occurs twice, the first one counts. The
+    content type and the hard answer may be missing. Reasons: missing_tag, long_field, no_answer.
+    """
+    reply = text.rpartition("</think>")[2]
+    fields = {"content_type": "", "hard_answer": ""}
+    opened, start = "", 0
+    for mark in [*_LOOSE_MARK.finditer(reply), None]:
+        value = " ".join(reply[start : mark.start() if mark else len(reply)].split())
+        if opened and value and not fields.get(opened):
+            fields[opened] = value
+        if mark is not None:
+            is_closing = mark["slash"] == "/"
+            opened, start = "" if is_closing else (mark["tag"] or mark["line"]).lower(), mark.end()
+    return _checked(fields, may_lack=("content_type", "hard_answer"))
+
+
+def _checked(fields: dict[str, str], may_lack: tuple[str, ...] = ()) -> Proposal | Invalid:
     for name in FIELDS:
         if name not in fields:
             return Invalid("missing_tag", name)
-        if not fields[name]:
+        if not fields[name] and name not in may_lack:
             return Invalid("empty_field", name)
         if len(fields[name]) > MAX_FIELD_CHARS:
             return Invalid("long_field", name)
     if not normalise(fields["easy_answer"]):
         return Invalid("no_answer", "easy_answer")
-    return Proposal(**(fields | {"content_type": _content_type(fields["content_type"])}))
-
-
-def _content_type(text: str) -> str:
-    name = text.lower().replace(" ", "_")
-    name = "data_chart" if name == "datachart" else name
-    return name if name in CONTENT_TYPES else "other"
+    kind = content_type(fields["content_type"], fields["caption"])
+    return Proposal(**(fields | {"content_type": kind}))
 
 
 def extract_svg(text: str) -> str | None:

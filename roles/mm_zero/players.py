@@ -3,8 +3,10 @@
 import functools
 from dataclasses import dataclass
 
+from engine.tasks import concurrently
 from engine.types import Rollout
-from roles.mm_zero.config import MMZeroConfig
+from roles.mm_zero.config import JUDGE, MMZeroConfig
+from roles.mm_zero.outcome import Replies
 from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.prompts import Prompts, load_prompts
 from roles.table import Table
@@ -34,11 +36,36 @@ class Players:
             easy_question=proposal.easy_question,
             easy_answer=proposal.easy_answer,
             hard_question=proposal.hard_question,
+            hard_answer=proposal.hard_answer if self.cfg.show_hard_answer else None,
         )
         return (await self._sample("coder", card, 1))[0]
 
-    async def answer(self, question: str, png: bytes, n: int) -> tuple[Rollout, ...]:
-        return await self._sample("solver", self.prompts.solver(question), n, (png,))
+    async def judge_and_solve(self, proposal: Proposal, png: bytes) -> tuple[Replies, Replies]:
+        """(the judges' replies, the solver's own); the same ones unless the judge is pinned."""
+        cfg = self.cfg
+        if cfg.judge == "current":
+            replies = await self._both("solver", proposal, png, cfg.num_easy_votes)
+            return replies, replies
+        num_easy = cfg.num_easy_votes if cfg.train_easy else 0
+        judges, own = await concurrently(
+            lambda who: self._both(who[0], proposal, png, who[1]),
+            [(JUDGE, cfg.num_easy_votes), ("solver", num_easy)],
+        )
+        return judges, own
+
+    async def _both(self, role: str, proposal: Proposal, png: bytes, num_easy: int) -> Replies:
+        """Both questions at once; they share the picture in front, and with it a server."""
+        easy, hard = await concurrently(
+            lambda asked: self._answer(role, png, *asked),
+            [
+                (proposal.easy_question, num_easy),
+                (proposal.hard_question, self.cfg.num_hard_votes),
+            ],
+        )
+        return Replies(easy, hard)
+
+    async def _answer(self, role: str, png: bytes, question: str, n: int) -> tuple[Rollout, ...]:
+        return await self._sample(role, self.prompts.solver(question), n, (png,))
 
     async def _sample(
         self, role: str, messages: list[dict], n: int, images: tuple[bytes, ...] = ()

@@ -20,23 +20,32 @@ class Prompts:
 
     proposer_template: str
     coder_template: str
+    told_coder_template: str
+    """For a coder that is told the hard answer."""
     solver_template: str
 
     def proposer(self, topic: str) -> list[Message]:
         return [_user(fill(self.proposer_template, topic=topic))]
 
     def coder(
-        self, *, caption: str, easy_question: str, easy_answer: str, hard_question: str
+        self,
+        *,
+        caption: str,
+        easy_question: str,
+        easy_answer: str,
+        hard_question: str,
+        hard_answer: str | None = None,
     ) -> list[Message]:
-        """The hard answer is not shown to the coder: it would be a leak into the picture."""
-        card = fill(
-            self.coder_template,
-            caption=caption,
-            easy_question=easy_question,
-            easy_answer=easy_answer,
-            hard_question=hard_question,
-        )
-        return [_user(card)]
+        """`hard_answer` is None by default: told to the coder, it leaks into the picture."""
+        values = {
+            "caption": caption,
+            "easy_question": easy_question,
+            "easy_answer": easy_answer,
+            "hard_question": hard_question,
+        }
+        if hard_answer is None:
+            return [_user(fill(self.coder_template, **values))]
+        return [_user(fill(self.told_coder_template, **values, hard_answer=hard_answer))]
 
     def solver(self, question: str) -> list[Message]:
         """Image first, so that the questions about one image share its prefix."""
@@ -51,7 +60,7 @@ def load_prompts(name: str) -> Prompts:
         raise ConfigError(f"recipe.prompts: no prompt set {name!r}; there are {', '.join(known)}")
     texts = [
         (_FOLDER / name / f"{role}.md").read_text().strip()
-        for role in ("proposer", "coder", "solver")
+        for role in ("proposer", "coder", "coder_told", "solver")
     ]
     return Prompts(*texts)
 

@@ -9,28 +9,36 @@ is known. The rollouts that judge one role are the ones that train another.
 
 from engine.tasks import concurrently
 from engine.types import Invalid
-from rewards.coder import coder_reward
-from rewards.diversity import DiversityWindow
+from rewards.grading import boxed
 from roles.mm_zero.config import MMZeroConfig
-from roles.mm_zero.filters import easy_filter
 from roles.mm_zero.gallery import note_game
-from roles.mm_zero.outcome import Attempt, Drawing, Solved, Vote
-from roles.mm_zero.parsing import Proposal, extract_svg, parse_proposal
+from roles.mm_zero.memory import Memory
+from roles.mm_zero.outcome import Attempt, Drawing, Solved
+from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.players import Players
+from roles.mm_zero.rules import PARSERS, RULES
 from roles.mm_zero.scoring import (
-    answer_rewards,
+    coder_drop,
+    coder_rewards,
+    is_leaked,
     judge_picture,
     make_group,
+    num_rendered,
     proposer_rewards,
-    vote,
 )
 from roles.table import Table
 
 STREAMS = ("proposer", "coder", "solver")
 """One per role; each feeds the policy of its own name."""
+FUNNEL = {
+    "proposer": ("proposed", "parsed"),
+    "coder": ("drawn", "rendered"),
+    "solver": ("answered", "boxed"),
+}
+"""By stream, what its rollouts are called, and those that passed the role's gate (`usable`)."""
 
 
-async def play(topic: str, table: Table, cfg: MMZeroConfig, window: DiversityWindow) -> None:
+async def play(topic: str, table: Table, cfg: MMZeroConfig, memory: Memory) -> None:
     """One game: propose -> draw -> render -> solve -> rewards -> submit.
 
     Submits one proposer group, one coder group per valid proposal and one solver group per
@@ -42,7 +50,7 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, window: DiversityWin
         return await play_proposal(topic, players)
 
     attempts = await concurrently(attempt, range(cfg.num_proposals))
-    rewards = proposer_rewards(attempts, cfg, window)
+    rewards = proposer_rewards(topic, attempts, cfg, memory)
     table.submit(
         make_group(
             "proposer",
@@ -50,6 +58,7 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, window: DiversityWin
             [attempt.rollout for attempt in attempts],
             rewards,
             judges=[judge for attempt in attempts for judge in attempt.judges],
+            usable=sum(isinstance(attempt.proposal, Proposal) for attempt in attempts),
             extra={"topic": topic},
         )
     )
@@ -58,16 +67,17 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, window: DiversityWin
 
 async def play_proposal(topic: str, players: Players) -> Attempt:
     """One proposal, its drawings, and the coder's group."""
+    cfg = players.cfg
     rollout = await players.propose(topic)
-    proposal = parse_proposal(rollout.text)
+    proposal = PARSERS[cfg.parser](rollout.text)
     if isinstance(proposal, Invalid):
         return Attempt(rollout, proposal)  # a bad proposal earns a low reward, not a traceback
 
     async def draw(_: int) -> Drawing:
         return await play_drawing(proposal, players)
 
-    drawings = await concurrently(draw, range(players.cfg.num_svgs))
-    rewards = tuple(coder_reward(drawing.svg, drawing.score) for drawing in drawings)
+    drawings = await concurrently(draw, range(cfg.num_svgs))
+    rewards = coder_rewards(drawings, cfg)
     players.table.submit(
         make_group(
             "coder",
@@ -75,7 +85,12 @@ async def play_proposal(topic: str, players: Players) -> Attempt:
             [drawing.rollout for drawing in drawings],
             rewards,
             judges=[judge for drawing in drawings for judge in drawing.judges],
-            extra={"caption": proposal.caption},
+            usable=num_rendered(drawings),
+            extra={
+                "caption": proposal.caption,
+                "leak_rate": sum(drawing.is_leaked for drawing in drawings) / len(drawings),
+                "drop": coder_drop(drawings, rewards, cfg),
+            },
         )
     )
     return Attempt(rollout, proposal, drawings, rewards)
@@ -83,46 +98,35 @@ async def play_proposal(topic: str, players: Players) -> Attempt:
 
 async def play_drawing(proposal: Proposal, players: Players) -> Drawing:
     """One drawing, its picture, both votes on it, and the solver's group."""
+    table, cfg = players.table, players.cfg
     rollout = await players.draw(proposal)
-    svg = extract_svg(rollout.text)
-    picture = await players.table.renderer.render(svg) if svg else Invalid("no_svg")
-    if isinstance(picture, Invalid):
+    svg = RULES[cfg.rules].extract_svg(rollout.text)
+    picture = await table.renderer.render(svg) if svg else Invalid("no_svg")
+    if svg is None or isinstance(picture, Invalid):
         return Drawing(rollout, svg, picture)
-    png = picture.png
-
-    async def ask(question: str, n: int) -> Vote:
-        answers = await players.answer(question, png, n)
-        return vote(answers, salt=f"{proposal.caption}\n{question}")
-
-    cfg = players.cfg
-    easy, hard = await concurrently(
-        lambda asked: ask(*asked),
-        [
-            (proposal.easy_question, cfg.num_easy_votes),
-            (proposal.hard_question, cfg.num_hard_votes),
-        ],
-    )
-    solved = judge_picture(proposal, easy, hard, cfg)
-    submit_answers(proposal, solved, players)
-    return Drawing(rollout, svg, picture, solved)
+    judges, own = await players.judge_and_solve(proposal, picture.png)
+    solved = await judge_picture(proposal, judges, own, cfg, table.grader)
+    submit_answers(solved, table)
+    return Drawing(rollout, svg, picture, solved, is_leaked(svg, proposal))
 
 
-def submit_answers(proposal: Proposal, solved: Solved, players: Players) -> None:
+def submit_answers(solved: Solved, table: Table) -> None:
     """The answers to the hard question train the solver, those to the easy one on request."""
-    levels = [("hard", proposal.hard_question, solved.hard, solved.rewards, solved.drop)]
-    if players.cfg.train_easy:
-        easy = solved.easy
-        drop = easy_filter(easy.votes, min_easy_share=players.cfg.min_easy_share)
-        levels.append(("easy", proposal.easy_question, easy, answer_rewards(easy), drop))
-    for level, question, answers, rewards, drop in levels:
-        outcome = {"label": answers.votes.majority, "share": answers.votes.share, "drop": drop}
-        players.table.submit(
+    for answers in solved.answers:
+        table.submit(
             make_group(
                 "solver",
-                players.table.game,
+                table.game,
                 answers.rollouts,
-                rewards,
+                answers.rewards,
                 judges=solved.rollouts,
-                extra={"level": level, "question": question, **outcome},
+                usable=sum(boxed(rollout.text) is not None for rollout in answers.rollouts),
+                extra={
+                    "level": answers.level,
+                    "question": answers.question,
+                    "label": answers.label,
+                    "share": answers.votes.share,
+                    "drop": answers.drop,
+                },
             )
         )

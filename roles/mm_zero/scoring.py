@@ -1,56 +1,125 @@
-"""From replies to rewards and groups: pure functions around `rewards`."""
+"""From replies to rewards and groups; only comparing answers is awaited."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from engine.types import Group, Invalid, Rollout, version_range
-from rewards.diversity import Card, DiversityWindow
-from rewards.grading import equal, tally
+from engine.types import Group, Invalid, Picture, Rollout, version_range
+from rewards.coder import coder_reward
+from rewards.diversity import Card
+from rewards.grading import Votes
+from rewards.leak import is_answer_printed
+from rewards.pictures import thumbnail
 from rewards.proposer import proposer_reward, unparsable_reward
 from rewards.reward import Reward, Score
 from rewards.solver import solver_reward
 from roles.mm_zero.config import MMZeroConfig
-from roles.mm_zero.filters import solver_filter
-from roles.mm_zero.outcome import Attempt, Solved, Vote
-from roles.mm_zero.parsing import Proposal, is_well_formed, parse_answer
+from roles.mm_zero.filters import coder_filter, easy_filter, solver_filter
+from roles.mm_zero.memory import Memory
+from roles.mm_zero.outcome import Answers, Attempt, Drawing, Replies, Solved
+from roles.mm_zero.parsing import Proposal
+from roles.mm_zero.rules import RULES, Count
+from roles.table import Grader
 
 
-def vote(rollouts: tuple[Rollout, ...], *, salt: str) -> Vote:
-    return Vote(rollouts, tally([parse_answer(rollout.text) for rollout in rollouts], salt=salt))
+async def judge_picture(
+    proposal: Proposal, judges: Replies, own: Replies, cfg: MMZeroConfig, grader: Grader
+) -> Solved:
+    """How readable the picture is, how hard its question, and what the solver's answers earn.
 
-
-def judge_picture(proposal: Proposal, easy: Vote, hard: Vote, cfg: MMZeroConfig) -> Solved:
-    """How readable the picture is, how hard its question, and what the hard answers earn."""
-    drop = solver_filter(
-        easy.votes, hard.votes, min_easy_share=cfg.min_easy_share, hard_band=cfg.hard_band
-    )
-    score = Score(solvability(easy, proposal.easy_answer), hard.votes.difficulty)
-    return Solved(easy, hard, score, answer_rewards(hard), drop)
-
-
-def solvability(easy: Vote, expected: str) -> float:
-    """s: share of all answers, the invalid ones included, that equal the proposer's."""
-    hits = [equal(parse_answer(rollout.text), expected) for rollout in easy.rollouts]
-    return sum(hits) / len(hits)
-
-
-def answer_rewards(answers: Vote) -> tuple[Reward, ...]:
-    """Right is what the answers' own majority says (TTRL, arXiv:2504.16084)."""
-    return tuple(
-        solver_reward(
-            is_correct=answers.votes.supports(parse_answer(rollout.text)),
-            is_well_formed=is_well_formed(rollout.text),
+    `judges` vote; `own` are to be trained. They are the same replies unless the judge is pinned.
+    """
+    rules = RULES[cfg.rules]
+    salt = proposal.caption
+    easy = await rules.count(grader, texts(judges.easy), f"{salt}\n{proposal.easy_question}")
+    hard = await rules.count(grader, texts(judges.hard), f"{salt}\n{proposal.hard_question}")
+    solvability = await rules.solvability(grader, texts(judges.easy), proposal.easy_answer)
+    score = Score(solvability, rules.difficulty(proposal, hard.votes))
+    filters = cfg.filters
+    drop = (
+        solver_filter(
+            easy.label, hard.label, min_easy_share=filters.easy_share, hard_band=filters.hard_band
         )
-        for rollout in answers.rollouts
+        if rules.has_label(hard.label)
+        else "no_votes"
     )
+    asked = [("hard", proposal.hard_question, own.hard, hard, drop)]
+    if cfg.train_easy:
+        drop = easy_filter(easy.label, min_easy_share=filters.easy_share)
+        asked.append(("easy", proposal.easy_question, own.easy, easy, drop))
+    answers = tuple([await _answers(*one, cfg, grader) for one in asked])
+    return Solved(judges, easy.votes, hard.votes, score, answers)
+
+
+async def _answers(
+    level: str,
+    question: str,
+    rollouts: tuple[Rollout, ...],
+    count: Count,
+    drop: str | None,
+    cfg: MMZeroConfig,
+    grader: Grader,
+) -> Answers:
+    """Right is what the majority of the votes says (TTRL, arXiv:2504.16084)."""
+    rules, replies = RULES[cfg.rules], texts(rollouts)
+    label = count.label.majority if cfg.label == "majority" else random_label(count.label, replies)
+    rewards = tuple(
+        solver_reward(is_correct=is_correct, is_well_formed=rules.is_well_formed(reply))
+        for is_correct, reply in zip(
+            await rules.correct(grader, replies, label), replies, strict=True
+        )
+    )
+    return Answers(level, question, rollouts, rewards, label, count.label, drop)
+
+
+def random_label(votes: Votes, replies: Sequence[str]) -> str | None:
+    """One of the answers given, each as likely as the other however often it was given.
+
+    Drawn by a hash of the replies, so that a game can be scored again; they were sampled, and
+    no two pictures have the same.
+    """
+    given = sorted(votes.counts)
+    lot = hashlib.blake2b("\0".join(replies).encode("utf-8", "surrogatepass"), digest_size=8)
+    return given[int.from_bytes(lot.digest()) % len(given)] if given else None
+
+
+def coder_rewards(drawings: Sequence[Drawing], cfg: MMZeroConfig) -> tuple[Reward, ...]:
+    weights = cfg.coder_weights
+    return tuple(
+        coder_reward(drawing.svg, drawing.score, weights, is_leaked=drawing.is_leaked)
+        for drawing in drawings
+    )
+
+
+def coder_drop(
+    drawings: Sequence[Drawing], rewards: Sequence[Reward], cfg: MMZeroConfig
+) -> str | None:
+    """Why these drawings do not train the coder; None where they do."""
+    return coder_filter(
+        [reward.total for reward in rewards],
+        num_rendered(drawings),
+        band=cfg.filters.coder_band,
+        spread=cfg.filters.coder_spread,
+    )
+
+
+def num_rendered(drawings: Iterable[Drawing]) -> int:
+    return sum(isinstance(drawing.picture, Picture) for drawing in drawings)
+
+
+def is_leaked(svg: str, proposal: Proposal) -> bool:
+    """True where the picture prints an answer that caption and questions do not give."""
+    given = "\n".join((proposal.caption, proposal.easy_question, proposal.hard_question))
+    return is_answer_printed(svg, proposal.hard_answer, given=given)
 
 
 def proposer_rewards(
-    attempts: Sequence[Attempt], cfg: MMZeroConfig, window: DiversityWindow
+    topic: str, attempts: Sequence[Attempt], cfg: MMZeroConfig, memory: Memory
 ) -> tuple[Reward, ...]:
-    """In the order of `attempts`; the valid proposals enter `window`."""
-    valid = [attempt.proposal for attempt in attempts if isinstance(attempt.proposal, Proposal)]
-    repetitions = iter(window.judge([_card(proposal) for proposal in valid]))
+    """In the order of `attempts`; the valid proposals enter `memory`."""
+    valid = [a for a in attempts if isinstance(a.proposal, Proposal)]
+    cards = [_card(attempt, with_picture=cfg.diversity.image_penalty > 0) for attempt in valid]
+    repetitions = iter(memory.repetition(topic, cards))
     weights = cfg.proposer_weights
     return tuple(
         unparsable_reward(weights)
@@ -67,9 +136,13 @@ def make_group(
     rewards: Sequence[Reward],
     *,
     judges: Iterable[Rollout],
+    usable: int,
     extra: Mapping[str, Any],
 ) -> Group:
-    """A group whose rewards depend on its own rollouts and on those of `judges`."""
+    """A group whose rewards depend on its own rollouts and on those of `judges`.
+
+    `usable`: how many of the rollouts passed the role's own gate (parsed, rendered, answered).
+    """
     own = tuple(rollouts)
     return Group(
         stream=stream,
@@ -78,14 +151,22 @@ def make_group(
         rewards=tuple(reward.total for reward in rewards),
         terms=tuple(reward.terms for reward in rewards),
         versions=version_range((*own, *judges)),
-        extra=extra,
+        extra={"usable": usable, **extra},
     )
 
 
-def _card(proposal: Proposal) -> Card:
+def texts(rollouts: Iterable[Rollout]) -> list[str]:
+    return [rollout.text for rollout in rollouts]
+
+
+def _card(attempt: Attempt, *, with_picture: bool) -> Card:
+    proposal = attempt.proposal
+    assert isinstance(proposal, Proposal)
+    pictures = [d.picture for d in attempt.drawings if isinstance(d.picture, Picture)]
     return Card(
         content_type=proposal.content_type,
         caption=proposal.caption,
         easy_question=proposal.easy_question,
         hard_question=proposal.hard_question,
+        thumbnail=thumbnail(pictures[0].png) if with_picture and pictures else None,
     )

@@ -107,6 +107,28 @@ def test_groups_without_signal_and_filtered_ones_are_dropped_by_name(buffer: Buf
     assert (row["submitted"], row["ready"]) == (4, 1)
 
 
+def test_the_funnel_counts_rollouts_and_groups_on_their_way(buffer: Buffer) -> None:
+    game = buffer.start_game("mm_zero")
+    buffer.submit(make_group(game, rewards=(0.0, 1.0, 1.0), extra={"usable": 2}))
+    buffer.submit(make_group(game, extra={"usable": 0, "drop": "too_easy"}))
+    buffer.submit(make_group(game, rewards=(1.0, 1.0)))
+    buffer.submit(make_group(game), drop="finished")
+    buffer.submit(make_group(game, stream="coder"))
+    before = {
+        "solver": {"sampled": 9, "usable": 6, "groups": 4, "kept": 2, "trained": 0},
+        "coder": {"sampled": 2, "usable": 2, "groups": 1, "kept": 1, "trained": 0},
+    }
+    assert buffer.funnel() == before
+    buffer.end_game(game)
+    lease(buffer, 1, [game])
+    buffer.trained("solver", 1, 1, step=1)
+    again = reopen(buffer)
+    assert again.funnel() == before | {"solver": before["solver"] | {"trained": 1}}
+    again.restore("solver", step=0, request=0, attempt=2)
+    assert again.funnel() == before
+    again.close()
+
+
 def test_the_hard_bound_drops_what_is_too_old(buffer: Buffer) -> None:
     new = buffer.reserve_version("solver", 5, 1)
     games = [play(buffer), play(buffer, versions=(1, new)), play(buffer, versions=(new,))]
@@ -237,6 +259,17 @@ def test_notes_of_games_keep_their_pictures(buffer: Buffer) -> None:
     assert len(buffer.gallery(50)) == 5
 
 
+def test_games_are_read_evenly_up_to_the_newest(buffer: Buffer) -> None:
+    games = [buffer.start_game("mm_zero") for _ in range(11)]
+    for game in games:
+        buffer.end_game(game, notes={"game": game} if game != games[8] else None)
+    buffer.end_game(buffer.start_game("mm_zero"), dropped="deadline", notes={"late": True})
+    assert [row["notes"]["game"] for row in buffer.games_evenly(50)] == games[:8] + games[9:]
+    assert [row["game"] for row in buffer.games_evenly(4)] == [games[1], games[4], games[7],
+                                                              games[10]]  # fmt: skip
+    assert [row["game"] for row in buffer.games_evenly(1)] == [games[10]]
+
+
 def test_counters_add_up_over_restarts(buffer: Buffer) -> None:
     buffer.add_all({"generated/solver": 5, "wall_s": 0.5})
     buffer.sync()
@@ -257,7 +290,7 @@ def test_a_failed_transaction_leaves_nothing(buffer: Buffer) -> None:
 
     with pytest.raises(KeyError):
         fail()
-    assert buffer.counts()["groups"] == {}
+    assert buffer.counts()["groups"] == buffer.funnel() == {}
     buffer.submit(make_group(game))
     assert groups(buffer)["ready"] == 1
 
@@ -327,6 +360,9 @@ def test_kill_9_in_the_middle_of_anything_keeps_the_law(tmp_path: Path) -> None:
         assert buffer.ledger.newest("solver") >= seen
         row = groups(buffer)
         assert row["trained"] + row["leased"] >= 2 * (request - 1 - step)
+        left = buffer.funnel()["solver"]
+        assert left["sampled"] == left["usable"] == 2 * left["groups"] == 2 * row["submitted"]
+        assert left["kept"] == row["trained"] + row["leased"] + row["ready"]
         games = buffer.counts()["games"]
         assert games["dropped"].get("lost_in_crash", 0) >= attempt - 1
         step = max(0, request - 5)  # the next attempt starts from a checkpoint 5 requests back

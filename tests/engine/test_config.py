@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.config import LayoutConfig, Section, StreamsConfig, digest, load
 from engine.errors import ConfigError
-from engine.layout import check_layout, job_of, world_size
+from engine.layout import Follower, check_layout, followers_of, job_of, world_size
 
 
 class Root(Section):
@@ -123,6 +123,45 @@ def test_tensor_parallel_neighbours_idle() -> None:
 def test_a_wrong_layout_is_refused(bad: LayoutConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_layout(bad, ("a",))
+
+
+JUDGE = followers_of({"judge": ("a", 3)})
+
+
+def test_a_follower_has_servers_and_no_learner() -> None:
+    assert JUDGE["judge"] == Follower("a", 3)
+    learners: list[dict[str, object]] = [{"ranks": [0], "policies": ["a"]}]
+    judged = layout(learners, [{"rank": 1, "policies": ["a", "judge"]}])
+    check_layout(judged, ("a",), world=2, followers=JUDGE)
+    with pytest.raises(ConfigError, match=r"layout.servers: there is no policy 'judge'.*are a$"):
+        check_layout(judged, ("a",))
+    trained = layout([{"ranks": [0], "policies": ["a", "judge"]}], [{"rank": 1, "policies": ["a"]}])
+    with pytest.raises(ConfigError, match=r"layout.learners: there is no policy 'judge'"):
+        check_layout(trained, ("a",), followers=JUDGE)
+
+
+@pytest.mark.parametrize(
+    "host, fix",
+    [
+        (
+            {"rank": 1, "policies": ["a"]},
+            "set layout.servers.0.policies=[a, judge]",
+        ),
+        (
+            {"rank": 1, "policies": ["a"], "kind": "sglang", "tp": 2},
+            "add {rank: 3, policies: [judge], kind: sglang} to layout.servers",
+        ),
+    ],
+)
+def test_a_follower_without_a_server_is_refused_with_the_fix(
+    host: dict[str, object], fix: str
+) -> None:
+    bare = layout([{"ranks": [0], "policies": ["a"]}], [host])
+    with pytest.raises(ConfigError) as caught:
+        check_layout(bare, ("a",), followers=JUDGE)
+    assert str(caught.value) == (
+        f"layout.servers: 'judge', which holds older weights of 'a', has none; {fix}"
+    )
 
 
 def test_a_wrong_world_size_prints_the_torchrun_line() -> None:

@@ -14,7 +14,9 @@ from engine.buffer import Buffer, Leased
 from engine.conservation import violations
 from engine.desk import Desk
 from engine.errors import EngineError, TransportError
+from engine.layout import Follower
 from engine.transport import Message
+from engine.versions import Version
 from tests.engine.make_groups import PNG, make_group
 
 PEER = b"learner"
@@ -52,12 +54,22 @@ class FakeServers:
 
 
 class Office:
-    """A desk with one policy, `solver`, and everything around it."""
+    """A desk with one policy, `solver`, and everything around it; with a judge that follows the
+    policy every `judge_every` steps, where that is given."""
 
-    def __init__(self, buffer: Buffer, *, total_steps: int | None = None, max_age: int = 4) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        *,
+        total_steps: int | None = None,
+        max_age: int = 4,
+        judge_every: int | None = None,
+        max_judge_age: int | None = None,
+    ) -> None:
         self.buffer = buffer
         self.attempt = buffer.begin_attempt()
         self.servers = FakeServers()
+        self.judges = FakeServers()
         self.events: list[tuple[str, str]] = []
         self.steps: list[tuple[int, list[Leased]]] = []
         self.handled = asyncio.Event()
@@ -70,8 +82,9 @@ class Office:
                 games_per_step=1,
                 total_steps=total_steps,
             ),
-            max_judge_age=None,
-            servers={"solver": self.servers},
+            max_judge_age=max_judge_age,
+            servers={"solver": self.servers, "judge": self.judges},
+            followers={"judge": Follower("solver", judge_every)} if judge_every else {},
             attempt=self.attempt,
             on_change=self.handled.set,
             on_step=lambda _, message, groups: self.steps.append((message["step"], list(groups))),
@@ -91,7 +104,7 @@ class Office:
     async def told(self, kind: str, **fields: Any) -> None:
         """A message of the learner, handled; raises what the desk raises."""
         self.handled.clear()
-        await self.socket.inbox.put({"kind": kind, "policy": "solver", **fields})
+        await self.socket.inbox.put({"kind": kind, **{"policy": "solver", **fields}})
         serving = asyncio.create_task(self.desk.serve(self.admission))
         handled = asyncio.create_task(self.handled.wait())
         await asyncio.wait({serving, handled}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,12 +119,20 @@ class Office:
         await self.told("published", version=version, step=step, **given)
         self.version = version
 
-    def play(self, *, groups: int = 1) -> int:
-        """A whole game, with as many groups as that."""
+    async def pinned(self, version: int, step: int) -> int:
+        """The learner renews the judge; its version."""
+        await self.told(
+            "published", policy="judge", version=version, step=step, servers=["j"], failed={}
+        )
+        return version
+
+    def play(self, *, groups: int = 1, judge: int | None = None) -> int:
+        """A whole game, with as many groups as that, judged by that version."""
+        judges = {"judge": (judge, judge)} if judge else {}
         game = self.buffer.start_game("fake")
         self.admission.start(game)
         for _ in range(groups):
-            self.buffer.submit(make_group(game=game, versions=(self.version,)))
+            self.buffer.submit(make_group(game=game, versions=(self.version,), judges=judges))
             self.admission.submit(game, "solver")
         self.buffer.end_game(game)
         self.admission.settle(game)
@@ -333,6 +354,127 @@ def test_a_skipped_batch_is_dropped_and_its_step_still_to_be_made(buffer: Buffer
         assert "non_finite_loss" in office.events[-1][1]
         office.play()
         await office.train(2, step=1)
+
+    run(scenario)
+
+
+def test_a_follower_gets_a_version_at_the_start_and_with_every_nth_step(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, judge_every=2)
+        await office.open()
+        assert office.socket.sent[-1]["versions"] == {"solver": 1, "judge": 1}
+        renewed = {}
+        for step in range(1, 6):
+            office.play()
+            batch = await office.train(step, step)
+            if "follower_versions" in batch:
+                renewed[step] = batch["follower_versions"]
+        assert renewed == {2: {"judge": 2}, 4: {"judge": 3}}
+        # Durably: another process reads them from the file.
+        ledger = Buffer.open(buffer.path, read_only=True).ledger
+        steps = [ledger.find("judge", version).step for version in (1, 2, 3)]
+        assert steps == [0, 2, 4]
+        again = Office(buffer, judge_every=2)
+        await again.open(step=3, request=3)
+        versions = again.socket.sent[-1]["versions"]
+        assert buffer.ledger.find("judge", versions["judge"]) == Version("judge", 4, 3, 2)
+
+    run(scenario)
+
+
+def test_the_last_step_renews_no_follower(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, total_steps=2, judge_every=1)
+        await office.open()
+        office.play()
+        assert "follower_versions" in await office.train(1, 1)
+        office.play()
+        assert "follower_versions" not in await office.train(2, 2)
+
+    run(scenario)
+
+
+def test_an_empty_batch_renews_no_follower(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, judge_every=1)
+        await office.open()
+        office.play()
+        buffer.drop_ready("solver", "too_old")
+        await office.told("next", request=1)
+        assert await office.desk.answer(office.admission)
+        assert "follower_versions" not in office.socket.batches()[-1]
+        assert buffer.ledger.newest("judge") == 1
+
+    run(scenario)
+
+
+def test_a_followers_publication_makes_its_servers_ready_and_no_step(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        first = Office(buffer)
+        await first.open()
+        for _ in range(2):
+            first.play()
+        office = Office(buffer, total_steps=1, judge_every=1)  # as after a restart
+        await office.open()
+        await office.told("serving", policy="judge", version=1, servers=["j", "k"])
+        assert (office.judges.ready, office.servers.ready) == ({"j": 1, "k": 1}, {})
+        await office.told("next", request=1)
+        assert await office.desk.answer(office.admission)
+        batch = office.socket.batches()[-1]
+        await office.told("stepped", request=1, step=1, skipped=False, reason="", metrics={})
+        # Before its policy's own, which is what counts.
+        version = await office.pinned(2, 1)
+        assert office.judges.ready == {"j": version, "k": 1}
+        assert office.desk.versions == {"judge": version}
+        assert not office.admission.is_finished
+        assert buffer.counts()["groups"]["solver"]["ready"] == 1, "nothing ends as finished yet"
+        await office.published(batch["version"], 1)
+        assert office.admission.is_finished
+        assert office.desk.steps == {"solver": 1}
+        await office.told(
+            "published", policy="judge", version=version, step=1, servers=[], failed={"j": "gone"}
+        )
+        assert office.judges.ready == {"k": 1}
+        assert office.events[-1] == ("warning", "judge: publication to j failed: gone")
+
+    run(scenario)
+
+
+def test_a_followers_age_is_counted_in_its_policys_steps(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, judge_every=2, max_judge_age=2)
+        await office.open()
+        pinned = 1
+        for step in range(1, 6):
+            office.play(judge=pinned)
+            batch = await office.train(step, step)
+            if step == 2:
+                pinned = await office.pinned(batch["follower_versions"]["judge"], 2)
+        leased = [row for _, rows in office.steps for row in rows]
+        assert [row.judge_age for row in leased] == [0, 1, 0, 1, 2]
+        assert [row.age for row in leased] == [0] * 5, "the own age is that of the own policy"
+        office.play(judge=pinned)
+        await office.told("next", request=6)
+        assert await office.desk.answer(office.admission)
+        assert buffer.counts()["groups"]["solver"]["dropped"] == {"judges_too_old": 1}
+
+    run(scenario)
+
+
+def test_a_pin_that_a_restore_threw_away_is_as_old_as_its_weights(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, judge_every=2)
+        await office.open()
+        for step in (1, 2):
+            office.play()
+            batch = await office.train(step, step)
+        lost = await office.pinned(batch["follower_versions"]["judge"], 2)
+        again = Office(buffer, judge_every=2)
+        await again.open(step=1, request=1)  # one step before the pin
+        again.play(judge=lost)
+        for request in (2, 3):  # the second batch anew, then ours
+            await again.train(request, request)
+        assert [rows[0].judge_age for _, rows in again.steps] == [0, 2]
 
     run(scenario)
 

@@ -1,6 +1,6 @@
 """A learner group between a fake engine and a real embedded server.
 
-    python -m tests.engine.test_learner_worker RANK STORE_PORT ADDRESS URL BASE CHECKPOINTS
+    python -m tests.engine.test_learner_worker RANK STORE_PORT ADDRESS URL JUDGE BASE CHECKPOINTS
 
 is one of two ranks.
 """
@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
 from engine.errors import TransportError, WeightSyncError
+from engine.layout import Follower
 from engine.learner import checkpoint, publisher, worker
 from engine.learner.config import LearnerConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
@@ -74,14 +75,19 @@ class FakeEngine:
     def send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart([self._peer, *to_frames({"kind": kind, **fields}, {})])
 
-    def batch(self, request_number: int, version: int, groups: list[Group]) -> None:
+    def batch(
+        self, request_number: int, version: int, groups: list[Group], **followers: int
+    ) -> None:
         rows = [encode_group(group)[0] for group in groups]
-        self.send("batch", policy="solver", request=request_number, version=version, groups=rows)
+        extra = {"follower_versions": followers} if followers else {}
+        self.send(
+            "batch", policy="solver", request=request_number, version=version, groups=rows, **extra
+        )
 
-    def welcome(self, version: int) -> Message:
+    def welcome(self, version: int, **followers: int) -> Message:
         """The learner's hello, welcomed; its first request."""
         hello = self.expect("hello")
-        self.send("welcome", attempt=1, versions={"solver": version})
+        self.send("welcome", attempt=1, versions={"solver": version, **followers})
         self.expect("next")
         return hello
 
@@ -97,6 +103,8 @@ class LiveServer:
     port: int
     log: Path
     process: Popen[bytes] | None = None
+    more_ports: tuple[int, ...] = ()
+    """Of other policies in the same process."""
 
     @property
     def url(self) -> str:
@@ -108,7 +116,9 @@ class LiveServer:
 
     def start(self) -> None:
         argv = [sys.executable, "-m", "engine.servers.embedded"]
-        argv += ["--serve", f"{self.port}={tiny_dir(1)}", "--weight-version", "unfilled"]
+        for port in (self.port, *self.more_ports):
+            argv += ["--serve", f"{port}={tiny_dir(1)}"]
+        argv += ["--weight-version", "unfilled"]
         self.process = spawn(argv, log=self.log, env={"OMP_NUM_THREADS": "1"})
         until(lambda: answers(self.url), timeout_s=90, what=lambda: last_lines(self.log))
 
@@ -147,6 +157,16 @@ def spec_of(address: str, checkpoints: Path, base: Path, *urls: str) -> LearnerS
     )
 
 
+def with_judge(spec: LearnerSpec, url: str) -> LearnerSpec:
+    """`url` follows the solver."""
+    return replace(
+        spec,
+        followers={"judge": Follower("solver", 2)},
+        servers={**spec.servers, "judge": (url,)},
+        tensor_parallel={**spec.tensor_parallel, url: 1},
+    )
+
+
 @dataclass(slots=True)
 class Life:
     """One life of a learner group of one rank, on a thread."""
@@ -166,9 +186,11 @@ class Life:
 
 
 @contextmanager
-def life_of(folder: Path, *urls: str) -> Iterator[Life]:
+def life_of(folder: Path, *urls: str, judge: str = "") -> Iterator[Life]:
     address = f"ipc://{folder}/engine.sock"
     spec = spec_of(address, folder / "checkpoints", tiny_dir(0), *urls)
+    if judge:
+        spec = with_judge(spec, judge)
     group = LearnerGroup(spec, dist.HashStore())
     stop, gone = threading.Event(), threading.Event()
 
@@ -203,9 +225,10 @@ def with_overflow(group: Group) -> Group:
     return replace(group, advantages=(1e300,) + (0.5,) * (len(group.rollouts) - 1))
 
 
-def same_weights(server: LiveServer, ours: dict[str, str]) -> bool:
+def same_weights(server: LiveServer | str, ours: dict[str, str]) -> bool:
     """Bit for bit, all of ours."""
-    theirs = server_checksums(server.url, timeout_s=20)
+    url = server if isinstance(server, str) else server.url
+    theirs = server_checksums(url, timeout_s=20)
     return bool(ours) and ours.items() <= theirs.items()
 
 
@@ -311,6 +334,77 @@ def test_a_server_that_comes_back_is_filled_again_under_the_same_version(
         life.bye()
 
 
+def test_a_follower_keeps_its_pin_until_the_engine_renews_it(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    """The judge holds step 0 over step 1, is renewed at step 2, and after step 3 a judge that
+    starts anew gets step 2 again, not the newest weights."""
+    server.kill()  # so that it is late: only then a copy differs from the weights themselves
+    with life_of(tmp_path, judge=server.url) as life:
+        engine = life.engine
+        engine.welcome(5, judge=7)
+        weights = [life.checksums()]
+
+        def step(version: int, **followers: int) -> Message:
+            number = len(weights)
+            engine.batch(number, version, groups_of(10 * number), **followers)
+            assert engine.expect("stepped")["step"] == number
+            published = engine.expect("published")
+            assert [published[key] for key in ("policy", "version", "step")] == [
+                "solver", version, number,
+            ]  # fmt: skip
+            weights.append(life.checksums())
+            if followers:
+                published = engine.expect("published")
+            engine.expect("saved")
+            engine.expect("next")
+            return published
+
+        step(6)
+        server.start()
+        first = engine.expect("published")
+        assert [first[key] for key in ("policy", "version", "step")] == ["judge", 7, 0]
+        assert (first["servers"], first["failed"]) == ([server.url], {})
+        assert same_weights(server, weights[0])
+
+        renewed = step(8, judge=9)
+        assert [renewed[key] for key in ("policy", "version", "step")] == ["judge", 9, 2]
+        assert (renewed["servers"], renewed["failed"]) == ([server.url], {})
+        assert server.version == "9"
+        assert same_weights(server, weights[2])
+
+        step(10)
+        assert server.version == "9"
+        server.kill()
+        server.start()
+        again = engine.expect("published")
+        assert [again[key] for key in ("policy", "version", "step")] == ["judge", 9, 2]
+        assert (again["servers"], again["failed"]) == ([server.url], {})
+        assert same_weights(server, weights[2])
+        assert len({tuple(sorted(known.items())) for known in weights}) == 4
+        life.bye()
+        assert {(row["policy"], row["version"]) for row in engine.serving} <= {
+            ("judge", 7), ("judge", 9),
+        }  # fmt: skip
+
+
+def test_the_next_life_pins_what_it_restored(tmp_path: Path, server: LiveServer) -> None:
+    with life_of(tmp_path) as life:
+        life.engine.welcome(1)
+        life.engine.batch(1, 2, groups_of(0))
+        for kind in ("stepped", "published", "saved", "next"):
+            life.engine.expect(kind)
+        restored = life.checksums()
+        life.bye()
+    with life_of(tmp_path, judge=server.url) as life:
+        life.engine.welcome(3, judge=4)
+        first = life.engine.expect("published")
+        assert [first[key] for key in ("policy", "version", "step")] == ["judge", 4, 1]
+        assert first["servers"] == [server.url]
+        assert same_weights(server, restored)
+        life.bye()
+
+
 def test_a_stop_saves_and_the_next_life_continues_there(tmp_path: Path) -> None:
     with life_of(tmp_path) as life:
         life.engine.welcome(1)
@@ -394,7 +488,10 @@ def test_a_store_listens_on_loopback_only_and_a_refusal_does_not_block() -> None
 
 
 @pytest.mark.slow
-def test_two_ranks_step_publish_and_save_together(tmp_path: Path, server: LiveServer) -> None:
+def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
+    server = LiveServer(free_port(), tmp_path / "server.log", more_ports=(free_port(),))
+    server.start()
+    judge = f"http://127.0.0.1:{server.more_ports[0]}"
     address, checkpoints = f"ipc://{tmp_path}/engine.sock", tmp_path / "checkpoints"
     port = free_port()
     logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
@@ -402,7 +499,8 @@ def test_two_ranks_step_publish_and_save_together(tmp_path: Path, server: LiveSe
         spawn(
             [
                 *(sys.executable, "-m", "tests.engine.test_learner_worker"),
-                *(str(rank), str(port), address, server.url, str(tiny_dir(0)), str(checkpoints)),
+                *(str(rank), str(port), address, server.url, judge),
+                *(str(tiny_dir(0)), str(checkpoints)),
             ],
             log=log,
             env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
@@ -416,18 +514,24 @@ def test_two_ranks_step_publish_and_save_together(tmp_path: Path, server: LiveSe
 
     engine = FakeEngine(address, failure)
     try:
-        engine.welcome(50)
-        first = engine.expect("published")
-        assert (first["version"], first["servers"]) == (50, [server.url])
+        engine.welcome(50, judge=60)
+        for version, url in ((50, server.url), (60, judge)):
+            first = engine.expect("published")
+            assert (first["version"], first["servers"]) == (version, [url])
+        base = server_checksums(judge, timeout_s=20)
         for number, version in ((1, 51), (2, 52)):
-            engine.batch(number, version, groups_of(10 * number))
+            pin = {"judge": 61} if number == 2 else {}
+            engine.batch(number, version, groups_of(10 * number), **pin)
             assert engine.expect("stepped")["step"] == number
-            published = engine.expect("published")
-            assert (published["servers"], published["failed"]) == ([server.url], {})
+            for name, url in (("solver", server.url), ("judge", judge))[: 1 + len(pin)]:
+                published = engine.expect("published")
+                assert (published["policy"], published["servers"]) == (name, [url])
+                assert published["failed"] == {}
             assert engine.expect("saved")["step"] == number
             assert engine.expect("next")["request"] == number + 1
             saved = load_file(checkpoints / f"step-{number:08d}" / "model.safetensors")
             assert same_weights(server, checksums(saved.items()))
+            assert same_weights(judge, checksums(saved.items()) if pin else base)
         engine.send("bye")
         for rank, log in zip(ranks, logs, strict=True):
             assert rank.wait(PATIENCE_S) == 0, last_lines(log)
@@ -435,12 +539,13 @@ def test_two_ranks_step_publish_and_save_together(tmp_path: Path, server: LiveSe
         engine.close()
         for rank in ranks:
             end(rank)
+        server.kill()
 
 
 def main() -> None:
     rank, port = map(int, sys.argv[1:3])
-    address, url, base, checkpoints = sys.argv[3:]
-    spec = spec_of(address, Path(checkpoints), Path(base), url)
+    address, url, judge, base, checkpoints = sys.argv[3:]
+    spec = with_judge(spec_of(address, Path(checkpoints), Path(base), url), judge)
     wait = timedelta(seconds=PATIENCE_S)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=wait)
     run_learner(

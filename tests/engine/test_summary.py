@@ -9,8 +9,8 @@ from engine.summary import build_summary, busy_fractions, write_summary
 from tests.engine.make_groups import make_group
 
 KEYS = {
-    "games", "groups", "steps", "version", "tokens", "age", "judge_age", "attempts", "wall_s",
-    "busy_fraction", "heldout", "seed", "config_sha256", "violations",
+    "games", "groups", "funnel", "steps", "version", "tokens", "age", "judge_age", "attempts",
+    "wall_s", "busy_fraction", "heldout", "seed", "config_sha256", "violations",
 }  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def summary(tmp_path: Path) -> dict:
     )
     buffer.trained("solver", 1, 1, 3)
     buffer.add_all({"generated/solver": 70, "trained/solver": 40, "wall_s": 12.5})
+    buffer.add_all({"generated/judge": 30})
     buffer.add_all({"busy_s/server 0": 9.0, "busy_of_s/server 0": 12.0})
     return build_summary(
         buffer,
@@ -52,8 +53,14 @@ def test_it_has_every_key_and_the_durable_counts(summary: dict) -> None:
         "submitted": 3, "trained": 2, "dropped": {"zero_variance": 1}, "ready": 0, "leased": 0,
     }  # fmt: skip
     assert summary["groups"]["coder"]["submitted"] == 0
+    assert summary["funnel"]["solver"] == {
+        "sampled": 6, "usable": 6, "groups": 3, "kept": 2, "trained": 2,
+    }  # fmt: skip
+    assert summary["funnel"]["coder"] == dict.fromkeys(summary["funnel"]["solver"], 0)
     assert summary["tokens"]["solver"] == {"generated": 70, "trained": 40}
     assert summary["tokens"]["coder"] == {"generated": 0, "trained": 0}
+    assert summary["tokens"]["judge"] == {"generated": 30, "trained": 0}, "a follower's count too"
+    assert set(summary["steps"]) == {"solver", "coder"}
     assert summary["age"]["solver"] == {"mean": 2.0, "p95": 2, "max": 2, "max_age": 4}
     assert summary["age"]["coder"] == {"mean": None, "p95": None, "max": None, "max_age": 4}
     assert summary["judge_age"] == {"mean": 0.0, "max": 0}

@@ -2,8 +2,10 @@ import io
 
 from rich.console import Console
 
-from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats
-from engine.monitor.terminal import Terminal, clock, line
+from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats, stages
+from engine.monitor.terminal import Terminal, clock, line, view
+
+FUNNEL = {"sampled": 1200, "usable": 1101, "groups": 300, "kept": 291, "trained": 40}
 
 
 def make_snapshot(phase: str = "self-play", reason: str = "too_easy") -> Snapshot:
@@ -12,7 +14,13 @@ def make_snapshot(phase: str = "self-play", reason: str = "too_easy") -> Snapsho
         phase=phase,
         elapsed_s=3725,
         games={"started": 9, "finished": 6, "in_flight": 2, "dropped": {"deadline": 1}},
-        streams={"solver": StreamView(ready=3, trained=40, dropped={reason: 7}, age_mean=1.25)},
+        streams={
+            "solver": StreamView(
+                ready=3, trained=40, dropped={reason: 7}, age_mean=1.25,
+                funnel=stages(FUNNEL, ("answered", "[b]boxed")),
+            ),
+            "coder": StreamView(funnel=stages({}, ("drawn", "rendered"))),
+        },
         policies={
             "solver": PolicyView(
                 step=5, total_steps=120, version=6, reward=0.5, generated_per_s=3000,
@@ -32,7 +40,13 @@ def test_without_a_tty_it_prints_plain_lines_now_and_then() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0] == line(make_snapshot())
-    for part in ("1:02:05", "solver 5/120 reward +0.50", "6 done", "1 dropped", "3000 tok/s"):
+    for part in (
+        "1:02:05",
+        "solver 5/120 reward +0.50 kept 97%",
+        "6 done",
+        "1 dropped",
+        "3000 tok/s",
+    ):
         assert part in lines[0]
 
 
@@ -48,6 +62,15 @@ def test_on_a_tty_it_shows_every_part_and_gives_the_terminal_back() -> None:
     assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
 
 
+def test_the_funnel_fits_on_a_small_screen() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(view(make_snapshot()))
+    lines = [" ".join(row.split()) for row in out.getvalue().splitlines()]
+    assert "solver 1200 answered → 1101 [b]boxed 92% │ 300 → 291 97% → 40" in lines
+    assert "coder 0 drawn → 0 rendered │ 0 → 0 → 0" in lines
+    assert len(lines) <= 23
+
+
 def test_clock() -> None:
     assert [clock(s) for s in (0, 61, 3600)] == ["0:00", "1:01", "1:00:00"]
 
@@ -60,4 +83,5 @@ def test_age_stats_of_a_histogram() -> None:
 def test_a_snapshot_is_a_plain_record() -> None:
     record = make_snapshot().record()
     assert record["streams"]["solver"]["trained"] == 40
+    assert record["streams"]["solver"]["funnel"][3] == ("kept", 291)
     assert "events" not in record

@@ -44,9 +44,9 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    async def play(topic: str, table: Any, recipe: Any, window: Any) -> None:
+    async def play(topic: str, table: Any, recipe: Any, memory: Any) -> None:
         seen.update(topic=topic, table=table, recipe=recipe)
-        seen.setdefault("windows", []).append(window)
+        seen.setdefault("memories", []).append(memory)
         table.note("caption", "a red square")
         table.submit(make_group(game=table.game))
 
@@ -55,19 +55,20 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     noted: list[Any] = []
     watched: list[Any] = []
     watcher = SimpleNamespace(on_note=lambda key, value: watched.append((key, value)))
-    samplers, renderer = {"solver": object()}, object()
-    bound = engine.bind(config, samplers, renderer, watcher)  # type: ignore[arg-type]
+    samplers, renderer, grader = {"solver": object()}, object(), object()
+    bound = engine.bind(config, samplers, renderer, grader, watcher)  # type: ignore[arg-type]
     for game in (5, 6):
         asyncio.run(bound(game, submitted.append, lambda *note: noted.append(note)))
     assert seen["table"].game == 6
     assert seen["table"].samplers is samplers
     assert seen["table"].renderer is renderer
-    assert seen["topic"] == config.recipe.topic(6)
+    assert seen["table"].grader is grader
+    assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
     assert seen["recipe"] is config.recipe
     assert noted == watched == [("caption", "a red square")] * 2
     assert [group.game for group in submitted] == [5, 6]
-    first, second = seen["windows"]
-    assert first is second, "the diversity window spans the games of a run"
+    first, second = seen["memories"]
+    assert first is second, "what was seen spans the games of a run"
 
 
 def test_the_engine_says_bad_input_in_one_line(

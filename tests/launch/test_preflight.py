@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
+from engine.errors import ConfigError
 from engine.rundir import RunDir
 from launch.async_selfplay import CONFIGS
 from launch.config import RootConfig, load_root
-from launch.preflight import changes, finished, free_name, write_config
+from launch.preflight import (
+    changes,
+    check_before_start,
+    finished,
+    free_name,
+    write_config,
+)
 
 
 @pytest.fixture
@@ -28,6 +35,14 @@ def run(config: RootConfig) -> RunDir:
 def summary(**changed: Any) -> str:
     steps = {"proposer": 5, "coder": 5, "solver": 5}
     return json.dumps({"steps": steps, "heldout": {"delta": {"coder_render": 0.1}}, **changed})
+
+
+def test_a_pinned_judge_without_a_server_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    wanted = [f"run.root={tmp_path}", "recipe.judge=pinned"]
+    with pytest.raises(ConfigError, match="'judge', which holds older weights of 'solver'") as said:
+        check_before_start(load_root(CONFIGS / "quickstart.yaml", wanted), resume=False)
+    fix = str(said.value).rpartition("; set ")[2]  # does what it says
+    check_before_start(load_root(CONFIGS / "quickstart.yaml", [*wanted, fix]), resume=False)
 
 
 def test_a_run_that_has_made_its_steps_is_finished(config: RootConfig, run: RunDir) -> None:

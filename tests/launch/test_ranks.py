@@ -15,7 +15,7 @@ import pytest
 from engine import children
 from engine.config import ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.layout import Job
+from engine.layout import Follower, Job
 from engine.rundir import RunDir
 from launch import async_selfplay, ranks
 from launch.config import RootConfig, load_root
@@ -149,6 +149,49 @@ def test_ports_follow_the_first_one(
         "coder": "http://127.0.0.1:30100",
         "solver": "http://127.0.0.1:30101",
     }
+
+
+PINNED = (
+    "recipe.judge=pinned",
+    "recipe.pin_every=3",
+    "layout.servers.0.policies=[proposer, coder, solver, judge]",
+)
+
+
+def test_a_follower_has_a_port_like_a_policy_and_starts_with_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+
+    async def serve(spec: Any, *_: object) -> None:
+        served.append(spec)
+
+    monkeypatch.setattr(ranks, "serve", serve)
+    config, store = load_root(QUICKSTART, PINNED), FakeStore(done="1")
+    host = config.layout.servers[0]
+    ranks._run_server(config, RunDir(tmp_path), store, host, threading.Event())  # type: ignore[arg-type]
+    assert set(json.loads(store.values["servers/1"])) == {*host.policies} >= {"judge"}
+    assert served[0].model_dirs["judge"] == config.model.base
+    assert served[0].ports["judge"] not in {served[0].ports[p] for p in ("proposer", "solver")}
+
+
+@pytest.mark.parametrize("group", [("proposer", "coder", "solver"), ("proposer",)])
+def test_a_learner_group_publishes_to_the_followers_of_its_own_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    specs: list[Any] = []
+    monkeypatch.setattr(ranks, "run_learner", lambda spec, **_: specs.append(spec))
+    config = load_root(QUICKSTART, PINNED)
+    urls = {name: f"http://1/{name}" for name in config.layout.servers[0].policies}
+    store = FakeStore(engine="ipc:///nowhere", **{"servers/1": json.dumps(urls)})
+    learners = config.layout.learners[0].model_copy(update={"policies": group})
+    ranks._run_learner(
+        config, RunDir(tmp_path), store, learners, threading.Event(), 0, lambda: False  # type: ignore[arg-type]
+    )  # fmt: skip
+    (spec,) = specs
+    judges = {"judge": Follower("solver", 3)} if "solver" in group else {}
+    assert spec.followers == judges
+    assert spec.servers == {name: (urls[name],) for name in (*group, *judges)}
 
 
 def test_a_rank_that_waits_for_another_hears_a_stop() -> None:

@@ -17,8 +17,11 @@ from engine.summary import build_summary, write_summary
 from evals.scenes import language
 from evals.scenes.drawing import to_svg
 from evals.scenes.splits import scenes
-from launch.charts import bar_chart, line_chart, nice_ticks, rolling_mean
+from launch.charts import bar_chart, line_chart, nice_ticks, rolling_mean, share_bar
+from launch.gallery import game_html
 from launch.report import main, write_report
+from launch.sections.diversity import entropy
+from launch.sections.proposals import Proposed
 from launch.signs import warnings
 from tests.engine.make_groups import make_group
 
@@ -55,13 +58,15 @@ def hostile_notes() -> dict[str, Any]:
     vote = {"majority": HOSTILE, "share": 0.5, "counts": {HOSTILE: 2}, "replies": [HOSTILE] * 2}
     drawing = {
         "svg": HOSTILE, "reward": 0.5, "terms": {HOSTILE: 0.5}, "picture": "picture/0/0",
-        "easy": vote, "hard": vote | {"rewards": [0.0, 1.0]}, "drop": HOSTILE,
+        "easy": vote, "drop": HOSTILE, "leak": True,
+        "hard": vote | {"rewards": [0.0, 1.0], "label": "<i>", "terms": [{HOSTILE: 1.0}] * 2},
     }  # fmt: skip
     broken = {"svg": None, "reward": -1.0, "terms": {}, "text": HOSTILE, "invalid": HOSTILE}
     proposal = {"caption": HOSTILE, "hard_question": HOSTILE, "easy_question": HOSTILE,
-                "easy_answer": HOSTILE}  # fmt: skip
+                "easy_answer": HOSTILE, "content_type": HOSTILE}  # fmt: skip
+    terms = {"a": 1.0, f"repeated_{HOSTILE}": -0.5}
     rows = [
-        {"text": HOSTILE, "reward": 1.0, "terms": {"a": 1.0}, "proposal": proposal,
+        {"text": HOSTILE, "reward": 1.0, "terms": terms, "proposal": proposal,
          "drawings": [drawing, broken]},
         {"text": HOSTILE, "reward": 0.0, "terms": {}, "invalid": HOSTILE},
     ]  # fmt: skip
@@ -88,12 +93,15 @@ def run(tmp_path: Path) -> RunDir:
             metrics = {"grad_norm": 0.3 + step, "ess": 0.99, "entropy": 1.0}
             log.write("step", {"policy": "solver", "step": step, "reward": 0.1 * (step % 3),
                                "metrics": metrics})  # fmt: skip
-            streams = {"solver": {"reward": 0.5, "term/right": 0.5, "num_groups": 100}}
+            streams = {"solver": {"reward": 0.5, "term/right": 0.5, "term/odd<": 0.0,
+                                  "kept": 0.5, "num_groups": 100}}  # fmt: skip
             signs = {"consistency": 0.9, "kept": 0.2, "real_hard": None}
             log.write("groups", {"streams": streams, "signs": signs})
             view = {"waits_for": f"solver: {step}/40 games", "generated_per_s": 10.0,
                     "trained_per_s": None if step == 3 else 4.0}  # fmt: skip
-            log.write("engine", {"policies": {"solver": view}, "busy": {"server 0": 0.9}})
+            funnel = [["answered", 10 * step + 10], ["boxed", 5 * step + 5]]
+            log.write("engine", {"policies": {"solver": view}, "busy": {"server 0": 0.9},
+                                 "streams": {"solver": {"funnel": funnel}}})  # fmt: skip
         log.write("dev", {"step": 0, "means": {"solver_hard_t1": 0.4, "coder_faithful": 0.5}})
         log.write("dev", {"step": 30, "means": {"solver_hard_t1": 0.5, "coder_faithful": 0.3}})
         log.write("event", {"level": "warning", "text": HOSTILE})
@@ -131,7 +139,7 @@ def test_it_shows_each_part_of_the_run(run: RunDir) -> None:
     for part in (
         "+0.110", "+0.040 .. +0.180", 'class="up">+0.110', 'class="down">-0.100', "0.600",
         "Age of the oldest token", "server 0", "solver: games", "Gradient norm", "game 1 ",
-        "seed 3", "20</td>", "Development set",
+        "seed 3", "20 games started", "Development set",
     ):  # fmt: skip
         assert part in text, part
     drawn = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
@@ -213,6 +221,109 @@ def test_labels_are_checked_against_the_pictures_as_drawn(run: RunDir) -> None:
     assert "n = 80, 100" in text
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of all table rows of a page, without markup."""
+    return [
+        [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)]
+        for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    ]
+
+
+def test_the_funnel_names_each_stage_and_what_was_lost(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "funnel")
+    run.create()
+    buffer = Buffer.open(run.database)
+    game = buffer.start_game("mm_zero")
+    buffer.submit(make_group(game, extra={"usable": 1}))
+    buffer.submit(make_group(game, extra={"usable": 2, "drop": "<too easy>"}))
+    buffer.submit(make_group(game, stream="proposer", rewards=(0.0, 1.0, 2.0, 3.0)))
+    drawings = [{"svg": ""}, {"invalid": "no_svg"}, {"invalid": "no_svg: really"}]
+    proposal = {"content_type": "map", "caption": "x"}
+    notes = {"proposals": [{"invalid": "broken_tag: caption"}, {"invalid": "missing_tag"},
+                           {"proposal": proposal, "terms": {}, "drawings": drawings}]}  # fmt: skip
+    buffer.end_game(game, notes={"topic": "t"} | notes)
+    buffer.close()
+    rows = rows_of(write_report(run.path).read_text())
+    start = rows.index(["proposer", "proposed", "4", "", "", ""])
+    assert rows[start : start + 10] == [
+        ["proposer", "proposed", "4", "", "", ""],
+        ["", "parsed", "4", "100%", "", "broken_tag 50%, missing_tag 50%"],
+        ["", "groups", "1", "", "", ""],
+        ["", "kept", "1", "100%", "", ""],
+        ["", "trained", "0", "0%", "", "ready 1"],
+        ["solver", "answered", "4", "", "", ""],
+        ["", "boxed", "3", "75%", "", ""],
+        ["", "groups", "2", "", "", ""],
+        ["", "kept", "1", "50%", "", "&lt;too easy&gt; 1"],
+        ["", "trained", "0", "0%", "", "ready 1"],
+    ]
+
+
+def test_the_funnel_and_the_terms_are_shown_over_time(run: RunDir) -> None:
+    text = write_report(run.path).read_text()
+    gate = text[text.index("pass their role") :]
+    assert "<title>0.5</title>" in gate[: gate.index("</svg>")]
+    assert "Share of groups that can be trained on" in text
+    assert "solver: terms of the reward" in text
+    assert "Terms that were 0 throughout: solver odd&lt;." in text
+
+
+def test_what_the_diversity_terms_did(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "diversity")
+    run.create()
+    buffer = Buffer.open(run.database)
+    for number in range(60):
+        late = number >= 30
+        terms = {"difficulty": 0.5, "repeated_text": -0.25 if late else 0.0, "repeated_type": 0.0}
+        proposal = {"content_type": ("map", "table")[late and number % 2],
+                    "caption": "the same" if late else f"caption {number}"}  # fmt: skip
+        entries = [{"proposal": proposal, "terms": terms, "drawings": []}, {"invalid": "no_tag"}]
+        notes = {"proposals": entries}
+        buffer.end_game(buffer.start_game("mm_zero"), notes=notes)
+    buffer.close()
+    text = write_report(run.path).read_text()
+    text = text[text.index("What the diversity terms did") :]
+    assert "The first and the last 30 of 60 valid proposals" in text
+    rows = rows_of(text)
+    for row in (
+        ["repeated_text, mean", "+0.000", "-0.250"],
+        ["repeated_type, mean", "+0.000", "+0.000"],
+        ["charged for any repetition", "0%", "100%"],
+        ["distinct captions", "30", "1"],
+        ["entropy of the content types", "0.000", "0.356"],
+        ["map", "100%", "", "50%", ""],
+        ["table", "0%", "", "50%", ""],
+    ):
+        assert row in rows
+    captions = text[text.index("Distinct captions, the last 40") :]
+    assert "<title>11</title>" in captions[: captions.index("</svg>")]
+    assert "repeated_type</span>" not in text, "a term that charged nobody has no line"
+
+
+def test_an_even_mixture_has_an_entropy_of_one() -> None:
+    types = ("data_chart", "diagram", "geometry", "timeline", "map", "table", "other")
+    assert entropy([Proposed(game=1, content_type=name) for name in types]) == pytest.approx(1.0)
+    assert entropy([]) == 0.0
+
+
+def test_a_picture_that_prints_the_answer_is_marked() -> None:
+    vote = {"majority": "a", "share": 1.0, "counts": {"a": 3}, "replies": [], "label": "b",
+            "rewards": [1.0, 0.9, 1.0],
+            "terms": [{"correct": 0.9, "format": 0.1}, {"correct": 0.9, "format": 0.0},
+                      {"correct": 0.9, "format": 0.1}]}  # fmt: skip
+    shown = {}
+    for leak in (True, False, None):
+        drawing = {"svg": "", "reward": 1.0, "terms": {}, "leak": leak, "hard": vote}
+        proposals = [{"proposal": {"caption": "c"}, "drawings": [drawing]}]
+        game = {"game": 1, "state": "finished", "reason": None, "notes": {"proposals": proposals}}
+        shown[leak] = game_html(game, lambda name: None)
+    assert "leak</span>" in shown[True]
+    assert "leak" not in shown[False] + shown[None]
+    assert "2 × correct 0.90 format 0.10" in shown[True]
+    assert "1 × correct 0.90</small>" in shown[True]
+    assert "label b" in shown[True]
+
+
 def make_signs(num_groups: int = 200, **changes: float) -> dict[str, Any]:
     signs = {"consistency": 0.6, "kept": 0.6, "label_true": 0.6, "real_hard": 0.7} | changes
     return {"kind": "groups", "streams": {"solver": {"num_groups": num_groups}}, "signs": signs}
@@ -263,6 +374,10 @@ def test_ticks_cover_the_range_with_few_round_numbers(low: float, high: float) -
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-12
     assert ticks == sorted(set(ticks))
+
+
+def test_a_share_fills_its_bar() -> None:
+    assert 'style="width:37.50%"' in share_bar(0.375)
 
 
 def test_charts_leave_out_what_is_not_a_number() -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.coder import coder_reward
+from rewards.coder import CoderWeights, coder_reward
 from rewards.diversity import Repetition
-from rewards.proposer import proposer_reward, unparsable_reward
+from rewards.grading import Votes
+from rewards.proposer import ProposerWeights, proposer_reward, unparsable_reward
 from rewards.reward import Score
 from rewards.solver import solver_reward
 
@@ -36,6 +37,14 @@ def scored(easy: float, *shares: float) -> list[Score]:
 )
 def test_proposer_examples(name: str, scores: list[Score | None], total: float) -> None:
     assert proposer_reward(scores).total == pytest.approx(total), name
+
+
+def test_at_the_threshold_the_release_goes_by_rounding() -> None:
+    """M1: three votes of 4/5 and one of 5/5 have a mean difficulty of .15 but for rounding."""
+    scores = scored(1.0, 0.8, 0.8, 0.8, 1.0)
+    assert proposer_reward(scores).total == pytest.approx(0.65)
+    released = ProposerWeights(too_easy_tolerance=0.0)
+    assert proposer_reward(scores, None, released).total == pytest.approx(0.35)
 
 
 def test_unparsable_proposal() -> None:
@@ -86,17 +95,49 @@ def test_proposer_reward_is_bounded_and_the_sum_of_its_terms(
     scores: list, text: float, kind: float
 ) -> None:
     reward = proposer_reward(scores, Repetition(text, kind))
-    assert -0.95 - 1e-9 <= reward.total <= 1.0
+    assert unparsable_reward().total < -0.95 - 1e-9 <= reward.total <= 1.0
     assert reward.total == pytest.approx(math.fsum(reward.terms.values()))
     backwards = proposer_reward(scores[::-1], Repetition(text, kind))
     assert reward.total == pytest.approx(backwards.total)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=8), st.data())
+def test_more_solvable_never_earns_less_and_no_more_above_the_cap(scores: list, data) -> None:
+    i = data.draw(st.integers(0, len(scores) - 1))
+    better = data.draw(st.floats(scores[i].solvability, 1))
+    raised = [*scores[:i], Score(better, scores[i].difficulty), *scores[i + 1 :]]
+    low, high = proposer_reward(scores).total, proposer_reward(raised).total
+    assert high >= low - 1e-12
+    if scores[i].solvability >= 0.5:
+        assert high == low, "above the cap nothing is gained"
+    assert coder_reward(SVG, raised[i]).total >= coder_reward(SVG, scores[i]).total
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_difficulty_peaks_where_the_voters_are_split_in_half(first: float, second: float) -> None:
+    nearer, farther = sorted((first, second), key=lambda share: abs(share - 0.5))
+    votes = [Votes("a", share, 5, 5, {}) for share in (nearer, farther, 0.5)]
+    difficulties = [vote.difficulty for vote in votes]
+    assert difficulties[1] <= difficulties[0] + 1e-12
+    assert max(difficulties) <= difficulties[2] == 0.5
+    totals = [proposer_reward([Score(1.0, d)]).total for d in difficulties]
+    assert totals[1] <= totals[0] + 1e-12
+
+
+@given(st.lists(st.none() | SCORES, min_size=1, max_size=6), st.randoms())
+def test_the_order_of_the_pictures_does_not_matter(scores: list, random) -> None:
+    shuffled = list(scores)
+    random.shuffle(shuffled)
+    # But for the rounding of the sum, from which the tolerance at the threshold protects.
+    assert proposer_reward(shuffled).total == pytest.approx(proposer_reward(scores).total)
 
 
 @given(st.none() | st.text(max_size=20), st.none() | SCORES)
 def test_coder_reward_is_bounded_and_the_sum_of_its_terms(
     code: str | None, score: Score | None
 ) -> None:
-    reward = coder_reward(code, score)
+    reward = coder_reward(code, score, CoderWeights(leak=0.3), is_leaked=True)
+    assert reward.total <= coder_reward(code, score).total
     assert -0.5 <= reward.total <= 2.5
     assert reward.total == pytest.approx(math.fsum(reward.terms.values()))
 

@@ -1,11 +1,13 @@
-"""A table without an engine: samplers that say what they are told, a renderer, a ledger."""
+"""A table without an engine: samplers and a renderer that do as told, a grader, a ledger."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.types import Group, Invalid, Message, Picture, Rollout, SamplingParams, Segment
+from rewards.grading import canonical
+from rewards.released.equality import grade_answer
 from roles.table import Table
 
 Reply = Callable[[Sequence[Message], int], str]
@@ -64,6 +66,16 @@ class FakeRenderer:
         return Invalid("malformed") if "bad" in svg else Picture(svg.encode(), 96, 96)
 
 
+class InProcessGrader:
+    """The real comparisons, without a process around them."""
+
+    async def forms(self, answers: Iterable[str | None]) -> dict[str, str]:
+        return {answer: canonical(answer) for answer in answers if answer is not None}
+
+    async def verdicts(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        return {pair: grade_answer(*pair) for pair in pairs}
+
+
 @dataclass
 class FakeTable:
     replies: dict[str, Reply]
@@ -72,7 +84,9 @@ class FakeTable:
 
     def __post_init__(self) -> None:
         self.samplers = {role: FakeSampler(role, reply) for role, reply in self.replies.items()}
-        self.table = Table(7, self.samplers, FakeRenderer(), self.groups.append, self._note)
+        self.table = Table(
+            7, self.samplers, FakeRenderer(), InProcessGrader(), self.groups.append, self._note
+        )
 
     def _note(self, key: str, value: Any) -> None:
         assert key not in self.notes

@@ -1,56 +1,122 @@
 """Settings and prompts of MM-Zero."""
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigError
+from rewards.coder import CoderWeights
 from rewards.diversity import DiversityWeights
 from rewards.proposer import ProposerWeights
-from roles.mm_zero.config import MMZeroConfig
+from roles.mm_zero.config import (
+    DiversityConfig,
+    FilterConfig,
+    MMZeroConfig,
+    RewardConfig,
+    RoleConfig,
+)
+from roles.mm_zero.memory import Memory
 from roles.mm_zero.parsing import FIELDS
+from roles.mm_zero.presets import PRESETS
 from roles.mm_zero.prompts import load_prompts
 
 
 def test_defaults_are_the_papers() -> None:
     cfg = MMZeroConfig()
+    assert cfg.preset == "mm_zero"
     assert cfg.proposer_weights == ProposerWeights()
-    assert cfg.window().weights == DiversityWeights()
+    assert cfg.coder_weights == CoderWeights()
+    assert cfg.diversity_weights == DiversityWeights()
     assert len(cfg.topics) == 8
-    assert len(MMZeroConfig.model_fields) <= 24
+
+
+def sections() -> list[type[BaseModel]]:
+    return [MMZeroConfig, RoleConfig, RewardConfig, DiversityConfig, FilterConfig]
+
+
+def test_no_section_is_long() -> None:
+    assert all(len(section.model_fields) <= 22 for section in sections())
+
+
+def test_a_preset_fills_what_is_not_given() -> None:
+    cfg = MMZeroConfig(preset="mm_zero_code", coder={"max_new_tokens": 120}, num_svgs=2)
+    assert (cfg.rules, cfg.parser, cfg.show_hard_answer) == ("release", "release", True)
+    assert (cfg.coder.max_new_tokens, cfg.coder.temperature, cfg.coder.top_p) == (120, 0.7, 0.95)
+    assert cfg.proposer_weights.too_easy_tolerance == 0.0
+    assert cfg.diversity.population == "game"
+    assert cfg.filters.coder_spread is None
+    assert cfg.num_svgs == 2
+
+
+def test_what_is_given_stands_above_the_preset() -> None:
+    cfg = MMZeroConfig(preset="mm_zero_code", rules="paper", filters={"coder_spread": 0.3})
+    assert (cfg.rules, cfg.filters.coder_spread) == ("paper", 0.3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_saved_config_loads_as_itself(name: str) -> None:
+    cfg = MMZeroConfig(preset=name)
+    assert MMZeroConfig(**cfg.model_dump(mode="json")) == cfg
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_only_what_exists(name: str) -> None:
+    MMZeroConfig.model_validate({"preset": name})  # unknown keys are refused
+    known = MMZeroConfig(preset=name).model_dump()
+    for key, value in PRESETS[name].items():
+        given = value.items() if isinstance(value, dict) else [(None, value)]
+        assert all((known[key][k] if k else known[key]) == v for k, v in given)
 
 
 def test_topics_go_round() -> None:
-    cfg = MMZeroConfig(topics=("a", "b"))
-    assert [cfg.topic(game) for game in range(4)] == ["a", "b", "a", "b"]
+    memory = Memory(MMZeroConfig(topics=("a", "b")))
+    assert [memory.topic(game) for game in range(4)] == ["a", "b", "a", "b"]
 
 
-def test_scale_applies_to_text_only() -> None:
-    weights = MMZeroConfig(diversity_scale=0.2, diversity_fields=(1, 0, 0)).window().weights
+def test_scale_applies_to_the_windows_text_only() -> None:
+    diversity = {"window_scale": 0.2, "fields": (1, 0, 0)}
+    weights = MMZeroConfig(diversity=diversity).diversity_weights
     assert weights.text == pytest.approx(0.1)
     assert (weights.caption, weights.hard_question, weights.type) == (1, 0, 0.15)
+    of_the_game = MMZeroConfig(diversity={**diversity, "population": "game"}).diversity_weights
+    assert of_the_game.text == 0.5
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "named"),
     [
-        {"num_svg": 4},
-        {"num_svgs": 0},
-        {"hard_band": (0.8, 0.2)},
-        {"diversity_fields": (-1, 0, 0)},
-        {"solver_temperature": 0},
-        {"topics": ()},
+        ({"num_svg": 4}, "num_svg"),
+        ({"num_svgs": 0}, "num_svgs"),
+        ({"filters": {"hard_band": (0.8, 0.2)}}, "hard_band"),
+        ({"filters": {"coder_band": (0.8, 1.2)}}, "coder_band"),
+        ({"diversity": {"fields": (-1, 0, 0)}}, "fields"),
+        ({"solver": {"temperature": 0}}, "temperature"),
+        ({"topics": ()}, "topics"),
+        ({"preset": "mm_zer0"}, "preset"),
+        ({"diversity": {"image_penalty": 0.15}}, "image_penalty"),
+        ({"reward": {"too_easy_penalty": 0.4}}, "too_easy_penalty"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValidationError):
+def test_wrong_settings_are_refused(wrong: dict, named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
         MMZeroConfig(**wrong)
 
 
+def test_the_image_variant_of_the_release_is_allowed() -> None:
+    cfg = MMZeroConfig(diversity={"image_penalty": 0.15, "window_scale": 0.6})
+    assert cfg.diversity_weights.image == 0.15
+
+
 def test_every_role_is_sampled_trainably() -> None:
-    cfg = MMZeroConfig(coder_tokens=99, coder_temperature=0.7)
+    cfg = MMZeroConfig(coder={"max_new_tokens": 99, "temperature": 0.7})
     params = cfg.params("coder")
     assert (params.max_new_tokens, params.temperature) == (99, 0.7)
     assert all(cfg.params(role).is_trainable for role in ("proposer", "coder", "solver"))
+    assert cfg.params("judge") == cfg.params("solver")
+
+
+def test_a_pinned_judge_follows_the_solver() -> None:
+    assert MMZeroConfig().followers() == {}
+    assert MMZeroConfig(judge="pinned", pin_every=7).followers() == {"judge": ("solver", 7)}
 
 
 @pytest.mark.parametrize("name", ["full", "tiny"])
@@ -64,9 +130,12 @@ def test_prompts_say_all_that_they_are_given(name: str) -> None:
     }
     coder = str(prompts.coder(**given))
     assert all(text in coder for text in given.values())
+    told = str(prompts.coder(**given, hard_answer="THE HARD ANSWER"))
+    assert all(text in told for text in (*given.values(), "THE HARD ANSWER"))
     assert "TOPIC" in str(prompts.proposer("TOPIC"))
     assert "QUESTION" in str(prompts.solver("QUESTION"))
-    for messages in (prompts.coder(**given), prompts.proposer("T"), prompts.solver("Q")):
+    cards = [prompts.coder(**given), prompts.coder(**given, hard_answer="H")]
+    for messages in (*cards, prompts.proposer("T"), prompts.solver("Q")):
         leftover = [
             field for field in ("topic", "question", *FIELDS) if f"{{{field}}}" in str(messages)
         ]

@@ -15,6 +15,7 @@ from roles.mm_zero.parsing import (
     is_well_formed,
     parse_answer,
     parse_proposal,
+    parse_proposal_leniently,
 )
 
 VALUES = {
@@ -70,6 +71,42 @@ def test_nested_tags_and_empty_answers_are_invalid() -> None:
     assert reason(written(caption="<easy_answer>2</easy_answer>")) == "broken_tag"
     assert reason(written(easy_answer="N/A")) == "no_answer"
     assert reason("") == "missing_tag"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        written(),
+        written().upper().replace("BARS", "bars"),
+        written().replace("<caption>", "< Caption >").replace("</hard_answer>", ""),
+        re.sub(r"</\w+>", "", written()),
+        re.sub(r"<(\w+)>(.*?)</\w+>", r"\1: \2", written(), flags=re.DOTALL),
+        re.sub(r"<(\w+)>(.*?)</\w+>", r"- **\1**: \2", written(), flags=re.DOTALL),
+        f"Sure.\n{written()}\n{written(caption='another')}",
+    ],
+)
+def test_careless_marks_are_read_leniently(text: str) -> None:
+    proposal = parse_proposal_leniently(text)
+    assert isinstance(proposal, Proposal), proposal
+    assert proposal.caption.lower() == "a < b, two bars"
+    assert proposal.easy_answer == "2"
+    assert proposal.hard_answer.lower() == "b"
+    assert proposal.content_type == "data_chart"
+
+
+def test_leniently_the_type_and_the_hard_answer_may_be_missing() -> None:
+    text = "<caption>a map</caption><easy_question>q</easy_question><easy_answer>2</easy_answer>"
+    proposal = parse_proposal_leniently(f"{text}<hard_question>h")
+    assert proposal == Proposal("map", "a map", "q", "2", "h", "")
+    assert parse_proposal_leniently(text) == Invalid("missing_tag", "hard_question")
+    no_answer = written(easy_answer="n/a")
+    assert parse_proposal_leniently(no_answer) == Invalid("no_answer", "easy_answer")
+
+
+@given(st.sampled_from(FIELDS), st.sampled_from(FIELDS))
+def test_what_is_read_strictly_is_read_leniently_alike(one: str, other: str) -> None:
+    text = written(**{one: "some words", other: "more: words"})
+    assert parse_proposal_leniently(text) == parse_proposal(text)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +185,14 @@ def test_parsers_take_any_text(text: str) -> None:
 def test_a_megabyte_is_read_in_a_second(piece: str) -> None:
     text = "<svg <caption>" + piece * (1_000_000 // len(piece))
     start = time.process_time()
-    for parse in (parse_proposal, extract_svg, parse_answer, is_well_formed):
+    for parse in (
+        parse_proposal,
+        parse_proposal_leniently,
+        extract_svg,
+        parse_answer,
+        is_well_formed,
+    ):
         parse(text)
         parse(text[14:] + "</svg" * 100_000)
         parse("<think>" + text + "</think>\\boxed{1}")
-    assert time.process_time() - start < 4.0
+    assert time.process_time() - start < 6.0

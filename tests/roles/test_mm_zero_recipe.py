@@ -1,6 +1,7 @@
 """Whole games of MM-Zero on fake samplers and a fake renderer."""
 
 import asyncio
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -8,14 +9,16 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from engine.errors import GameDropped
 from engine.types import Invalid, Picture
 from rewards.grading import tally
 from roles.mm_zero.config import MMZeroConfig
-from roles.mm_zero.filters import easy_filter, solver_filter
-from roles.mm_zero.recipe import STREAMS, play
-from tests.roles.table_fakes import FakeTable, text_of
+from roles.mm_zero.filters import coder_filter, easy_filter, solver_filter
+from roles.mm_zero.memory import Memory
+from roles.mm_zero.recipe import FUNNEL, STREAMS, play
+from tests.roles.table_fakes import FakeSampler, FakeTable, text_of
 
 CFG = MMZeroConfig(prompts="tiny", num_proposals=2, num_svgs=2, num_easy_votes=5, num_hard_votes=8)
 
@@ -66,7 +69,7 @@ def table_of(
 
 
 def run(fake: FakeTable, cfg: MMZeroConfig = CFG) -> FakeTable:
-    asyncio.run(play("colors", fake.table, cfg, cfg.window()))
+    asyncio.run(play("colors", fake.table, cfg, Memory(cfg)))
     return fake
 
 
@@ -139,6 +142,153 @@ def test_filtered_groups_are_submitted_with_their_reason(
     assert [group.extra["drop"] for group in fake.stream("solver")] == [reason] * 4
 
 
+def pinned_table(judge: list[str], own: list[str]) -> FakeTable:
+    """A judge that says `judge` to both questions, and a solver that says `own`."""
+    fake = table_of([proposal("a")], ["<svg>1</svg>"], own, own)
+    fake.samplers["judge"] = FakeSampler("judge", lambda _, i: boxed(judge[i % len(judge)]))
+    return fake
+
+
+def test_a_pinned_judge_votes_and_the_solver_is_graded_by_it() -> None:
+    cfg = CFG.model_copy(update={"judge": "pinned", "num_proposals": 1, "num_svgs": 1})
+    fake = run(pinned_table(["3", "3", "4"], ["4", "4", "4", "3"]), cfg)
+    (solver,), (coder,) = fake.stream("solver"), fake.stream("coder")
+    assert solver.policy == "solver"
+    assert solver.extra["label"] == "3", "the judge's majority, not the solver's own"
+    right = [r.text == boxed("3") for r in solver.rollouts]
+    assert [reward > 0.5 for reward in solver.rewards] == right
+    assert 0 < sum(right) < len(right)
+    assert set(solver.versions) == {"solver", "judge"}
+    assert set(coder.versions) == {"coder", "judge"}, "the solver had no hand in it"
+    assert [n for _, n, _ in fake.samplers["judge"].asked] == [5, 8]
+    assert [n for _, n, _ in fake.samplers["solver"].asked if n] == [8]
+
+
+def test_a_pinned_judge_and_easy_answers_that_train() -> None:
+    cfg = CFG.model_copy(
+        update={"judge": "pinned", "train_easy": True, "num_proposals": 1, "num_svgs": 1}
+    )
+    groups = run(pinned_table(["red", "3"], ["red", "3"]), cfg).stream("solver")
+    assert {group.extra["level"]: len(group.rollouts) for group in groups} == {"hard": 8, "easy": 5}
+    assert {group.policy for group in groups} == {"solver"}
+
+
+def test_random_labels_are_one_of_the_answers_given() -> None:
+    cfg = CFG.model_copy(update={"label": "random", "num_proposals": 1, "num_svgs": 1})
+    labels = Counter()
+    for game in range(60):
+        hard = ["3"] * 6 + [str(game + 10), "5"]  # other replies each time, so another lot
+        (group,) = run(table_of([proposal("a")], ["<svg>1</svg>"], hard=hard), cfg).stream("solver")
+        labels[group.extra["label"] if group.extra["label"] in "35" else "odd"] += 1
+        assert sum(reward > 0.5 for reward in group.rewards) in (1, 6)
+    assert min(labels[name] for name in ("3", "5", "odd")) > 8, labels
+
+
+def test_the_hard_answer_is_told_on_request_only() -> None:
+    fake = run(
+        table_of([proposal("a").replace(">3<", ">HARD<")], ["<svg>1</svg>"]),
+        CFG.model_copy(update={"show_hard_answer": True}),
+    )
+    assert all("HARD" in text for text, _, _ in fake.samplers["coder"].asked)
+
+
+def test_a_leak_is_seen_and_charged_on_request() -> None:
+    svgs = ["<svg><text>3</text></svg>", "<svg><text>x</text></svg>"]
+    (coder,) = run(
+        table_of([proposal("a")], svgs), CFG.model_copy(update={"num_proposals": 1})
+    ).stream("coder")
+    assert coder.extra["leak_rate"] == 0.5
+    assert coder.rewards[0] == coder.rewards[1]
+    charged = CFG.model_copy(
+        update={"num_proposals": 1, "reward": CFG.reward.model_copy(update={"leak_penalty": 0.5})}
+    )
+    (coder,) = run(table_of([proposal("a")], svgs), charged).stream("coder")
+    assert coder.rewards[1] - coder.rewards[0] == pytest.approx(0.5)
+    assert [terms["leak"] for terms in coder.terms] == [-0.5, 0.0]
+
+
+def test_groups_say_how_many_of_their_rollouts_were_usable() -> None:
+    fake = run(
+        table_of(
+            [proposal("a"), "no tags"], ["<svg>1</svg>", "<svg>bad</svg>"], hard=["3", "} no box"]
+        )
+    )
+    usable = {group.stream: group.extra["usable"] for group in fake.groups}
+    assert (usable["proposer"], usable["coder"]) == (1, 1)
+    assert set(FUNNEL) == set(STREAMS)
+
+
+def test_a_coder_group_that_teaches_nothing_is_dropped_with_its_reason() -> None:
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>"]))
+    assert {group.extra["drop"] for group in fake.stream("coder")} == {"uniform"}
+    fake = run(table_of([proposal("a")], ["<svg>1</svg>", "<svg>bad</svg>"]))
+    assert {group.extra["drop"] for group in fake.stream("coder")} == {None}
+
+
+def test_pictures_are_compared_on_request() -> None:
+    def picture(color: str) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (96, 96), color).save(file, "PNG")
+        return file.getvalue()
+
+    cfg = MMZeroConfig(
+        **(CFG.model_dump() | {"diversity": {"image_penalty": 0.15, "window_scale": 0.0}})
+    )
+    captions = ["one red", "two blue", "three green", "red again"]
+    png = dict(zip("0123", map(picture, ["red", "blue", "lime", "red"]), strict=True))
+
+    async def render(svg: str) -> Picture:
+        return Picture(png[svg[5]], 96, 96)
+
+    memory, charged = Memory(cfg), []
+    for i, caption in enumerate(captions):
+        fake = table_of([proposal(caption)], [f"<svg>{i}</svg>"])
+        fake.table.renderer.render = render
+        asyncio.run(play("colors", fake.table, cfg.model_copy(update={"num_proposals": 1}), memory))
+        charged.append(fake.stream("proposer")[0].terms[0]["repeated_image"])
+    assert charged == [0.0, 0.0, 0.0, -0.15]
+
+
+CODE = MMZeroConfig(
+    preset="mm_zero_code",
+    **{k: v for k, v in CFG.model_dump(exclude_unset=True).items() if k != "preset"},
+)
+
+
+def test_the_released_rules_play_the_same_game() -> None:
+    fake = run(
+        table_of(
+            [proposal("a", easy_answer="1/2"), "no tags"],
+            ["```svg\n<svg>1</svg>\n```", "<svg>bad</svg>"],
+            easy=["0.5"],
+        ),
+        CODE,
+    )
+    (proposer,), (coder,), (solver,) = (fake.stream(name) for name in STREAMS)
+    assert proposer.rewards == (pytest.approx(0.5), -1.0)
+    assert coder.rewards == (pytest.approx(2.5), pytest.approx(-0.1))
+    assert sorted(solver.rewards) == [pytest.approx(0.1)] * 4 + [pytest.approx(1.0)] * 4
+
+
+def test_released_quirks_reach_the_game() -> None:
+    # No hard answer: valid for the release, whose services then score -1; here: no proposal.
+    text = proposal("a").replace(">3<", "><")
+    assert run(table_of([text], ["<svg>1</svg>"])).stream("proposer")[0].rewards == (-1.0, -1.0)
+    terms = run(table_of([text], ["<svg>1</svg>"]), CODE).stream("proposer")[0].terms
+    assert [row["difficulty"] for row in terms] == [-1.0, -1.0]
+    # "None" is a vote for a label, and a reply without a box would then earn its 0.9.
+    (group, *_) = run(
+        table_of([proposal("a")], ["<svg>1</svg>"], hard=["3", "None"] * 4), CODE
+    ).stream("solver")
+    # Four each: the first to come is the label, and a "None" labels no hard question.
+    assert group.extra["label"] == "3"
+    (group, *_) = run(
+        table_of([proposal("a")], ["<svg>1</svg>"], hard=["None"] * 5 + ["3"] * 3), CODE
+    ).stream("solver")
+    assert (group.extra["label"], group.extra["drop"]) == ("None", "no_votes")
+    assert [reward > 0.5 for reward in group.rewards].count(True) == 5
+
+
 def test_easy_answers_train_on_request() -> None:
     cfg = CFG.model_copy(update={"train_easy": True})
     fake = run(table_of([proposal("a")], ["<svg>1</svg>"], easy=["red", "blue"]), cfg)
@@ -165,11 +315,11 @@ def test_notes_tell_the_whole_game() -> None:
 
 
 def test_repetition_is_judged_over_games() -> None:
-    window = CFG.window()
+    memory = Memory(CFG)
     rewards = []
     for _ in range(2):
         fake = table_of([proposal("one two three"), "no tags"], ["<svg>1</svg>"])
-        asyncio.run(play("colors", fake.table, CFG, window))
+        asyncio.run(play("colors", fake.table, CFG, memory))
         rewards.append(max(fake.stream("proposer")[0].rewards))
     # All three fields again (-0.5), all of one type (-0.15).
     assert rewards[0] - rewards[1] == pytest.approx(0.65)
@@ -262,6 +412,27 @@ def test_whatever_they_say_every_group_is_submitted_once(texts: list, train_easy
 def test_solver_filter(easy: list, hard: list, reason: str | None) -> None:
     votes = tally(easy), tally(hard)
     assert solver_filter(*votes, min_easy_share=0.5, hard_band=(0.25, 0.75)) == reason
+
+
+@pytest.mark.parametrize(
+    ("rewards", "num_rendered", "spread", "reason"),
+    [
+        ([2.0, -0.1, -0.1, -0.1], 1, None, None),  # 1/4 and 3/4: both ends are in
+        ([2.0, 2.0, 2.0, -0.1], 3, None, None),
+        ([2.0, 2.4, 2.0, 2.0], 4, None, "always_renders"),
+        ([-0.1, -0.5, -0.1, -0.1], 0, None, "never_renders"),
+        ([2.0, 2.4, 2.0, 2.0], 4, 0.1, None),
+        ([2.0, 2.05, 2.0, 2.0], 4, 0.1, "uniform"),
+        ([-0.1, -0.5, -0.1, -0.1], 0, 0.1, None),
+        ([-0.1, -0.1, -0.1, -0.1], 0, 0.1, "never_renders"),
+        ([2.4], 1, 0.0, None),
+    ],
+)
+def test_coder_filter(
+    rewards: list, num_rendered: int, spread: float | None, reason: str | None
+) -> None:
+    found = coder_filter(rewards, num_rendered, band=(0.25, 0.75), spread=spread)
+    assert found == reason
 
 
 def test_easy_filter() -> None:

@@ -1,0 +1,54 @@
+"""The notes of games, as the buffer keeps them: JSON, with the pictures taken out."""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.wire import content_hash
+
+_GAMES = "SELECT id, state, reason, started_s, ended_s, notes FROM games "
+
+
+def first_and_last(db: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
+    """The first and the last `number` games that have notes: {game, state, ..., notes}."""
+    found = {
+        row[0]: row
+        for order in ("ASC", "DESC")
+        for row in db.execute(
+            f"{_GAMES} WHERE notes IS NOT NULL ORDER BY id {order} LIMIT ?", (number,)
+        )
+    }
+    return [_game(row) for _, row in sorted(found.items())]
+
+
+def evenly(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
+    """At most `most` finished games with notes, every k-th one back from the newest, oldest first.
+
+    They are read one by one: the notes of a long run do not fit in memory.
+    """
+    ids = [row[0] for row in db.execute("SELECT id FROM games WHERE state = 'finished'")]
+    ids = sorted(ids)[:: -max(1, math.ceil(len(ids) / most))]
+    for id_ in reversed(ids):
+        row = db.execute(f"{_GAMES} WHERE id = ? AND notes IS NOT NULL", (id_,)).fetchone()
+        if row is not None:
+            yield _game(row)
+
+
+def without_pictures(value: Any, pictures: dict[str, bytes]) -> Any:
+    """`value` with each PNG replaced by {"png": content hash}; the PNGs go to `pictures`."""
+    if isinstance(value, bytes):
+        name = content_hash(value)
+        pictures[name] = value
+        return {"png": name}
+    if isinstance(value, Mapping):
+        return {str(key): without_pictures(item, pictures) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_pictures(item, pictures) for item in value]
+    return value
+
+
+def _game(row: tuple[Any, ...]) -> dict[str, Any]:
+    keys = ("game", "state", "reason", "started_s", "ended_s")
+    return {**dict(zip(keys, row[:5], strict=True)), "notes": json.loads(row[5])}

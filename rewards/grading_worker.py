@@ -1,0 +1,118 @@
+"""The process in which answers are compared that could cost anything.
+
+`python -m rewards.grading_worker PARENT_PID MEMORY_MB CPU_S MODULE:FUNCTION ...` imports the
+functions, says `READY` (or what went wrong), and then answers one request at a time until its
+standard input ends: the number of a function and its arguments, strings all. Requests and replies
+are frames: the length in bytes, then JSON.
+
+It kills itself where it runs out of memory or processor time, and its parent kills it where it is
+slow. It writes no files, and its standard output is the protocol's alone.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+HEADER = struct.Struct("!I")
+READY = "ready"
+OUT_OF_MEMORY = 3
+"""Exit status."""
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+
+def frame(message: Any) -> bytes:
+    payload = json.dumps(message).encode()
+    return HEADER.pack(len(payload)) + payload
+
+
+def main(arguments: Sequence[str]) -> int:
+    parent, memory_mb, cpu_s, *names = arguments
+    _die_with(int(parent))
+    requests, replies = _take_streams()
+    try:
+        functions = [_load(name) for name in names]
+    except Exception as error:  # noqa: BLE001  whatever an import raises, the parent reports it
+        replies.write(frame(f"{type(error).__name__}: {error}"[:500]))
+        replies.flush()
+        return 1
+    _confine(int(memory_mb))
+    replies.write(frame(READY))
+    replies.flush()
+    with contextlib.suppress(BrokenPipeError):  # the parent went away
+        _serve(requests, replies, functions, float(cpu_s))
+    return 0
+
+
+def _serve(
+    requests: BinaryIO, replies: BinaryIO, functions: Sequence[Callable[..., Any]], cpu_s: float
+) -> None:
+    while header := requests.read(HEADER.size):
+        number, *arguments = json.loads(requests.read(HEADER.unpack(header)[0]))
+        _allow_cpu(cpu_s)
+        try:
+            result = functions[number](*arguments)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except Exception:  # noqa: BLE001  a function that fails on hostile input has no result
+            result = None
+        replies.write(frame(result))
+        replies.flush()
+
+
+def _load(name: str) -> Callable[..., Any]:
+    """The function that MODULE:FUNCTION names."""
+    module, _, function = name.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """The protocol's two ends; what libraries print goes nowhere."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    return requests, replies
+
+
+def _die_with(parent: int) -> None:
+    """Arrange for SIGKILL when the process `parent` ends (Linux only; its pipe also tells)."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def _confine(memory_mb: int) -> None:
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _allow_cpu(seconds: float) -> None:
+    """Let this process use `seconds` more of processor time (the limit counts from its birth)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = usage.ru_utime + usage.ru_stime
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, hard))
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+r"""What the three roles wrote, read as the released MM-Zero reads it: its parsers and filters.
+
+Pure and total, as `roles.mm_zero.parsing`, which mends the quirks kept here. Every parser is a
+scan that takes time linear in the text; where the release's own pattern backtracks, the scan
+gives the same result. Source: `proposer_reward.py`, `proposal_generate.py`, `codegen_reward.py`,
+`cot_val_solver.py`, `filter_proposals_by_render.py` and `upload_imagefree.py` of the release.
+"""
+
+import re
+
+from engine.types import Invalid
+from rewards.grading import Votes
+from rewards.released.votes import boxed_or_none
+from roles.mm_zero.content import CONTENT_TYPES, KEYWORDS
+from roles.mm_zero.parsing import FIELDS, Proposal
+
+CODER_BAND = (0.25, 0.75)
+"""Share of a proposal's drawings that render, ends included."""
+MIN_EASY_SHARE = 0.5
+HARD_BAND = (0.25, 0.75)
+"""Share of the hard question's majority, ends included."""
+
+_MARKS = re.compile(r"([<>/])")
+_END = re.compile(r"<[a-z_]+>|$", re.IGNORECASE | re.MULTILINE)
+"""Of an unclosed field: the next opening tag, or the end of its line."""
+_SVG_OPENING = re.compile(r"<svg", re.IGNORECASE)
+_SVG_CLOSING = re.compile(r"</svg>", re.IGNORECASE)
+_BOX = "\\boxed{"
+
+
+def squeeze(text: str) -> str:
+    """`text` without the white space around every `<`, `>` and `/`, prose ("a < b") included."""
+    pieces = _MARKS.split(text)
+    # Pieces at even places lie between marks; the outer two have a mark on one side only.
+    last = len(pieces) - 1
+    for i in range(0, len(pieces), 2):
+        piece = pieces[i].lstrip() if i > 0 else pieces[i]
+        pieces[i] = piece.rstrip() if i < last else piece
+    return "".join(pieces)
+
+
+def parse_proposal(text: str) -> Proposal | Invalid:
+    """The fields as the reward reads them, in training; the reason is missing_tag.
+
+    Of each tag the first opening and the first closing after it, after `squeeze`. A field may be
+    empty, and the content type may be missing; case counts.
+    """
+    squeezed = squeeze(text)
+    fields = {name: _between(squeezed, f"<{name}>", f"</{name}>") for name in FIELDS}
+    return _proposal(fields, required=FIELDS[1:], is_empty_valid=True)
+
+
+def parse_proposal_at_inference(text: str) -> Proposal | Invalid:
+    """The fields as the data stages read them, from which the coder's and solver's prompts come.
+
+    Looser: any case, an unclosed tag (to the end of its line or the next opening tag), a line
+    "name: value". An empty tag pair counts as an unclosed tag, so the field holds its own closing
+    tag; one with only white space in it is missing. Needed are caption, easy question and easy
+    answer; the reason is missing_tag. A missing hard field is "".
+    """
+    fields = {name: _loosely(text, name) for name in FIELDS}
+    return _proposal(
+        fields, required=("caption", "easy_question", "easy_answer"), is_empty_valid=False
+    )
+
+
+def content_type(tagged: str | None, caption: str) -> str:
+    """The tagged type if it is one of `CONTENT_TYPES`; else, or for "other", what the caption says.
+
+    Keywords are looked for as substrings, in their order: "stable" is a table.
+    """
+    name = (tagged or "").strip().lower().replace(" ", "_")
+    name = "data_chart" if name == "datachart" else name
+    if name in CONTENT_TYPES and name != "other":
+        return name
+    lowered = caption.lower()
+    for kind, words in KEYWORDS.items():
+        if any(word in lowered for word in words):
+            return kind
+    return "other"
+
+
+def extract_svg(text: str) -> str:
+    """The code of a coder's reply; "" where there is none.
+
+    The first ```svg fence whatever it holds; else the first ```xml fence if it holds `<svg`; else
+    the first `<svg` and all up to the first `</svg>`. A fence needs its end and, right behind its
+    name, a line break.
+    """
+    code = _between(text, "```svg\n", "```")
+    if code is not None:
+        return code.strip()
+    code = _between(text, "```xml\n", "```")
+    if code is not None and _SVG_OPENING.search(code):
+        return code.strip()
+    opening = _SVG_OPENING.search(text)
+    closing = _SVG_CLOSING.search(text, opening.end()) if opening else None
+    return text[opening.start() : closing.end()] if opening and closing else ""
+
+
+def is_svg(code: str) -> bool:
+    """What the coder's reward takes for SVG: it starts with `<` or contains `<svg`."""
+    return code.startswith("<") or "<svg" in code
+
+
+def is_well_formed(text: str) -> bool:
+    r"""True where the squeezed reply matches `<think>.*</think>\s*\boxed{.*}\s*` as a whole.
+
+    The stars stretch over anything: over a second think block, over prose between two boxes, and
+    over text behind the box that ends with a brace.
+    """
+    reply = squeeze(text).rstrip()
+    if not reply.startswith("<think>") or not reply.endswith("}"):
+        return False
+    # After `squeeze` nothing but the box can stand behind the closing tag.
+    closing = reply.find("</think>" + _BOX, len("<think>"))
+    return closing >= 0
+
+
+def parse_answer(text: str) -> str:
+    """The answer that the solver's reward compares with the label: boxed, of the squeezed reply.
+
+    Votes and labels read the reply as it is: `rewards.released.votes.boxed_or_none`.
+    """
+    return boxed_or_none(squeeze(text))
+
+
+def coder_filter(num_rendered: int, num_drawn: int) -> str | None:
+    """Why a proposal does not train the coder; None where it does. Of four drawings 1 to 3."""
+    low, high = CODER_BAND
+    share = num_rendered / num_drawn if num_drawn else 0.0
+    if share < low:
+        return "never_renders"
+    return "always_renders" if share > high else None
+
+
+def solver_filter(easy: Votes, hard: Votes) -> str | None:
+    """Why a hard question does not train the solver; None where it does.
+
+    `easy` and `hard` are label votes. A majority of "" or exactly "None" is no label; "none",
+    "N/A" and the like are.
+    """
+    low, high = HARD_BAND
+    if hard.majority is None or hard.majority in ("", "None"):
+        return "no_votes"
+    if easy.share < MIN_EASY_SHARE:
+        return "unreadable"
+    if hard.share < low:
+        return "too_hard"
+    return "too_easy" if hard.share > high else None
+
+
+def _between(text: str, opening: str, closing: str) -> str | None:
+    """What stands between the first `opening` and the first `closing` after it."""
+    start = text.find(opening)
+    if start < 0:
+        return None
+    start += len(opening)
+    end = text.find(closing, start)
+    return text[start:end] if end >= 0 else None
+
+
+def _loosely(text: str, name: str) -> str | None:
+    """One field as `parse_proposal_at_inference` finds it; None where it is missing."""
+    opening = re.search(f"<{name}>", text, re.IGNORECASE)
+    if opening is not None:
+        start = opening.end()
+        closing = re.compile(f"</{name}>", re.IGNORECASE).search(text, start)
+        if closing is not None and closing.start() > start:
+            return text[start : closing.start()].strip() or None
+        end = _END.search(text, start)
+        if end is not None and end.start() > start:
+            return text[start : end.start()].strip() or None
+    line = re.search(rf"^[ \t]*{name}[ \t]*:[ \t]*(.+)$", text, re.IGNORECASE | re.MULTILINE)
+    return (line[1].strip() or None) if line else None
+
+
+def _proposal(
+    fields: dict[str, str | None], *, required: tuple[str, ...], is_empty_valid: bool
+) -> Proposal | Invalid:
+    for name in required:
+        if fields[name] is None or not (fields[name] or is_empty_valid):
+            return Invalid("missing_tag", name)
+    texts = {name: fields[name] or "" for name in FIELDS}
+    kind = content_type(fields["content_type"], texts["caption"])
+    return Proposal(**(texts | {"content_type": kind}))

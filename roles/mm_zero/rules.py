@@ -1,0 +1,140 @@
+"""Whose rules a game is scored by: the paper's as we read it, or the released code's.
+
+Each rule is a short function; a preset chooses between two of them. Functions that compare
+answers await the grader, because a hostile answer must not hold up the game.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.types import Invalid
+from rewards.grading import Votes, tally
+from rewards.released.votes import boxed_or_none, label_vote, service_vote, solvability
+from roles.mm_zero import parsing, released
+from roles.mm_zero.parsing import Proposal
+from roles.table import Grader
+
+PARSERS: Mapping[str, Callable[[str], Proposal | Invalid]] = {
+    "strict": parsing.parse_proposal,
+    "lenient": parsing.parse_proposal_leniently,
+    "release": released.parse_proposal,
+    "release_inference": released.parse_proposal_at_inference,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What the replies to one question come to."""
+
+    votes: Votes
+    """Its share is c, from which the difficulty follows."""
+    label: Votes
+    """Its majority is the silver label, its share the consistency that filters look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    extract_svg: Callable[[str], str | None]
+    is_well_formed: Callable[[str], bool]
+    count: Callable[[Grader, Sequence[str], str], Awaitable[Count]]
+    """(grader, replies, salt of ties) -> votes and label."""
+    solvability: Callable[[Grader, Sequence[str], str], Awaitable[float]]
+    """(grader, replies to the easy question, the proposer's answer) -> s."""
+    correct: Callable[[Grader, Sequence[str], str | None], Awaitable[tuple[bool, ...]]]
+    """(grader, replies, label) -> which of them give the label."""
+    difficulty: Callable[[Proposal, Votes], float]
+    has_label: Callable[[Votes], bool]
+    """Whether the majority can label a hard question at all."""
+
+
+async def count(grader: Grader, replies: Sequence[str], salt: str) -> Count:
+    """One vote over equivalence classes; its majority is the label."""
+    answers = [parsing.parse_answer(reply) for reply in replies]
+    forms = await grader.forms(answers)
+    votes = tally(answers, salt=salt, form=forms.__getitem__)
+    return Count(votes, votes)
+
+
+async def share_equal(grader: Grader, replies: Sequence[str], expected: str) -> float:
+    """s: share of all answers, the invalid ones included, that equal the proposer's."""
+    form = (await grader.forms([expected]))[expected]
+    hits = await correct(grader, replies, form)
+    return sum(hits) / len(hits)
+
+
+async def correct(grader: Grader, replies: Sequence[str], label: str | None) -> tuple[bool, ...]:
+    """Which replies give `label`, a canonical form; none do where there is no label."""
+    answers = [parsing.parse_answer(reply) for reply in replies]
+    forms = await grader.forms(answers)
+    return tuple(
+        answer is not None and bool(label) and forms[answer] == label for answer in answers
+    )
+
+
+def difficulty(_: Proposal, hard: Votes) -> float:
+    """d = min(c, 1 - c): largest where the voters are split in half."""
+    return hard.difficulty
+
+
+def has_label(votes: Votes) -> bool:
+    return votes.majority is not None
+
+
+async def count_as_released(grader: Grader, replies: Sequence[str], _: str) -> Count:
+    """The services' vote for c, the labelling script's for the label (facts: roles/README.md)."""
+    answers = [boxed_or_none(reply) for reply in replies]
+    same = await _verdicts(grader, answers)
+    return Count(service_vote(answers, equal=same), label_vote(answers, equal=same))
+
+
+async def solvability_as_released(grader: Grader, replies: Sequence[str], expected: str) -> float:
+    answers = [boxed_or_none(reply) for reply in replies]
+    return solvability(answers, expected, equal=await _verdicts(grader, [*answers, expected]))
+
+
+async def correct_as_released(
+    grader: Grader, replies: Sequence[str], label: str | None
+) -> tuple[bool, ...]:
+    answers = [released.parse_answer(reply) for reply in replies]
+    if label is None:
+        return (False,) * len(answers)
+    verdicts = await grader.verdicts([(answer, label) for answer in answers])
+    return tuple(verdicts[answer, label] for answer in answers)
+
+
+def difficulty_as_released(proposal: Proposal, hard: Votes) -> float:
+    """-1 for a question without an answer of its own: the services skip it with that score."""
+    return hard.difficulty if proposal.hard_answer else -1.0
+
+
+def has_label_as_released(votes: Votes) -> bool:
+    """Only "" and exactly "None" label nothing; "none" or "N/A" do."""
+    return votes.majority not in (None, "", "None")
+
+
+async def _verdicts(grader: Grader, answers: Sequence[str]) -> Callable[[str, str], bool]:
+    distinct = list(dict.fromkeys(answers))
+    verdicts = await grader.verdicts([(a, b) for a in distinct for b in distinct])
+    return lambda given, truth: verdicts[given, truth]
+
+
+RULES: Mapping[str, Rules] = {
+    "paper": Rules(
+        extract_svg=parsing.extract_svg,
+        is_well_formed=parsing.is_well_formed,
+        count=count,
+        solvability=share_equal,
+        correct=correct,
+        difficulty=difficulty,
+        has_label=has_label,
+    ),
+    "release": Rules(
+        extract_svg=released.extract_svg,
+        is_well_formed=released.is_well_formed,
+        count=count_as_released,
+        solvability=solvability_as_released,
+        correct=correct_as_released,
+        difficulty=difficulty_as_released,
+        has_label=has_label_as_released,
+    ),
+}

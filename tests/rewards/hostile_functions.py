@@ -1,0 +1,48 @@
+"""What a hostile answer can do to the process that compares it, as functions for the grader."""
+
+import os
+import sys
+
+from rewards.grading import canonical
+
+
+def form(answer: str) -> str:
+    """Like `canonical`, but an answer that ends in a known word does as it says."""
+    match answer.rpartition(" ")[2]:
+        case "spin":
+            sum(iter(int, 1))  # an endless loop in C: no signal handler of Python's runs
+        case "hog":
+            return "x" * (1 << 34)
+        case "gradual":
+            hoard: list[bytes] = []
+            while True:
+                hoard.append(bytes(1 << 20))
+        case "crash":
+            os.abort()
+        case "raise":
+            raise ValueError(answer)
+        case "recurse":
+            return form(answer)
+        case "long":
+            return "x" * 60_000
+        case "huge":
+            return "x" * 600_000
+        case "nonsense":
+            return {"not": "a string"}  # type: ignore[return-value]
+        case "print":
+            print("x" * 1000, flush=True)
+            sys.stderr.write("x" * 1000)
+            os.write(1, b"x" * 1000)
+        case "pid":
+            return str(os.getpid())
+        case "environment":
+            return ",".join(sorted(os.environ))
+        case "file":
+            with open("/tmp/never-written", "w") as file:
+                file.write("x")
+    return canonical(answer)
+
+
+def verdict(given: str, truth: str) -> bool:
+    form(given)
+    return given.startswith(truth)

@@ -1,0 +1,56 @@
+"""Is the hard answer printed in the picture?"""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.leak import is_answer_printed
+
+
+def svg(text: str) -> str:
+    return f'<svg width="42"><title>t</title><text x="42">{text}</text></svg>'
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "given", "is_printed"),
+    [
+        ("Answer: 42", "42", "bars of 12 and 30", True),
+        ("42.5", "42.5", "", True),
+        ("42", "42", "a bar of 42", False),
+        ("42", "42", "a bar of 142", True),
+        ("142", "42", "", False),
+        ("4", "42", "", False),
+        ("", "42", "", False),
+        ("north station", "North Station", "stations", True),
+        ("north</text><text>station", "north station", "", True),
+        ("northern station", "north station", "", False),
+        ("north", "north station", "", False),
+        ("&#52;2", "42", "", True),
+        ("blau &amp; rot", "blau & rot", "", True),
+        ("42", "", "", False),
+        ("42", "!?", "", False),
+    ],
+)
+def test_printed(text: str, answer: str, given: str, is_printed: bool) -> None:
+    assert is_answer_printed(svg(text), answer, given=given) is is_printed
+
+
+def test_attributes_and_tags_are_not_text() -> None:
+    assert not is_answer_printed('<svg><circle r="42" id="blue"/></svg>', "42", given="")
+    assert not is_answer_printed('<svg><circle r="42" id="blue"/></svg>', "circle", given="")
+
+
+@given(st.text(), st.text(max_size=10), st.text())
+def test_any_text_is_taken(text: str, answer: str, given: str) -> None:
+    is_answer_printed(text, answer, given=given)
+
+
+@pytest.mark.parametrize(
+    "piece", ["<", "<a", "<!--", "&", "&#", "]]>", "a.1", "_", " ", "<![CDATA["]
+)
+def test_a_megabyte_is_read_in_a_second(piece: str) -> None:
+    start = time.process_time()
+    is_answer_printed(piece * (1_000_000 // len(piece)), "42", given="")
+    assert time.process_time() - start < 1.0
