@@ -16,7 +16,7 @@ SMOOTH = 5
 
 
 def funnel(run: Run) -> str:
-    counts, found = run.buffer.counts(), run.buffer.funnel()
+    found, counts = run.buffer.funnel(), run.buffer.counts()  # a live run may add to the second
     parts = [_games(counts["games"])]
     unusable = _unusable(run)
     rows = "".join(

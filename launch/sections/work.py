@@ -5,14 +5,15 @@ from html import escape
 
 from engine.monitor.snapshot import age_stats
 from launch.charts import bar_chart, fraction_bar, line_chart
-from launch.sections.run import Run
+from launch.sections.run import Run, in_order
 from launch.sections.tables import decimal, grid, table
 
 SMOOTH = 10
 
 
 def ages(run: Run) -> str:
-    histogram = run.buffer.ages()
+    found = run.buffer.ages()
+    histogram = {stream: found[stream] for stream in in_order(found)}
     total = {stream: sum(bars.values()) for stream, bars in histogram.items()}
     shares = {
         stream: {age: number / total[stream] for age, number in bars.items()}

@@ -30,6 +30,7 @@ MAX_RADICAND_BITS = 2_000
 """Of a number under a root, which sympy factors in part."""
 
 _EXACT_BITS = 64
+_FLOAT_BITS = 53.0
 _NUMBERS = frozenset({"Integer", "Float", "Number", "Rational"})
 _NAMES = frozenset({"Symbol", "Function"})
 
@@ -171,8 +172,9 @@ def _power(base: _Bound, exponent: _Bound) -> _Bound:
     if not exponent.is_number:
         if exponent.bits > MAX_EXPONENT_BITS:
             raise _TooMuch
-        above = _REWRITTEN * base.above * base.below * exponent.above * exponent.below
-        return _Bound(None, base.bits + exponent.bits, above)
+        times = 2.0**exponent.bits
+        inner = (base.above * base.below).power(times) * exponent.above * exponent.below
+        return _Bound(None, base.bits * times, inner * _REWRITTEN)
     times = max(1.0, exponent.magnitude)
     bits = base.bits * times
     if base.is_number:
@@ -201,7 +203,7 @@ def _called(name: str, args: list[ast.expr]) -> _Bound:
         if not numbers:
             return _shifted(inner)
         n = max(2.0, numbers[0].magnitude)
-        return _Bound(bits=n * math.log2(n))
+        return _Bound(bits=max(_FLOAT_BITS, n * math.log2(n)))
     for number in numbers:
         if name == "sqrt":
             return _root(number, number.bits)
@@ -224,7 +226,9 @@ def _root(number: _Bound, bits: float) -> _Bound:
     """A power of a number that is none itself: sums of such are multiplied out like letters."""
     if number.bits > MAX_RADICAND_BITS:
         raise _TooMuch
-    return _Bound(None, bits, _LETTER.above)
+    # A root of a decimal is a decimal.
+    is_decimal = number.exact is not None and number.exact.denominator > 1
+    return _Bound(None, max(bits, _FLOAT_BITS if is_decimal else 0.0), _LETTER.above)
 
 
 def _literal(arg: ast.expr) -> _Bound:

@@ -381,9 +381,12 @@ def test_looking_at_many_answers_does_not_block(monkeypatch: pytest.MonkeyPatch)
         "9" * 10**6,
     ]
 
+    answers = [f"{text}{number}" for text in texts[:-1] for number in range(60)]
+
     async def scenario() -> None:
         async with Grader() as grader:
-            await grader.forms(texts)
+            await grader.forms([*texts, *answers])
+            assert grader.stats()["in_worker"] == 0
 
     asyncio.run(calm(scenario))
 

@@ -4,6 +4,8 @@ The replies are real (`tiny_outputs/collect.py`); each mutant is a function of i
 """
 
 import importlib
+import itertools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -74,17 +76,12 @@ def is_bool(text: str, result: Any) -> bool:
     return isinstance(result, bool)
 
 
-def is_known_type(text: str, result: Any) -> bool:
-    return result in CONTENT_TYPES
-
-
 PARSERS: dict[str, Check] = {
     "roles.mm_zero.parsing:parse_proposal": is_strict_proposal,
     "roles.mm_zero.parsing:parse_proposal_leniently": is_our_proposal,
     "roles.mm_zero.parsing:extract_svg": is_svg_of,
     "roles.mm_zero.parsing:parse_answer": is_part_of,
     "roles.mm_zero.parsing:is_well_formed": is_bool,
-    "roles.mm_zero.content:content_type": is_known_type,
     "roles.mm_zero.released:squeeze": is_squeezed,
     "roles.mm_zero.released:parse_proposal": is_proposal,
     "roles.mm_zero.released:parse_proposal_at_inference": is_proposal,
@@ -102,13 +99,8 @@ PARSERS: dict[str, Check] = {
 def parser(name: str) -> Callable[[str], Any]:
     """The function behind "module:name", as a function of one text."""
     module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError):
-        pytest.skip(f"{name} is not there yet")
-    if function == "content_type":
-        return lambda text: found(text, text)
-    return found
+    found = getattr(importlib.import_module(module), function)
+    return (lambda text: found(text, text)) if function == "content_type" else found
 
 
 MUTANTS, CHUNKS = 100_000, 10
@@ -219,7 +211,7 @@ def test_the_real_replies_are_what_the_mutants_are_made_of() -> None:
         assert 0.5 < sum(read) / len(read) < 1.0  # the base is weak: some of its own are broken
 
 
-MEGABYTE = 1_000_000
+MEGABYTE, SMALL = 1_000_000, (6_000, 24_000)
 PIECES = (
     *(f"{start}{tag}{end}" for tag in ("caption", "easy_answer", "hard_answer", "svg", "think")
       for start, end in (("<", ">"), ("</", ">"), ("<", ""), ("</", ""), ("< ", " >"))),
@@ -230,26 +222,40 @@ PIECES = (
     *("<", ">", "</", "/", "< ", " >", " / ", "<!--", "<![CDATA[", "&", "&amp;", "&#", "&#1"),
     *(" ", "\n", "\r\n", "\t", "\x1c", "a", "1", "a ", "1,", ".", "*", "-", "\u00e9", "\ud800"),
 )  # fmt: skip
-BARE = ("", "")
 DRESSES = (
+    ("", ""),
     ("<svg <caption>", "</captio</sv"),
     ("<think>", "</think>\\boxed{1} "),
     ("```svg\n<svg>\\boxed{", "``"),
     ("content_type: x\ncaption: ", "\nhard_answer"),
 )
 """What stands before and behind the pieces, so that a match begins early and fails late."""
-BOUNDED = {"roles.mm_zero.content:content_type": MAX_FIELD_CHARS}
-"""Longest text that a parser's callers let through, characters."""
+WORST = 10
+
+
+def hostile(piece: str, dress: tuple[str, str], length: int) -> str:
+    return dress[0] + piece * (length // len(piece)) + dress[1]
+
+
+def seconds(parse: Callable[[str], Any], text: str) -> float:
+    start = time.process_time()
+    parse(text)
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_megabyte_is_read_in_a_second(name: str) -> None:
-    parse, length = parser(name), BOUNDED.get(name, MEGABYTE)
-    for number, piece in enumerate(PIECES):
-        # Each piece in every dress would take minutes; four pieces in a row see all of them.
-        for before, behind in (BARE, DRESSES[number % len(DRESSES)]):
-            text = before + piece * (length // len(piece)) + behind
-            start = time.process_time()
-            parse(text)
-            taken_s = time.process_time() - start
-            assert taken_s < 1.0, f"{before!r} + {piece!r} * n + {behind!r}: {taken_s:.1f} s"
+    """All is tried in small; of what promises to be slowest, a megabyte."""
+    parse = parser(name)
+
+    def promised(case: tuple[str, tuple[str, str]]) -> float:
+        """Seconds of a megabyte, if time goes on as a power of the length."""
+        short, long = (seconds(parse, hostile(*case, length)) for length in SMALL)
+        return long * (long / max(short, 1e-6)) ** math.log(
+            MEGABYTE / SMALL[1], SMALL[1] / SMALL[0]
+        )
+
+    cases = sorted(itertools.product(PIECES, DRESSES), key=promised, reverse=True)
+    for case in cases[:WORST]:
+        taken_s = seconds(parse, hostile(*case, MEGABYTE))
+        assert taken_s < 1.0, f"{case}: {taken_s:.1f} s"

@@ -64,9 +64,7 @@ def bleu(hypothesis: str, reference: str) -> float:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smooth = SmoothingFunction().method1
-    return float(
-        sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=smooth)
-    )
+    return float(sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=smooth))
 
 
 def bleu_cases() -> Iterator[Case]:
