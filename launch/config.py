@@ -44,4 +44,12 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
     config = load(RootConfig, path, overrides)
     if config.streams.max_age == 0 and config.streams.too_old == "drop":
         raise ConfigError("streams.too_old: 'drop' with max_age 0 would drop every slow game")
+    judge_age = config.streams.max_judge_age
+    for name, (policy, every) in config.recipe.followers().items():
+        oldest = every + config.streams.max_age
+        if judge_age is not None and judge_age < oldest:
+            raise ConfigError(
+                f"streams.max_judge_age: {judge_age} would drop groups whose {name} is as old as it "
+                f"may be; weights of {policy} that are pinned for {every} steps need {oldest}"
+            )
     return config

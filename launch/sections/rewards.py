@@ -36,6 +36,7 @@ def rewards(run: Run) -> str:
         ("tokens", "Tokens of a reply"),
         ("truncated", "Share of replies that were cut off"),
         ("extra/share", "Share of the votes that agree with the majority"),
+        ("extra/leak_rate", "Share of drawings that print the answer of the hard question"),
     ):
         charts.append(line_chart(title, pick(rolling, key), x_label="minutes"))
     note = f"Terms that were 0 throughout: {', '.join(silent)}." if silent else ""

@@ -86,3 +86,10 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart-2").mkdir()
     assert free_name(tmp_path, "quickstart") == "quickstart-3"
+
+
+def test_a_bound_on_judges_must_leave_room_for_a_pinned_one() -> None:
+    pinned = ["recipe.judge=pinned", "recipe.pin_every=6", "streams.max_age=4"]
+    load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=10"])
+    with pytest.raises(ConfigError, match=r"streams.max_judge_age: 9 .* judge .* need 10"):
+        load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=9"])

@@ -16,7 +16,7 @@ import pytest
 from engine.types import Invalid
 from roles.mm_zero.content import CONTENT_TYPES
 from roles.mm_zero.parsing import FIELDS, MAX_FIELD_CHARS, Proposal
-from tests.roles.tiny_outputs.collect import replies
+from tests.roles.tiny_outputs import replies
 
 Check = Callable[[str, Any], bool]
 """(text, what the parser made of it) -> is this what the parser promises?"""
@@ -250,10 +250,9 @@ def test_a_megabyte_is_read_in_a_second(name: str) -> None:
 
     def promised(case: tuple[str, tuple[str, str]]) -> float:
         """Seconds of a megabyte, if time goes on as a power of the length."""
-        short, long = (seconds(parse, hostile(*case, length)) for length in SMALL)
-        return long * (long / max(short, 1e-6)) ** math.log(
-            MEGABYTE / SMALL[1], SMALL[1] / SMALL[0]
-        )
+        short_s, long_s = (max(1e-6, seconds(parse, hostile(*case, size))) for size in SMALL)
+        power = math.log(long_s / short_s, SMALL[1] / SMALL[0])
+        return long_s * (MEGABYTE / SMALL[1]) ** power
 
     cases = sorted(itertools.product(PIECES, DRESSES), key=promised, reverse=True)
     for case in cases[:WORST]:

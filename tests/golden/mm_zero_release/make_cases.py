@@ -1,11 +1,12 @@
-r"""Writes `cases.jsonl`: what the released code's rules give, one case a line.
+"""Writes `computed.jsonl`: what the libraries behind the released code say, one case a line.
 
     python -m tests.golden.mm_zero_release.make_cases
 
-`source` says where the expected value is from: "nltk", "scikit-learn", "sentence" (both, and the
-formula) or "mathruler" was computed here with that library (nltk 3.10.4, scikit-learn 1.9.1,
-mathruler 0.1.0, none of which our rules use for it, mathruler apart); "facts ..." was executed
-with the released code by someone else and written down; "hand" was worked out from the rule.
+Needs nltk 3.10.4 and scikit-learn 1.9.1, on which the project does not depend, and takes some
+minutes, for it waits for mathruler 0.1.0 where that does not end. `source` names the libraries
+(V is by its formula). The cases of `by_hand.jsonl` are no
+output of anything: "facts" are results of the released code that were executed and written down
+elsewhere, with the section; "hand" was worked out from the rule.
 """
 
 import json
@@ -17,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.mm_zero_release import tables
+from tests.golden.mm_zero_release import inputs
 
-CASES = Path(__file__).with_name("cases.jsonl")
+CASES = Path(__file__).with_name("computed.jsonl")
 PATIENCE_S = 20.0
 Case = dict[str, Any]
 
@@ -31,11 +32,11 @@ def case(function: str, args: Sequence[Any], expected: Any, source: str) -> Case
 def equality_cases() -> Iterator[Case]:
     from mathruler.grader import grade_answer
 
-    for given, truth in tables.PAIRS:
+    for given, truth in inputs.PAIRS:
         yield case("grade_answer", [given, truth], grade_answer(given, truth), "mathruler")
-    for given, truth in tables.HOSTILE_PAIRS:
+    for given, truth in inputs.HOSTILE_PAIRS:
         verdict = _patiently(given, truth)
-        source = "mathruler" if verdict is not None else "hand: mathruler does not end"
+        source = "mathruler" if verdict is not None else "mathruler does not end"
         yield case("grade_answer", [given, truth], bool(verdict), source)
 
 
@@ -56,7 +57,7 @@ def _grade(given: str, truth: str) -> bool:
 def box_cases() -> Iterator[Case]:
     from mathruler.grader import extract_boxed_content
 
-    for text in tables.BOXES:
+    for text in inputs.BOXES:
         yield case("boxed_or_none", [text], extract_boxed_content(text), "mathruler")
 
 
@@ -69,10 +70,10 @@ def bleu(hypothesis: str, reference: str) -> float:
 
 def bleu_cases() -> Iterator[Case]:
     rng = random.Random(1)
-    pairs = list(tables.TEXT_PAIRS)
+    pairs = list(inputs.TEXT_PAIRS)
     for _ in range(25):
-        words = rng.choices(tables.WORDS, k=rng.randint(1, 14))
-        other = [word if rng.random() < 0.8 else rng.choice(tables.WORDS) for word in words]
+        words = rng.choices(inputs.WORDS, k=rng.randint(1, 14))
+        other = [word if rng.random() < 0.8 else rng.choice(inputs.WORDS) for word in words]
         pairs.append((" ".join(words), " ".join(other[: rng.randint(1, 14)])))
     for first, second in pairs:
         yield case("bleu4", [first, second], bleu(first, second), "nltk")
@@ -104,12 +105,12 @@ def cluster_cases() -> Iterator[Case]:
 def batch_cases() -> Iterator[Case]:
     rng = random.Random(3)
     for number in range(20):
-        stock = [" ".join(rng.choices(tables.WORDS, k=rng.randint(3, 9))) for _ in range(4)]
+        stock = [" ".join(rng.choices(inputs.WORDS, k=rng.randint(3, 9))) for _ in range(4)]
         cards = []
         for _ in range(rng.randint(2, 16)):
             fields = [_misspell(rng.choice(stock), rng) for _ in range(3)]
             cards.append([rng.choice(["map", "table"][: 1 + number % 2]), *fields])
-        yield case("text_penalties", [cards], _penalties(cards), "sentence")
+        yield case("text_penalties", [cards], _penalties(cards), "nltk, scikit-learn")
 
 
 def _misspell(text: str, rng: random.Random) -> str:
@@ -133,7 +134,6 @@ def _penalties(cards: Sequence[Sequence[str]]) -> list[float]:
 def main() -> None:
     made = (equality_cases, box_cases, bleu_cases, cluster_cases, batch_cases)
     cases = [made_case for make in made for made_case in make()]
-    cases += [case(*row) for row in tables.by_hand()]
     lines = [json.dumps(entry, ensure_ascii=True) for entry in cases]
     CASES.write_text("\n".join(lines) + "\n")
 

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import yaml
@@ -21,19 +20,13 @@ from render_pool.pool import RenderPool
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.parsing import Proposal, parse_proposal
 from roles.mm_zero.prompts import load_prompts
+from tests.roles.tiny_outputs import REPLIES
 from tests.roles.tiny_outputs.base import ROOT, samplers_of
 
 T = TypeVar("T")
 
-REPLIES = Path(__file__).parent / "replies.jsonl"
 NUM = 300
 """Replies of each kind: proposals, drawings, easy answers, hard answers."""
-
-
-def replies() -> list[tuple[str, str]]:
-    """(role, text) of every reply in the file."""
-    rows = (json.loads(line) for line in REPLIES.read_text().splitlines())
-    return [(row["role"], row["text"]) for row in rows]
 
 
 async def collect(cfg: MMZeroConfig, side: int) -> list[Rollout]:
