@@ -49,7 +49,7 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
         oldest = every + config.streams.max_age
         if judge_age is not None and judge_age < oldest:
             raise ConfigError(
-                f"streams.max_judge_age: {judge_age} would drop groups whose {name} is as old as it "
-                f"may be; weights of {policy} that are pinned for {every} steps need {oldest}"
+                f"streams.max_judge_age: {judge_age} would drop groups whose {name} is as old as "
+                f"it may be; weights of {policy} that are pinned for {every} steps need {oldest}"
             )
     return config

@@ -18,9 +18,10 @@ and many of them are looked at in slices.
 """
 
 import asyncio
-import contextlib
 import json
 import os
+import socket
+import subprocess
 import sys
 import time
 from collections import Counter, OrderedDict
@@ -243,12 +244,15 @@ class Grader:
 class _Worker:
     """One process. Whoever has taken it from the idle ones may ask it, one thing at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        replies: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
+    ) -> None:
         self._process = process
-        self._requests = process.stdin
-        self._replies = process.stdout
+        self._replies = replies
+        self._requests = requests
         self._loading = asyncio.create_task(self._load())
 
     @classmethod
@@ -256,20 +260,21 @@ class _Worker:
         """Start the process, and let it load its libraries meanwhile."""
         # The wall deadline comes first; the processor limit outlives it and catches what it missed.
         limits = (str(cfg.memory_mb), str(max(START_S, cfg.deadline_s) + 2))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", protocol.__name__, str(os.getpid()), *limits, *functions),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_environment(),
-            start_new_session=True,
-        )
-        return cls(process)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220  returns when it runs, in milliseconds
+                [sys.executable, "-m", protocol.__name__, str(os.getpid()), *limits, *functions],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,
+            )
+        return cls(process, *await asyncio.open_unix_connection(sock=ours))
 
     @property
     def is_alive(self) -> bool:
-        return self._process.returncode is None and not self._replies.at_eof()
+        return not self._replies.at_eof() and not self._requests.is_closing()
 
     async def ready(self) -> str:
         """Wait until the libraries are loaded; returns what went wrong, else ""."""
@@ -285,10 +290,9 @@ class _Worker:
     async def kill(self) -> int:
         """SIGKILL from outside: nothing that the worker does can delay it. Its exit status."""
         self._loading.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
         self._requests.close()
-        return await self._process.wait()
+        self._process.kill()  # does nothing where it was reaped already
+        return await asyncio.to_thread(self._process.wait)
 
     async def _load(self) -> str:
         try:

@@ -29,6 +29,7 @@ MAX_EXPONENT_BITS = 20
 MAX_RADICAND_BITS = 2_000
 """Of a number under a root, which sympy factors in part."""
 
+_PREFIXES = frozenset({"0x", "0o", "0b"})
 _EXACT_BITS = 64
 _FLOAT_BITS = 53.0
 _NUMBERS = frozenset({"Integer", "Float", "Number", "Rational"})
@@ -236,12 +237,12 @@ def _literal(arg: ast.expr) -> _Bound:
     if not isinstance(arg, ast.Constant):
         return _bound(arg)
     text = str(arg.value).lower()
-    exponent = text.partition("e")[2] if not text.startswith("0x") else ""
+    exponent = "" if text[:2] in _PREFIXES else text.partition("e")[2]
     if exponent and abs(float(exponent)) > MAX_DECIMAL_EXPONENT:
         raise _TooMuch
     try:
-        return _number(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+        return _number(Fraction(int(text, 0) if text[:2] in _PREFIXES else text))
+    except ValueError:
         return _CONTAINER
 
 

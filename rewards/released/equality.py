@@ -11,7 +11,7 @@ evaluated to find that out.
 import ast
 import builtins
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import cache
 from types import BuiltinFunctionType
 
 from rewards.released.effort import is_affordable
@@ -25,23 +25,26 @@ MAX_EXPRESSION_CHARS = 1_000
 """sympy is not asked about a longer difference of two answers."""
 
 
-@lru_cache(maxsize=4096)
 def grade_answer(given: str, truth: str) -> bool:
     """mathruler's verdict on `given`, the label being `truth`; False where it could not be had.
 
-    The guard decides only where the normal forms differ and sympy would be asked, and says False:
-    the released code hangs there, or (in the services) is cut off after ten seconds and says
-    False too. It refuses numbers of millions of digits, powers of sums with hundreds of terms,
-    other functions at large arguments, attribute access, repetition of lists and strings, and
-    texts of more than `MAX_EXPRESSION_CHARS`. Where mathruler raises, the answer is False.
+    The guard decides only where the normal forms differ and sympy would be asked, and says False.
+    Mostly the released code hangs there, or (in the services) is cut off after ten seconds and
+    says False too; a bound being a bound, a few expressions are refused that sympy would finish.
+    Refused are numbers of a million digits, powers of sums with hundreds of terms, functions at
+    large arguments, attribute access, repetition of lists and strings, and more than
+    `MAX_EXPRESSION_CHARS`. Where mathruler raises, the answer is False.
     """
     if len(given) > MAX_CHARS or len(truth) > MAX_CHARS:
         return given.strip() == truth.strip()
     from mathruler import grader
 
-    if not all(_is_affordable(expression) for expression in _evaluated(given, truth)):
+    try:
+        if not all(_is_affordable(expression) for expression in _evaluated(given, truth)):
+            return False
+        return bool(grader.grade_answer(given, truth))
+    except Exception:  # noqa: BLE001 - whatever two answers provoke in there, they are not equal
         return False
-    return bool(grader.grade_answer(given, truth))
 
 
 def either_way(first: str, second: str, *, equal: Equal = grade_answer) -> bool:

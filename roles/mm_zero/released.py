@@ -20,7 +20,8 @@ MIN_EASY_SHARE = 0.5
 HARD_BAND = (0.25, 0.75)
 """Share of the hard question's majority, ends included."""
 
-_MARKS = re.compile(r"([<>/])")
+# A run of white space is tried from its start only, else long runs would take quadratic time.
+_AROUND_MARKS = re.compile(r"(?<=[<>/])\s+|(?<!\s)\s++(?=[<>/])")
 _END = re.compile(r"<[a-z_]+>|$", re.IGNORECASE | re.MULTILINE)
 """Of an unclosed field: the next opening tag, or the end of its line."""
 _SVG_OPENING = re.compile(r"<svg", re.IGNORECASE)
@@ -30,13 +31,7 @@ _BOX = "\\boxed{"
 
 def squeeze(text: str) -> str:
     """`text` without the white space around every `<`, `>` and `/`, prose ("a < b") included."""
-    pieces = _MARKS.split(text)
-    # Pieces at even places lie between marks; the outer two have a mark on one side only.
-    last = len(pieces) - 1
-    for i in range(0, len(pieces), 2):
-        piece = pieces[i].lstrip() if i > 0 else pieces[i]
-        pieces[i] = piece.rstrip() if i < last else piece
-    return "".join(pieces)
+    return _AROUND_MARKS.sub("", text)
 
 
 def parse_proposal(text: str) -> Proposal | Invalid:

@@ -175,9 +175,9 @@ def test_guard_is_quick_where_sympy_is_not() -> None:
     grade_answer("x", "y")  # imports
     towers = ["9**" * k + "9" for k in range(2, 20)] + [f"{n}!!!!" for n in ("9" * 9, "8" * 9)]
     towers += ["(" * 90 + "x" + ")**99" * 90, "x!" * 200, "1e999999999", "(x+y+1)**" * 9 + "9"]
-    start = time.perf_counter()
+    start = time.process_time()
     assert not any(either_way(tower, "1.5") for tower in towers)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @given(st.text(alphabet="0123456789.,/*+-^()[]{}!%$\\=xysqrt fn'\"<&", max_size=12), st.text())
@@ -202,7 +202,7 @@ def texts(pieces: Sequence[str], size: int) -> st.SearchStrategy[str]:
 
 
 @given(texts(_PIECES, 14))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_squeeze_and_format_agree_with_the_plain_patterns(text: str) -> None:
     squeezed = _SQUEEZED.sub(r"\1", text)
     assert released.squeeze(text) == squeezed
@@ -211,7 +211,7 @@ def test_squeeze_and_format_agree_with_the_plain_patterns(text: str) -> None:
 
 
 @given(texts(_SVG_PIECES, 12))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_extraction_agrees_with_the_plain_patterns(text: str) -> None:
     svg, xml, bare = (re.search(pattern, text, re.DOTALL) for pattern in _SVG_PATTERNS)
     if svg:
@@ -224,7 +224,7 @@ def test_extraction_agrees_with_the_plain_patterns(text: str) -> None:
 
 
 @given(texts(_TAG_PIECES, 24))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_training_parser_agrees_with_the_plain_patterns(text: str) -> None:
     squeezed = _SQUEEZED.sub(r"\1", text)
     found = {name: re.search(f"<{name}>(.*?)</{name}>", squeezed, re.DOTALL) for name in FIELDS}
@@ -238,7 +238,7 @@ def test_training_parser_agrees_with_the_plain_patterns(text: str) -> None:
 
 
 @given(texts(_TAG_PIECES, 24))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_inference_parser_agrees_with_the_plain_patterns(text: str) -> None:
     def plain(name: str) -> str | None:
         tried = (
@@ -280,9 +280,9 @@ def test_a_hostile_megabyte_is_read_in_a_second(piece: str) -> None:
         released.parse_answer,
         boxed_or_none,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         parse(text)
-        assert time.perf_counter() - start < 1, parse.__name__
+        assert time.process_time() - start < 1, parse.__name__
 
 
 _WORDS = st.lists(st.sampled_from("abcdef"), max_size=6).map(" ".join)
@@ -310,12 +310,9 @@ def test_type_penalties_follow_a_permutation(types: list[str], rng: Any) -> None
 
 def test_a_pair_near_the_cut_depends_on_its_order() -> None:
     """M13: BLEU is asymmetric and the earlier text is the hypothesis."""
-    long = "a b c d e f g h i j"
-    cards = [Card("x", text, "q", "h") for text in (long, " ".join(long.split()[:8]))]
-    assert diversity.text_penalties(cards) == (0.0, 0.0) or diversity.text_penalties(
-        cards[::-1]
-    ) == (0.0, 0.0)
-    assert diversity.text_penalties(cards) != diversity.text_penalties(cards[::-1])
+    cards = [Card("x", text, "q", "h") for text in ("a b c d e f g h i", "a b c d e f g")]
+    assert diversity.text_penalties(cards) == (0.0, 0.0)
+    assert diversity.text_penalties(cards[::-1]) == pytest.approx((-0.225, -0.225))
 
 
 def test_pictures_are_charged_where_they_have_a_weight() -> None:

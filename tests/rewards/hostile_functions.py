@@ -1,13 +1,14 @@
-"""What a hostile answer can do to the process that compares it, as functions for the grader."""
+"""What a hostile answer can do to the process that compares it, as functions for the grader.
+
+They load no library, so that a worker starts in a tenth of a second.
+"""
 
 import os
 import sys
 
-from rewards.grading import canonical
-
 
 def form(answer: str) -> str:
-    """Like `canonical`, but an answer that ends in a known word does as it says."""
+    """The answer in upper case, but one that ends in a known word does as it says."""
     match answer.rpartition(" ")[2]:
         case "spin":
             sum(iter(int, 1))  # an endless loop in C: no signal handler of Python's runs
@@ -40,7 +41,7 @@ def form(answer: str) -> str:
         case "file":
             with open("/tmp/never-written", "w") as file:
                 file.write("x")
-    return canonical(answer)
+    return answer.upper()
 
 
 def verdict(given: str, truth: str) -> bool:

@@ -149,7 +149,7 @@ def test_answers_are_compared_once() -> None:
     async def scenario() -> None:
         async with hostile_grader() as grader:
             first, second = await asyncio.gather(*(grader.forms(["x+1", "1+x"]) for _ in range(2)))
-            assert first == second == {"x+1": "x + 1", "1+x": "x + 1"}
+            assert first == second == {"x+1": "X+1", "1+x": "1+X"}
             assert grader.stats()["in_worker"] == 2
             await grader.forms(["1+x"])
             await grader.verdicts([("ab", "a"), ("a", "ab"), ("ab", "a")])
@@ -170,7 +170,7 @@ def test_the_cache_is_bounded() -> None:
             await grader.forms(["a"])
             assert grader.stats()["in_worker"] == 4
         async with hostile_grader(cache_entries=0) as grader:
-            assert await grader.forms(["a"]) == await grader.forms(["a"]) == {"a": "a"}
+            assert await grader.forms(["a"]) == await grader.forms(["a"]) == {"a": "A"}
             assert grader.stats()["in_worker"] == 2
 
     asyncio.run(scenario())
@@ -184,7 +184,7 @@ def test_a_hostile_answer_ends_as_none_and_hurts_no_other(command: str) -> None:
         async with hostile_grader(deadline_s=deadline_s, memory_mb=512) as grader:
             answers = ["2", "x+1", f"x {command}", "1+x", "7"]
             forms = await grader.forms(answers)
-            assert forms == {"2": "2", "x+1": "x + 1", f"x {command}": "", "1+x": "x + 1", "7": "7"}
+            assert forms == {"2": "2", "x+1": "X+1", f"x {command}": "", "1+x": "1+X", "7": "7"}
             before = grader.stats()
             assert before["failed"] == 1
             assert before["timeouts"] == (command == "spin")
@@ -223,7 +223,7 @@ def test_the_worker_gets_no_secrets_and_its_output_is_the_protocols(
             names = (await grader.forms(["the environment"]))["the environment"].split(",")
             assert "PYTHONPATH" in names
             assert "A_SECRET" not in names
-            assert await grader.forms(["x print"]) == {"x print": "x print"}
+            assert await grader.forms(["x print"]) == {"x print": "X PRINT"}
 
     asyncio.run(scenario())
 
@@ -231,7 +231,7 @@ def test_the_worker_gets_no_secrets_and_its_output_is_the_protocols(
 def test_a_deadline_is_kept() -> None:
     async def scenario() -> None:
         async with hostile_grader(deadline_s=0.5) as grader:
-            await grader.forms(["x+1"])  # the libraries are loaded
+            await grader.forms(["x+1"])  # the worker has started
             start = time.monotonic()
             assert await grader.forms(["x spin"]) == {"x spin": ""}
             assert 0.5 <= time.monotonic() - start < 3.0
@@ -241,13 +241,13 @@ def test_a_deadline_is_kept() -> None:
 
 def test_a_killed_worker_costs_no_answer() -> None:
     async def scenario() -> None:
-        async with hostile_grader(deadline_s=2.0) as grader:
+        async with hostile_grader(deadline_s=1.0) as grader:
             pid = await pid_of(grader)
             forms = asyncio.create_task(grader.forms(["x spin", "x+1", "1+x", "2^3"]))
             await spinning(pid)
             os.kill(pid, signal.SIGKILL)
             # What it was at is tried once more, and then misses its deadline.
-            assert await forms == {"x spin": "", "x+1": "x + 1", "1+x": "x + 1", "2^3": "8"}
+            assert await forms == {"x spin": "", "x+1": "X+1", "1+x": "1+X", "2^3": "2^3"}
             stats = grader.stats()
             assert (stats["timeouts"], stats["kills"], stats["restarts"]) == (1, 2, 2)
 
@@ -259,7 +259,7 @@ def test_a_worker_killed_while_idle_is_replaced() -> None:
         async with hostile_grader() as grader:
             pid = await pid_of(grader)
             os.kill(pid, signal.SIGKILL)
-            assert await grader.forms(["x+1"]) == {"x+1": "x + 1"}
+            assert await grader.forms(["x+1"]) == {"x+1": "X+1"}
             assert grader.stats()["failed"] == 0
             assert await pid_of(grader, "again") != pid
 
@@ -268,7 +268,7 @@ def test_a_worker_killed_while_idle_is_replaced() -> None:
 
 def test_a_cancelled_caller_leaves_the_protocol_whole() -> None:
     async def scenario() -> None:
-        async with hostile_grader(deadline_s=2.0) as grader:
+        async with hostile_grader(deadline_s=1.0) as grader:
             pid = await pid_of(grader)
             first = asyncio.create_task(grader.forms(["x spin", "x+1"]))
             second = asyncio.create_task(grader.forms(["x spin", "1+x"]))
@@ -276,8 +276,8 @@ def test_a_cancelled_caller_leaves_the_protocol_whole() -> None:
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
-            assert await second == {"x spin": "", "1+x": "x + 1"}
-            assert await grader.forms(["x+1", "2^3"]) == {"x+1": "x + 1", "2^3": "8"}
+            assert await second == {"x spin": "", "1+x": "1+X"}
+            assert await grader.forms(["x+1", "2^3"]) == {"x+1": "X+1", "2^3": "2^3"}
             assert grader.stats()["kills"] == 1
 
     asyncio.run(scenario())
@@ -285,9 +285,9 @@ def test_a_cancelled_caller_leaves_the_protocol_whole() -> None:
 
 def test_two_workers_work_at_once() -> None:
     async def scenario() -> None:
-        async with hostile_grader(workers=2, deadline_s=2.0) as grader:
+        async with hostile_grader(workers=2, deadline_s=1.0) as grader:
             spin = asyncio.create_task(grader.forms(["x spin"]))
-            assert await grader.forms(["x+1", "1+x"]) == {"x+1": "x + 1", "1+x": "x + 1"}
+            assert await grader.forms(["x+1", "1+x"]) == {"x+1": "X+1", "1+x": "1+X"}
             assert not spin.done()
             assert await spin == {"x spin": ""}
 
