@@ -261,16 +261,27 @@ class _Worker:
         # The wall deadline comes first; the processor limit outlives it and catches what it missed.
         limits = (str(cfg.memory_mb), str(max(START_S, cfg.deadline_s) + 2))
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220  returns when it runs, in milliseconds
-                [sys.executable, "-m", protocol.__name__, str(os.getpid()), *limits, *functions],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-                start_new_session=True,
-            )
-        return cls(process, *await asyncio.open_unix_connection(sock=ours))
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: ASYNC220  it returns in milliseconds
+                    [
+                        sys.executable,
+                        "-m",
+                        protocol.__name__,
+                        str(os.getpid()),
+                        *limits,
+                        *functions,
+                    ],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+            return cls(process, *await asyncio.open_unix_connection(sock=ours))
+        except BaseException:
+            ours.close()  # which also ends a process that nobody will ask
+            raise
 
     @property
     def is_alive(self) -> bool:

@@ -81,7 +81,7 @@ def has_label(votes: Votes) -> bool:
 
 
 async def count_as_released(grader: Grader, replies: Sequence[str], _: str) -> Count:
-    """The services' vote for c, the labelling script's for the label (facts: roles/README.md)."""
+    """The services' vote for c, the labelling script's for the label (see roles/README.md)."""
     answers = [boxed_or_none(reply) for reply in replies]
     same = await _verdicts(grader, answers)
     return Count(service_vote(answers, equal=same), label_vote(answers, equal=same))

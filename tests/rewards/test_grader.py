@@ -381,7 +381,7 @@ def test_looking_at_many_answers_does_not_block(monkeypatch: pytest.MonkeyPatch)
         "9" * 10**6,
     ]
 
-    answers = [f"{text}{number}" for text in texts[:-1] for number in range(60)]
+    answers = [f"{text[:190]}{number}" for text in texts[:-1] for number in range(60)]
 
     async def scenario() -> None:
         async with Grader() as grader:
