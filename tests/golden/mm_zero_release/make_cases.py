@@ -4,9 +4,9 @@
 
 Needs nltk 3.10.4 and scikit-learn 1.9.1, on which the project does not depend, and takes some
 minutes, for it waits for mathruler 0.1.0 where that does not end. `source` names the libraries
-(V is by its formula). The cases of `by_hand.jsonl` are no
-output of anything: "notes on the release" are results of the released code that were executed and written down
-elsewhere, with the section; "hand" was worked out from the rule.
+(V is by its formula). The cases of `by_hand.jsonl` are no output of anything: "notes on the
+release" are results of the released code that were executed and written down elsewhere, with the
+section; "hand" was worked out from the rule.
 """
 
 import json
