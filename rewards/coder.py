@@ -34,13 +34,18 @@ def coder_reward(
     solvability, difficulty, empty, not_svg, leak, floor.
     """
     weights = weights or CoderWeights()
-    is_svg = code is not None and (code.startswith("<") or "<svg" in code)
     return reward(
         at_least=weights.floor,
         rendered=1.0 if score else -weights.not_rendered,
         solvability=score.solvability if score else 0.0,
         difficulty=score.difficulty if score else 0.0,
         empty=0.0 if code else -weights.empty,
-        not_svg=0.0 if is_svg else -weights.not_svg,
+        not_svg=0.0 if code and is_svg_code(code) else -weights.not_svg,
         leak=-weights.leak if is_leaked else 0.0,
     )
+
+
+def is_svg_code(code: str) -> bool:
+    """True where `code` starts with `<` or contains `<svg` in any case."""
+    stripped = code.strip()
+    return stripped.startswith("<") or "<svg" in stripped.lower()

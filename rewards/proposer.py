@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rewards.diversity import Repetition
 from rewards.reward import Reward, Score, reward
 
@@ -39,14 +41,15 @@ def proposer_reward(
     repetition = repetition or Repetition()
     seen = [score for score in scores if score is not None]
     num = max(len(scores), 1)
-    difficulty = sum(score.difficulty for score in seen)
+    difficulties = [score.difficulty for score in seen]
+    # numpy's mean, whose rounding decides at the threshold where there is no tolerance.
     too_easy = bool(seen) and (
-        difficulty / len(seen) < weights.too_easy_below - weights.too_easy_tolerance
+        float(np.mean(difficulties)) < weights.too_easy_below - weights.too_easy_tolerance
     )
     return reward(
         format=0.0,
         solvability=sum(min(score.solvability, weights.solvability_cap) for score in seen) / num,
-        difficulty=difficulty / num,
+        difficulty=sum(difficulties) / num,
         too_easy=-weights.too_easy_penalty if too_easy else 0.0,
         repeated_text=repetition.text,
         repeated_type=repetition.type,

@@ -72,13 +72,14 @@ def label_vote(answers: Sequence[str], *, equal: Equal = grade_answer) -> Votes:
 def solvability(answers: Sequence[str], expected: str, *, equal: Equal = grade_answer) -> float:
     """s: share of all answers, "None" included, that equal the proposer's in either direction.
 
-    `NO_RESULT` where there are no answers; 0 where nothing is expected.
+    An empty box is an answer that equals nothing. `NO_RESULT` where there are no answers; 0 where
+    nothing is expected.
     """
     if not answers:
         return NO_RESULT
     if not expected:
         return 0.0
-    hits = sum(either_way(answer, expected, equal=equal) for answer in answers)
+    hits = sum(answer != "" and either_way(answer, expected, equal=equal) for answer in answers)
     return hits / len(answers)
 
 

@@ -26,7 +26,7 @@ _NAMES = "|".join(FIELDS)
 _TAG = re.compile(rf"<(/?)({_NAMES})>")
 _LOOSE_MARK = re.compile(
     rf"<\s{{0,3}}(?P<slash>/?)\s{{0,3}}(?P<tag>{_NAMES})\s{{0,3}}>"
-    rf"|^\W{{0,4}}(?P<line>{_NAMES})\W{{0,2}}:",
+    rf"|^[^\w\n]{{0,4}}(?P<line>{_NAMES})[^\w\n]{{0,2}}:",
     re.IGNORECASE | re.MULTILINE,
 )
 """A tag, or the start of a line such as "**caption**:"."""

@@ -9,6 +9,7 @@ gives the same result. Source: `proposer_reward.py`, `proposal_generate.py`, `co
 import re
 
 from engine.types import Invalid
+from rewards.coder import is_svg_code
 from rewards.grading import Votes
 from rewards.released.votes import boxed_or_none
 from roles.mm_zero.content import CONTENT_TYPES, KEYWORDS
@@ -22,8 +23,11 @@ HARD_BAND = (0.25, 0.75)
 
 # A run of white space is tried from its start only, else long runs would take quadratic time.
 _AROUND_MARKS = re.compile(r"(?<=[<>/])\s+|(?<!\s)\s++(?=[<>/])")
-_END = re.compile(r"<[a-z_]+>|$", re.IGNORECASE | re.MULTILINE)
-"""Of an unclosed field: the next opening tag, or the end of its line."""
+_END = re.compile(r"<[^/]|$", re.MULTILINE)
+"""Of an unclosed field: the next `<` but that of a closing tag, or the end of its line."""
+_FENCE = "```"
+_SPACE = re.compile(r"\s*")
+_VALUE_END = re.compile(r"[\n<]|\Z")
 _SVG_OPENING = re.compile(r"<svg", re.IGNORECASE)
 _SVG_CLOSING = re.compile(r"</svg>", re.IGNORECASE)
 _BOX = "\\boxed{"
@@ -48,10 +52,10 @@ def parse_proposal(text: str) -> Proposal | Invalid:
 def parse_proposal_at_inference(text: str) -> Proposal | Invalid:
     """The fields as the data stages read them, from which the coder's and solver's prompts come.
 
-    Looser: any case, an unclosed tag (to the end of its line or the next opening tag), a line
-    "name: value". An empty tag pair counts as an unclosed tag, so the field holds its own closing
-    tag; one with only white space in it is missing. Needed are caption, easy question and easy
-    answer; the reason is missing_tag. A missing hard field is "".
+    Looser: any case; an unclosed tag; a line "name: value" or "name: <value>". The first of these
+    forms that gives a text counts, so an empty tag pair is read as an unclosed tag, and the field
+    then holds its own closing tag. Needed are caption, easy question and easy answer; the reason
+    is missing_tag. A missing hard field is "".
     """
     fields = {name: _loosely(text, name) for name in FIELDS}
     return _proposal(
@@ -59,14 +63,19 @@ def parse_proposal_at_inference(text: str) -> Proposal | Invalid:
     )
 
 
+def declared_type(tagged: str | None) -> str:
+    """The tagged type if it is one of `CONTENT_TYPES`, else "other"; what a proposal holds."""
+    name = (tagged or "").strip().lower().replace(" ", "_")
+    name = "data_chart" if name == "datachart" else name
+    return name if name in CONTENT_TYPES else "other"
+
+
 def content_type(tagged: str | None, caption: str) -> str:
-    """The tagged type if it is one of `CONTENT_TYPES`; else, or for "other", what the caption says.
+    """The type that the diversity term counts: the declared one or, for "other", the caption's.
 
     Keywords are looked for as substrings, in their order: "stable" is a table.
     """
-    name = (tagged or "").strip().lower().replace(" ", "_")
-    name = "data_chart" if name == "datachart" else name
-    if name in CONTENT_TYPES and name != "other":
+    if (name := declared_type(tagged)) != "other":
         return name
     lowered = caption.lower()
     for kind, words in KEYWORDS.items():
@@ -79,23 +88,23 @@ def extract_svg(text: str) -> str:
     """The code of a coder's reply; "" where there is none.
 
     The first ```svg fence whatever it holds; else the first ```xml fence if it holds `<svg`; else
-    the first `<svg` and all up to the first `</svg>`. A fence needs its end and, right behind its
-    name, a line break.
+    the first `<svg` and all up to the first `</svg>`. A fence needs its end and, behind its name,
+    nothing but white space up to a line break.
     """
-    code = _between(text, "```svg\n", "```")
+    code = _fenced(text, "svg")
     if code is not None:
-        return code.strip()
-    code = _between(text, "```xml\n", "```")
+        return code
+    code = _fenced(text, "xml")
     if code is not None and _SVG_OPENING.search(code):
-        return code.strip()
+        return code
     opening = _SVG_OPENING.search(text)
     closing = _SVG_CLOSING.search(text, opening.end()) if opening else None
     return text[opening.start() : closing.end()] if opening and closing else ""
 
 
 def is_svg(code: str) -> bool:
-    """What the coder's reward takes for SVG: it starts with `<` or contains `<svg`."""
-    return code.startswith("<") or "<svg" in code
+    """What the coder's reward takes for SVG: it starts with `<` or contains `<svg` in any case."""
+    return is_svg_code(code)
 
 
 def is_well_formed(text: str) -> bool:
@@ -155,19 +164,49 @@ def _between(text: str, opening: str, closing: str) -> str | None:
     return text[start:end] if end >= 0 else None
 
 
+def _fenced(text: str, name: str) -> str | None:
+    """What the first closed fence of that name holds, stripped."""
+    start = 0
+    while (start := text.find(f"{_FENCE}{name}", start)) >= 0:
+        start += len(_FENCE) + len(name)
+        space = _SPACE.match(text, start)
+        if space is not None and "\n" in space.group():
+            # The white space behind the last line break belongs to the code, which is stripped.
+            end = text.find(_FENCE, space.end())
+            return text[space.end() : end].strip() if end >= 0 else None
+    return None
+
+
 def _loosely(text: str, name: str) -> str | None:
     """One field as `parse_proposal_at_inference` finds it; None where it is missing."""
     opening = re.search(f"<{name}>", text, re.IGNORECASE)
     if opening is not None:
         start = opening.end()
         closing = re.compile(f"</{name}>", re.IGNORECASE).search(text, start)
-        if closing is not None and closing.start() > start:
-            return text[start : closing.start()].strip() or None
+        if closing is not None and (value := text[start : closing.start()].strip()):
+            return value
         end = _END.search(text, start)
-        if end is not None and end.start() > start:
-            return text[start : end.start()].strip() or None
-    line = re.search(rf"^[ \t]*{name}[ \t]*:[ \t]*(.+)$", text, re.IGNORECASE | re.MULTILINE)
-    return (line[1].strip() or None) if line else None
+        if end is not None and (value := text[start : end.start()].strip()):
+            return value
+    labels = list(re.finditer(rf"^[^\S\n]*{name}\s*:", text, re.IGNORECASE | re.MULTILINE))
+    return _line_value(text, [label.end() for label in labels])
+
+
+def _line_value(text: str, starts: list[int]) -> str | None:
+    """The value behind the first of these labels that has one: up to a line break or `<`; where
+    none has, that of the first with `<value>`."""
+    begins = [_SPACE.match(text, start).end() for start in starts]  # type: ignore[union-attr]
+    for start, begin in zip(starts, begins, strict=True):
+        if begin < len(text) and text[begin] != "<":
+            end = _VALUE_END.search(text, begin)
+            return text[begin : end.start() if end else len(text)].strip()
+        if text[start:begin].strip("\n"):
+            break  # blanks are a value too, an empty one
+    for begin in begins:
+        end_of_tag = text.find(">", begin) if text[begin : begin + 1] == "<" else -1
+        if end_of_tag > begin + 1:
+            return text[begin + 1 : end_of_tag].strip() or None
+    return None
 
 
 def _proposal(
@@ -177,5 +216,4 @@ def _proposal(
         if fields[name] is None or not (fields[name] or is_empty_valid):
             return Invalid("missing_tag", name)
     texts = {name: fields[name] or "" for name in FIELDS}
-    kind = content_type(fields["content_type"], texts["caption"])
-    return Proposal(**(texts | {"content_type": kind}))
+    return Proposal(**(texts | {"content_type": declared_type(fields["content_type"])}))
