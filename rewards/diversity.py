@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from rewards.pictures import cosine_distances
 
 _ORDERS = (1, 2, 3, 4)
+MAX_WORDS = 256
+"""Of a text, its first ones are compared; longer than any caption that is meant seriously."""
 _UNSEEN = 0.1
 """Stands for a count of zero among the higher orders (smoothing method 1 of Chen & Cherry 2014)."""
 
@@ -172,7 +174,7 @@ class _Text:
 
     @classmethod
     def of(cls, text: str) -> "_Text":
-        words = tuple(text.casefold().split())
+        words = tuple(text.casefold().split(maxsplit=MAX_WORDS)[:MAX_WORDS])
         return cls(words, tuple(_numbered_grams(words, n) for n in _ORDERS))
 
 

@@ -323,7 +323,10 @@ class _Worker:
         (length,) = protocol.HEADER.unpack(await self._replies.readexactly(protocol.HEADER.size))
         if length > _MAX_REPLY_BYTES:
             raise ValueError(f"a reply of {length} bytes")
-        return json.loads(await self._replies.readexactly(length))
+        try:
+            return json.loads(await self._replies.readexactly(length))
+        except RecursionError:
+            raise ValueError("a reply nested too deeply") from None
 
 
 def _environment() -> dict[str, str]:

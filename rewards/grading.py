@@ -96,7 +96,7 @@ _SCIENTIFIC = re.compile(
     r"\s*([+-]?\d{1,3})[})]?",
     re.ASCII,
 )
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)", re.ASCII)
+_THOUSANDS = re.compile(r"(?<![\d.,(\[])\d{1,3}(?:,\d{3})+(?!,?\d)", re.ASCII)
 
 _PREFACE = re.compile(r"(?:the )?(?:final |correct )?answer ?(?:is ?:?|[:=]) ?(?=\S)")
 _OPTION = re.compile(r"(?:option|choice) [(\[]?([a-z\d])[)\]]?")

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from rewards.grading import Votes
 
+_ROUNDING = 1e-9
+"""2.3 - 2.2 is below 0.1 in binary."""
+
 
 def coder_filter(
     rewards: Sequence[float],
@@ -26,7 +29,7 @@ def coder_filter(
     low, high = band
     if low <= rate <= high:
         return None
-    if spread is not None and max(rewards) - min(rewards) >= spread:
+    if spread is not None and max(rewards) - min(rewards) >= spread - _ROUNDING:
         return None
     return "never_renders" if rate < low else "always_renders" if spread is None else "uniform"
 

@@ -50,7 +50,7 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, memory: Memory) -> N
         return await play_proposal(topic, players)
 
     attempts = await concurrently(attempt, range(cfg.num_proposals))
-    rewards = proposer_rewards(topic, attempts, cfg, memory)
+    rewards = await proposer_rewards(topic, attempts, cfg, memory)
     table.submit(
         make_group(
             "proposer",
@@ -70,7 +70,7 @@ async def play_proposal(topic: str, players: Players) -> Attempt:
     cfg = players.cfg
     rollout = await players.propose(topic)
     proposal = PARSERS[cfg.parser](rollout.text)
-    if isinstance(proposal, Invalid):
+    if isinstance(proposal, Invalid) or not RULES[cfg.rules].is_drawn(proposal):
         return Attempt(rollout, proposal)  # a bad proposal earns a low reward, not a traceback
 
     async def draw(_: int) -> Drawing:

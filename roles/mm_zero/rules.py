@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from engine.types import Invalid
 from rewards.grading import Votes, tally
-from rewards.released.votes import boxed_or_none, label_vote, service_vote, solvability
+from rewards.released.votes import (
+    NO_RESULT,
+    boxed_or_none,
+    label_vote,
+    service_vote,
+    solvability,
+)
 from roles.mm_zero import parsing, released
 from roles.mm_zero.parsing import Proposal
 from roles.table import Grader
@@ -38,13 +44,17 @@ class Rules:
     is_well_formed: Callable[[str], bool]
     count: Callable[[Grader, Sequence[str], str], Awaitable[Count]]
     """(grader, replies, salt of ties) -> votes and label."""
-    solvability: Callable[[Grader, Sequence[str], str], Awaitable[float]]
-    """(grader, replies to the easy question, the proposer's answer) -> s."""
+    solvability: Callable[[Grader, Sequence[str], Proposal], Awaitable[float]]
+    """(grader, replies to the easy question, proposal) -> s."""
     correct: Callable[[Grader, Sequence[str], str | None], Awaitable[tuple[bool, ...]]]
     """(grader, replies, label) -> which of them give the label."""
     difficulty: Callable[[Proposal, Votes], float]
     has_label: Callable[[Votes], bool]
     """Whether the majority can label a hard question at all."""
+    content_type: Callable[[Proposal], str]
+    """What the diversity term counts a proposal as."""
+    is_drawn: Callable[[Proposal], bool]
+    """Whether the coder is asked at all."""
 
 
 async def count(grader: Grader, replies: Sequence[str], salt: str) -> Count:
@@ -55,9 +65,9 @@ async def count(grader: Grader, replies: Sequence[str], salt: str) -> Count:
     return Count(votes, votes)
 
 
-async def share_equal(grader: Grader, replies: Sequence[str], expected: str) -> float:
+async def share_equal(grader: Grader, replies: Sequence[str], proposal: Proposal) -> float:
     """s: share of all answers, the invalid ones included, that equal the proposer's."""
-    form = (await grader.forms([expected]))[expected]
+    form = (await grader.forms([proposal.easy_answer]))[proposal.easy_answer]
     hits = await correct(grader, replies, form)
     return sum(hits) / len(hits)
 
@@ -80,6 +90,14 @@ def has_label(votes: Votes) -> bool:
     return votes.majority is not None
 
 
+def content_type(proposal: Proposal) -> str:
+    return proposal.content_type  # its parser has looked at the caption
+
+
+def is_drawn(_: Proposal) -> bool:
+    return True  # its parser lets nothing empty through
+
+
 async def count_as_released(grader: Grader, replies: Sequence[str], _: str) -> Count:
     """The services' vote for c, the labelling script's for the label (see roles/README.md)."""
     answers = [boxed_or_none(reply) for reply in replies]
@@ -87,8 +105,13 @@ async def count_as_released(grader: Grader, replies: Sequence[str], _: str) -> C
     return Count(service_vote(answers, equal=same), label_vote(answers, equal=same))
 
 
-async def solvability_as_released(grader: Grader, replies: Sequence[str], expected: str) -> float:
-    answers = [boxed_or_none(reply) for reply in replies]
+async def solvability_as_released(
+    grader: Grader, replies: Sequence[str], proposal: Proposal
+) -> float:
+    """-1 where there is no easy answer: the services skip such a question with that score."""
+    if not proposal.easy_answer:
+        return NO_RESULT
+    answers, expected = [boxed_or_none(reply) for reply in replies], proposal.easy_answer
     return solvability(answers, expected, equal=await _verdicts(grader, [*answers, expected]))
 
 
@@ -103,13 +126,22 @@ async def correct_as_released(
 
 
 def difficulty_as_released(proposal: Proposal, hard: Votes) -> float:
-    """-1 for a question without an answer of its own: the services skip it with that score."""
-    return hard.difficulty if proposal.hard_answer else -1.0
+    """-1 without a hard question or answer: the services skip it with that score."""
+    return hard.difficulty if proposal.hard_question and proposal.hard_answer else NO_RESULT
 
 
 def has_label_as_released(votes: Votes) -> bool:
     """Only "" and exactly "None" label nothing; "none" or "N/A" do."""
     return votes.majority not in (None, "", "None")
+
+
+def content_type_as_released(proposal: Proposal) -> str:
+    return released.content_type(proposal.content_type, proposal.caption)
+
+
+def is_drawn_as_released(proposal: Proposal) -> bool:
+    """The coder's service gives no code for an empty caption or easy question."""
+    return bool(proposal.caption and proposal.easy_question)
 
 
 async def _verdicts(grader: Grader, answers: Sequence[str]) -> Callable[[str, str], bool]:
@@ -127,6 +159,8 @@ RULES: Mapping[str, Rules] = {
         correct=correct,
         difficulty=difficulty,
         has_label=has_label,
+        content_type=content_type,
+        is_drawn=is_drawn,
     ),
     "release": Rules(
         extract_svg=released.extract_svg,
@@ -136,5 +170,7 @@ RULES: Mapping[str, Rules] = {
         correct=correct_as_released,
         difficulty=difficulty_as_released,
         has_label=has_label_as_released,
+        content_type=content_type_as_released,
+        is_drawn=is_drawn_as_released,
     ),
 }

@@ -33,7 +33,7 @@ async def judge_picture(
     salt = proposal.caption
     easy = await rules.count(grader, texts(judges.easy), f"{salt}\n{proposal.easy_question}")
     hard = await rules.count(grader, texts(judges.hard), f"{salt}\n{proposal.hard_question}")
-    solvability = await rules.solvability(grader, texts(judges.easy), proposal.easy_answer)
+    solvability = await rules.solvability(grader, texts(judges.easy), proposal)
     score = Score(solvability, rules.difficulty(proposal, hard.votes))
     filters = cfg.filters
     drop = (
@@ -113,13 +113,12 @@ def is_leaked(svg: str, proposal: Proposal) -> bool:
     return is_answer_printed(svg, proposal.hard_answer, given=given)
 
 
-def proposer_rewards(
+async def proposer_rewards(
     topic: str, attempts: Sequence[Attempt], cfg: MMZeroConfig, memory: Memory
 ) -> tuple[Reward, ...]:
     """In the order of `attempts`; the valid proposals enter `memory`."""
     valid = [a for a in attempts if isinstance(a.proposal, Proposal)]
-    cards = [_card(attempt, with_picture=cfg.diversity.image_penalty > 0) for attempt in valid]
-    repetitions = iter(memory.repetition(topic, cards))
+    repetitions = iter(await memory.repetition(topic, [_card(attempt, cfg) for attempt in valid]))
     weights = cfg.proposer_weights
     return tuple(
         unparsable_reward(weights)
@@ -159,14 +158,15 @@ def texts(rollouts: Iterable[Rollout]) -> list[str]:
     return [rollout.text for rollout in rollouts]
 
 
-def _card(attempt: Attempt, *, with_picture: bool) -> Card:
+def _card(attempt: Attempt, cfg: MMZeroConfig) -> Card:
     proposal = attempt.proposal
     assert isinstance(proposal, Proposal)
     pictures = [d.picture for d in attempt.drawings if isinstance(d.picture, Picture)]
+    is_seen = bool(pictures) and cfg.diversity.image_penalty > 0
     return Card(
-        content_type=proposal.content_type,
+        content_type=RULES[cfg.rules].content_type(proposal),
         caption=proposal.caption,
         easy_question=proposal.easy_question,
         hard_question=proposal.hard_question,
-        thumbnail=thumbnail(pictures[0].png) if with_picture and pictures else None,
+        thumbnail=thumbnail(pictures[0].png) if is_seen else None,
     )

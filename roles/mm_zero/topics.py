@@ -30,7 +30,7 @@ class Curriculum:
 
     Collapse shows in the content types (in the release's runs timelines, maps and tables all but
     vanish), so those are asked for beside the topic. A pair counts each time it was asked for and
-    each time a valid proposal came out as it, over the last `memory` games: what the proposer
+    each time a valid proposal came out as it, over about the last `memory` games: what the proposer
     keeps drawing anyway is asked for less, and what it refuses is not asked for for ever. The
     released code has no curriculum; this is ours. Starts empty after a resume.
     """

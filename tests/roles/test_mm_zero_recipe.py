@@ -276,6 +276,13 @@ def test_released_quirks_reach_the_game() -> None:
     assert run(table_of([text], ["<svg>1</svg>"])).stream("proposer")[0].rewards == (-1.0, -1.0)
     terms = run(table_of([text], ["<svg>1</svg>"]), CODE).stream("proposer")[0].terms
     assert [row["difficulty"] for row in terms] == [-1.0, -1.0]
+    # Nor does a service score an easy question without an answer, nor draw an empty caption.
+    text = proposal("a", easy_answer="")
+    terms = run(table_of([text], ["<svg>1</svg>"]), CODE).stream("proposer")[0].terms
+    assert [row["solvability"] for row in terms] == [-1.0, -1.0]
+    fake = run(table_of([proposal("")], ["<svg>1</svg>"]), CODE)
+    assert [group.stream for group in fake.groups] == ["proposer"]
+    assert [terms["format"] for terms in fake.groups[0].terms] == [0.0, 0.0]
     # "None" is a vote for a label, and a reply without a box would then earn its 0.9.
     (group, *_) = run(
         table_of([proposal("a")], ["<svg>1</svg>"], hard=["3", "None"] * 4), CODE
@@ -426,6 +433,7 @@ def test_solver_filter(easy: list, hard: list, reason: str | None) -> None:
         ([-0.1, -0.5, -0.1, -0.1], 0, 0.1, None),
         ([-0.1, -0.1, -0.1, -0.1], 0, 0.1, "never_renders"),
         ([2.4], 1, 0.0, None),
+        ([2.3, 2.2], 2, 0.1, None),
     ],
 )
 def test_coder_filter(

@@ -137,8 +137,9 @@ def test_chunked_scores_have_the_same_values_and_gradients(
         gradients = {name: weight.grad for name, weight in model.weights()}
         results.append((logprobs.detach(), entropy, gradients))
     whole, chunked = results
-    assert torch.equal(whole[0], chunked[0])
-    assert torch.equal(whole[1], chunked[1])
+    # Not to the bit: on some processors a product of fewer rows is summed in another order.
+    torch.testing.assert_close(chunked[0], whole[0], atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(chunked[1], whole[1], atol=2e-6, rtol=1e-6)
     for name, gradient in whole[2].items():
         torch.testing.assert_close(chunked[2][name], gradient, atol=1e-5, rtol=1e-4)
 

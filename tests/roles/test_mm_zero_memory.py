@@ -1,0 +1,73 @@
+"""What games of a run share, and that nobody waits while it is looked through."""
+
+import asyncio
+import threading
+
+import pytest
+
+from rewards.diversity import MAX_WORDS, Card, Repetition, distance
+from roles.mm_zero.config import MMZeroConfig
+from roles.mm_zero.memory import Memory
+
+
+def card(caption: str, kind: str = "map") -> Card:
+    return Card(kind, caption, f"easy of {caption}", f"hard of {caption}")
+
+
+def test_the_loop_goes_on_while_proposals_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(MMZeroConfig())
+    loop_ran = threading.Event()
+    seen: list[bool] = []
+
+    def judge(_: object) -> tuple[Repetition, ...]:
+        seen.append(loop_ran.wait(10))
+        return ()
+
+    async def main() -> None:
+        monkeypatch.setattr(memory, "_judge", judge)
+        task = asyncio.create_task(memory.repetition("t", []))
+        await asyncio.sleep(0)
+        loop_ran.set()
+        await task
+
+    asyncio.run(main())
+    assert seen == [True]
+
+
+def test_games_at_once_are_judged_one_after_the_other() -> None:
+    memory = Memory(MMZeroConfig())
+    same = [card("one two three four five six")]
+
+    async def main() -> list[float]:
+        found = await asyncio.gather(*(memory.repetition("t", same) for _ in range(6)))
+        return sorted(penalty.text for (penalty,) in found)
+
+    # Of equal ones the first to come is not charged, all others are.
+    assert asyncio.run(main()) == [-0.5] * 5 + [0.0]
+
+
+def test_the_release_judges_a_game_by_itself() -> None:
+    memory = Memory(MMZeroConfig(preset="mm_zero_code"))
+    pair = [card("one two three four five six"), card("one two three four five six", "table")]
+
+    async def main() -> list[list[float]]:
+        return [[p.text for p in await memory.repetition("t", pair)] for _ in range(2)]
+
+    assert asyncio.run(main()) == [[-0.5, -0.5]] * 2
+
+
+def test_of_an_endless_text_the_beginning_counts() -> None:
+    common = " ".join(f"w{i}" for i in range(MAX_WORDS))
+    assert distance(f"{common} {'a ' * 100_000}", f"{common} b") == 0.0
+    assert distance(common, "other words") == 1.0
+
+
+def test_the_curriculum_is_told_what_was_played() -> None:
+    memory = Memory(MMZeroConfig(topics=("a",), curriculum=True))
+    asked = []
+    for game in range(12):
+        topic = memory.topic(game)
+        asked.append(topic)
+        asyncio.run(memory.repetition(topic, [card(f"c{game}", "data_chart")] * 2))
+    assert sum("data chart" in topic for topic in asked) <= 2
+    assert len(set(asked)) == 6
