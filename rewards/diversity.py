@@ -14,8 +14,6 @@ Pictures are compared on request (the image-diversity variant of the release): c
 thumbnails, one picture for each proposal.
 """
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewards.pictures import cosine_distances
+from rewards.similarity import Words, bleu, cluster_sizes
 
-_ORDERS = (1, 2, 3, 4)
 MAX_WORDS = 256
 """Of a text, its first ones are compared; longer than any caption that is meant seriously."""
-_UNSEEN = 0.1
-"""Stands for a count of zero among the higher orders (smoothing method 1 of Chen & Cherry 2014)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +134,12 @@ class _Neighbourhood:
     """Texts of one field with all their distances; adding some computes only those to them."""
 
     def __init__(self) -> None:
-        self._texts: list[_Text] = []
+        self._texts: list[Words] = []
         self.distances: NDArray[np.float64] = np.zeros((0, 0))
 
     def add(self, texts: Sequence[str]) -> None:
         old = len(self._texts)
-        self._texts += [_Text.of(text) for text in texts]
+        self._texts += [_words(text) for text in texts]
         grown = np.zeros((len(self._texts), len(self._texts)))
         grown[:old, :old] = self.distances
         for i in range(old, len(self._texts)):
@@ -165,32 +161,13 @@ class _Neighbourhood:
         self.distances = self.distances[first:, first:]
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    words: tuple[str, ...]
-    grams: tuple[frozenset[tuple[tuple[str, ...], int]], ...]
-    """Per order the n-grams, the k-th occurrence of one as (gram, k): so the size of a set
-    intersection is the clipped count of BLEU."""
-
-    @classmethod
-    def of(cls, text: str) -> "_Text":
-        words = tuple(text.casefold().split(maxsplit=MAX_WORDS)[:MAX_WORDS])
-        return cls(words, tuple(_numbered_grams(words, n) for n in _ORDERS))
-
-
-def _numbered_grams(words: tuple[str, ...], n: int) -> frozenset[tuple[tuple[str, ...], int]]:
-    seen: Counter[tuple[str, ...]] = Counter()
-    grams = []
-    for start in range(len(words) - n + 1):
-        gram = words[start : start + n]
-        seen[gram] += 1
-        grams.append((gram, seen[gram]))
-    return frozenset(grams)
+def _words(text: str) -> Words:
+    return Words.of(text.casefold().split(maxsplit=MAX_WORDS)[:MAX_WORDS])
 
 
 def distance(first: str, second: str) -> float:
     """1 - BLEU-4, mean of both directions; 0 for equal texts. Words are split at white space."""
-    return _distance(_Text.of(first), _Text.of(second))
+    return _distance(_words(first), _words(second))
 
 
 def distances(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -200,47 +177,9 @@ def distances(texts: Sequence[str]) -> NDArray[np.float64]:
     return near.distances
 
 
-def _distance(first: _Text, second: _Text) -> float:
+def _distance(first: Words, second: Words) -> float:
     if first.words == second.words:
         return 0.0
-    common = [len(a & b) for a, b in zip(first.grams, second.grams, strict=True)]
-    if common[0] == 0:
-        return 1.0
+    overlaps = first.overlaps(second)
     lengths = len(first.words), len(second.words)
-    return 1.0 - (_bleu(common, *lengths) + _bleu(common, *reversed(lengths))) / 2
-
-
-def _bleu(common: Sequence[int], hypothesis: int, reference: int) -> float:
-    """BLEU-4 from the clipped counts and the two lengths in words (Papineni et al. 2002)."""
-    logs = sum(
-        math.log((count or _UNSEEN) / max(1, hypothesis - n + 1))
-        for n, count in zip(_ORDERS, common, strict=True)
-    )
-    brevity = min(0.0, 1.0 - reference / hypothesis)
-    return math.exp(brevity + logs / len(_ORDERS))
-
-
-def cluster_sizes(distances: NDArray[np.float64], cut: float) -> list[int]:
-    """Size of each item's cluster: average link, merging while the nearest pair is < `cut`.
-
-    `distances` is [n, n], symmetric.
-    """
-    gaps = distances.astype(np.float64, copy=True)
-    np.fill_diagonal(gaps, np.inf)
-    members = [[i] for i in range(len(gaps))]
-    while len(gaps) > 1:
-        a, b = divmod(int(gaps.argmin()), len(gaps))
-        if gaps[a, b] >= cut:
-            break
-        # argmin gives the first of the two mirror images, so a < b.
-        size_a, size_b = len(members[a]), len(members[b])
-        merged = (size_a * gaps[a] + size_b * gaps[b]) / (size_a + size_b)
-        gaps[a], gaps[:, a] = merged, merged
-        gaps[a, a] = np.inf
-        gaps = np.delete(np.delete(gaps, b, axis=0), b, axis=1)
-        members[a] += members.pop(b)
-    sizes = [0] * len(distances)
-    for cluster in members:
-        for item in cluster:
-            sizes[item] = len(cluster)
-    return sizes
+    return 1.0 - (bleu(overlaps, *lengths) + bleu(overlaps, *reversed(lengths))) / 2

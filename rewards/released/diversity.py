@@ -6,21 +6,17 @@ never near; and a batch of a single content type goes free. Source: `proposer_re
 release, which uses nltk 3.10 for BLEU and scikit-learn 1.9 for clusters.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewards.diversity import Card, DiversityWeights, Repetition
+from rewards.pictures import cosine_distances
+from rewards.similarity import Words, bleu, cluster_sizes
 
 FIELDS = ("caption", "easy_question", "hard_question")
-
-_ORDERS = (1, 2, 3, 4)
-_EPSILON = 0.1
-"""Added to a count of zero (smoothing method 1 of Chen & Cherry 2014)."""
 
 
 def batch_repetition(
@@ -86,7 +82,7 @@ def image_penalties(
     if len(thumbnails) < 2 or not weight:
         return (0.0,) * len(thumbnails)
     rows = np.stack([np.ravel(thumbnail) for thumbnail in thumbnails])
-    sizes = cluster_sizes(1.0 - rows @ rows.T, cut)
+    sizes = cluster_sizes(cosine_distances(rows), cut)
     return tuple(-min(weight, weight * (size - 1)) + 0.0 for size in sizes)
 
 
@@ -95,69 +91,12 @@ def bleu4(hypothesis: str, reference: str) -> float:
 
     Words are split at white space, case counts. 0 where no word is common.
     """
-    return _bleu(_Text.of(hypothesis), _Text.of(reference))
-
-
-def cluster_sizes(distances: NDArray[np.float64], cut: float) -> list[int]:
-    """Size of each item's cluster: average link, cut strictly below `cut`; ties as scikit-learn's.
-
-    `distances` is [n, n], symmetric. The nearest-neighbour chain (Muellner 2011, arXiv:1109.2378):
-    a chain always goes on to the nearest cluster, the previous one if that is as near, else the
-    first; two clusters that are nearest to each other are joined. `rewards.diversity` joins the
-    nearest pair of all, which gives other clusters where distances tie.
-    """
-    gaps = np.array(distances, dtype=np.float64)
-    np.fill_diagonal(gaps, np.inf)
-    weight = np.ones(len(gaps))
-    owner = list(range(len(gaps)))
-    chain: list[int] = []
-    for _ in range(len(gaps) - 1):
-        if not chain:
-            chain.append(int(np.flatnonzero(weight)[0]))
-        a, b = _reciprocal(gaps, chain)
-        gap = gaps[a, b]
-        merged = (weight[a] * gaps[a] + weight[b] * gaps[b]) / (weight[a] + weight[b])
-        gaps[b], gaps[:, b] = merged, merged
-        gaps[a], gaps[:, a], gaps[b, b] = np.inf, np.inf, np.inf
-        weight[a], weight[b] = 0, weight[a] + weight[b]
-        if gap < cut:
-            old, new = owner[a], owner[b]
-            owner = [new if cluster == old else cluster for cluster in owner]
-    counts = Counter(owner)
-    return [counts[cluster] for cluster in owner]
-
-
-def _reciprocal(gaps: NDArray[np.float64], chain: list[int]) -> tuple[int, int]:
-    """Extends `chain` up to two clusters that are nearest to each other, and takes these off."""
-    while True:
-        last = chain[-1]
-        nearest = int(gaps[last].argmin())
-        if len(chain) > 1 and gaps[last, chain[-2]] <= gaps[last, nearest]:
-            first, second = sorted((chain.pop(), chain.pop()))
-            return first, second
-        chain.append(nearest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A text as BLEU sees it: its length in words, its n-grams by order."""
-
-    length: int
-    grams: tuple[Counter[tuple[str, ...]], ...]
-
-    @classmethod
-    def of(cls, text: str) -> "_Text":
-        words = text.split()
-        return cls(len(words), tuple(Counter(_grams(words, n)) for n in _ORDERS))
-
-
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return _bleu(Words.of(hypothesis.split()), Words.of(reference.split()))
 
 
 def _distances(texts: Sequence[str]) -> NDArray[np.float64]:
     """[n, n] 1 - BLEU-4 of every pair, the earlier text being the hypothesis; 0 on the diagonal."""
-    known = [_Text.of(text) for text in texts]
+    known = [Words.of(text.split()) for text in texts]
     gaps = np.zeros((len(known), len(known)))
     for i, hypothesis in enumerate(known):
         for j in range(i + 1, len(known)):
@@ -165,20 +104,5 @@ def _distances(texts: Sequence[str]) -> NDArray[np.float64]:
     return gaps
 
 
-def _bleu(hypothesis: _Text, reference: _Text) -> float:
-    common = [_overlap(a, b) for a, b in zip(hypothesis.grams, reference.grams, strict=True)]
-    if common[0] == 0:
-        return 0.0
-    # The same operations in the same order as nltk's, so that the cut falls alike.
-    logs = math.fsum(
-        0.25 * math.log((count or _EPSILON) / max(1, hypothesis.length - n + 1))
-        for n, count in zip(_ORDERS, common, strict=True)
-    )
-    if hypothesis.length > reference.length:
-        return math.exp(logs)
-    return math.exp(1 - reference.length / hypothesis.length) * math.exp(logs)
-
-
-def _overlap(hypothesis: Counter[tuple[str, ...]], reference: Counter[tuple[str, ...]]) -> int:
-    """Number of n-grams of the hypothesis that the reference has too, clipped to its count."""
-    return sum(min(count, reference[gram]) for gram, count in hypothesis.items())
+def _bleu(hypothesis: Words, reference: Words) -> float:
+    return bleu(hypothesis.overlaps(reference), len(hypothesis.words), len(reference.words))

@@ -27,6 +27,7 @@ from rewards.released import diversity
 from rewards.released.equality import either_way, grade_answer
 from rewards.released.votes import boxed_or_none, label_vote, service_vote, solvability
 from rewards.reward import Score
+from rewards.similarity import cluster_sizes
 from rewards.solver import solver_reward
 from roles.mm_zero import released
 from roles.mm_zero.parsing import FIELDS, Proposal
@@ -117,7 +118,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "label_vote": vote(label_vote),
     "solvability": solvability,
     "bleu4": diversity.bleu4,
-    "cluster_sizes": lambda gaps, cut: diversity.cluster_sizes(np.array(gaps), cut),
+    "cluster_sizes": lambda gaps, cut: cluster_sizes(np.array(gaps), cut),
     "text_penalties": lambda cards: list(diversity.text_penalties([Card(*card) for card in cards])),
     "type_penalties": lambda types: list(diversity.type_penalties(types)),
     "image_penalties": lambda rows: list(diversity.image_penalties([np.array(r) for r in rows])),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.diversity import Card, DiversityWeights, DiversityWindow, cluster_sizes, distance
+from rewards.diversity import Card, DiversityWeights, DiversityWindow, distance
+from rewards.similarity import cluster_sizes
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
