@@ -149,15 +149,41 @@ def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _keys_beside(cls, item["loc"])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"unknown key {where!r}{hint}")
+            problems.append(f"unknown key {where!r}; {_hint(cls, item['loc'])}")
         elif item["type"] == "missing":
             problems.append(f"{where!r} is missing")
         else:
-            problems.append(f"{where!r} is {item.get('input')!r}: {item['msg']}")
+            given = item.get("input")
+            shown = "" if isinstance(given, dict | BaseModel) else f" is {given!r}"
+            problems.append(f"{where!r}{shown}: {item['msg'].removeprefix('Value error, ')}")
     return f"{path}: " + "; ".join(problems)
+
+
+def _hint(cls: type[BaseModel], loc: Sequence[int | str]) -> str:
+    """What a key that does not exist may have meant: its like nearby or elsewhere, or all there."""
+    *parents, key = (str(part) for part in loc)
+    beside = _keys_beside(cls, loc)
+    places = _places(cls)
+    if near := difflib.get_close_matches(key, beside, n=1, cutoff=0.75):
+        return f"did you mean {'.'.join([*parents, near[0]])!r}?"
+    # A key in the wrong section, or one that has moved.
+    if far := difflib.get_close_matches(key, places, n=1, cutoff=0.75):
+        inside = [place for place in places[far[0]] if place.startswith(".".join(parents))]
+        return f"did you mean {(inside or places[far[0]])[0]!r}?"
+    section = ".".join(parents)
+    return f"{section or 'at the top'} has {', '.join(beside)}" if beside else "it has no such part"
+
+
+def _places(cls: Any, prefix: str = "") -> dict[str, list[str]]:
+    """{key: [dotted path]} of all keys in all sections."""
+    found: dict[str, list[str]] = {}
+    for key, info in cls.model_fields.items():
+        found.setdefault(key, []).append(prefix + key)
+        model = _model_of(info.annotation)
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for name, paths in _places(model, f"{prefix}{key}.").items():
+                found.setdefault(name, []).extend(paths)
+    return found
 
 
 def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

@@ -30,7 +30,7 @@ class RoleConfig(Section):
 
 
 class RewardConfig(Section):
-    """What departs from `rewards.proposer.ProposerWeights` and `rewards.coder.CoderWeights`."""
+    """The numbers of the proposer's and the coder's rewards that a run may change."""
 
     solvability_cap: float = Field(0.5, ge=0, le=1)
     """Most that a readable picture earns its proposer; 1: no cap."""
@@ -48,14 +48,17 @@ class DiversityConfig(Section):
     """window: the run's last `window` valid proposals; game: as the released code judges a
     batch, where the proposals of one game are the batch."""
     window: int = Field(72, ge=1)
-    window_scale: float = Field(1.0, ge=0)
+    """Read where the population is the window, and so is its scale."""
+    window_scale: float = Field(1.0, ge=0, le=1)
     """Scales the text penalty of the window; a small grammar repeats itself however it tries."""
+    text_penalty: float = Field(0.5, ge=0)
+    """Largest penalty for repeated text; 0.3 in the release's image variant."""
     fields: tuple[float, float, float] = (0.45, 0.20, 0.35)
     """Weights of caption, easy question and hard question in that penalty."""
     type_penalty: float = Field(0.15, ge=0)
     """Largest penalty for an over-represented content type."""
     image_penalty: float = Field(0.0, ge=0)
-    """Largest penalty for a repeated picture; 0.15 in the release's variant."""
+    """Largest penalty for a repeated picture; 0.15 in the release's image variant."""
 
     @field_validator("fields")
     @classmethod
@@ -72,7 +75,7 @@ class FilterConfig(Section):
     """Render rates, ends included, at which drawings of one card teach whatever they earn."""
     coder_spread: float | None = Field(0.1, ge=0)
     """So does a group whose rewards differ by at least so much; None: only the band counts."""
-    easy_share: float = Field(0.5, ge=0, le=1)
+    min_easy_share: float = Field(0.5, ge=0, le=1)
     """A picture whose easy question divides the solver more than this teaches it nothing."""
     hard_band: tuple[float, float] = (0.25, 0.75)
     """Shares of the hard question's majority, ends included, that are worth training on."""
@@ -100,11 +103,12 @@ class MMZeroConfig(Section):
     """Tell the coder the hard answer, as the released code does: a way to leak it."""
     topics: tuple[str, ...] = Field(TOPICS, min_length=1)
     curriculum: bool = False
-    """Choose topics and content types by what was played least; else topics go round."""
-    num_proposals: int = Field(4, ge=1)
-    num_svgs: int = Field(4, ge=1)
+    """Choose topics and content types by what was played least; else topics go round. The topic
+    then names its content type too, which the tiny base has not learned to read."""
+    num_proposals: int = Field(4, ge=2)
+    num_svgs: int = Field(4, ge=2)
     num_easy_votes: int = Field(5, ge=1)
-    num_hard_votes: int = Field(8, ge=1)
+    num_hard_votes: int = Field(8, ge=2)
     judge: Literal["current", "pinned"] = "current"
     """Which solver votes (label, solvability, difficulty): the one that is trained, whose votes
     are then its training group (streaming TTRL); or one whose weights are renewed only every
@@ -129,20 +133,27 @@ class MMZeroConfig(Section):
         return below(PRESETS.get(str(given.get("preset")), {}), given)
 
     @model_validator(mode="after")
+    def _parser_suits_the_rules(self) -> Self:
+        if self.parser.startswith("release") and self.rules != "release":
+            raise ValueError(
+                f"parser {self.parser!r} lets empty fields through, which only the release's rules "
+                "score; set recipe.rules=release, or recipe.parser=strict"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _unparsable_is_the_worst(self) -> Self:
-        text = self.diversity.window_scale if self.diversity.population == "window" else 1.0
         penalties = {
             "reward.too_easy_penalty": self.reward.too_easy_penalty,
-            "diversity.window_scale / 2": text * DiversityWeights().text,
+            "diversity.text_penalty": self.diversity_weights.text,
             "diversity.type_penalty": self.diversity.type_penalty,
             "diversity.image_penalty": self.diversity.image_penalty,
         }
-        if sum(penalties.values()) >= -ProposerWeights().unparsable:
+        if (total := sum(penalties.values())) >= -ProposerWeights().unparsable:
             named = " + ".join(f"{name} {value:g}" for name, value in penalties.items() if value)
             raise ValueError(
-                f"{named} is not below 1: a bad proposal must not earn less than an unreadable "
-                "one; lower one of them (the release's variant has an image_penalty of 0.15 and "
-                "a text penalty of 0.3, which is window_scale 0.6)"
+                f"{named} = {total:g} must stay below 1, what an unreadable proposal costs; lower "
+                "one of them"
             )
         return self
 
@@ -159,12 +170,7 @@ class MMZeroConfig(Section):
 
     @property
     def proposer_weights(self) -> ProposerWeights:
-        return ProposerWeights(
-            solvability_cap=self.reward.solvability_cap,
-            too_easy_below=self.reward.too_easy_below,
-            too_easy_penalty=self.reward.too_easy_penalty,
-            too_easy_tolerance=self.reward.too_easy_tolerance,
-        )
+        return ProposerWeights(**self.reward.model_dump(exclude={"leak_penalty"}))
 
     @property
     def coder_weights(self) -> CoderWeights:
@@ -175,7 +181,7 @@ class MMZeroConfig(Section):
         caption, easy, hard = self.diversity.fields
         scale = self.diversity.window_scale if self.diversity.population == "window" else 1.0
         return DiversityWeights(
-            text=DiversityWeights().text * scale,
+            text=self.diversity.text_penalty * scale,
             caption=caption,
             easy_question=easy,
             hard_question=hard,

@@ -23,7 +23,8 @@ def coder_filter(
 
     They do where the share that rendered is in `band` (ends included), or where the rewards
     differ by at least `spread` (None: only the band counts, as in the release, which starves
-    there: when everything renders, nothing is left).
+    there: when everything renders, nothing is left). At least one drawing is needed. Source:
+    arXiv:2603.09206, and `filter_proposals_by_render.py` of its release; the spread is ours.
     """
     rate = num_rendered / len(rewards)
     low, high = band

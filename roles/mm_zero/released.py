@@ -9,9 +9,9 @@ gives the same result. Source: `proposer_reward.py`, `proposal_generate.py`, `co
 import re
 
 from engine.types import Invalid
-from rewards.coder import is_svg_code
 from rewards.grading import Votes
 from rewards.released.votes import boxed_or_none
+from roles.mm_zero import filters
 from roles.mm_zero.content import CONTENT_TYPES, KEYWORDS
 from roles.mm_zero.parsing import FIELDS, Proposal
 
@@ -102,11 +102,6 @@ def extract_svg(text: str) -> str:
     return text[opening.start() : closing.end()] if opening and closing else ""
 
 
-def is_svg(code: str) -> bool:
-    """What the coder's reward takes for SVG: it starts with `<` or contains `<svg` in any case."""
-    return is_svg_code(code)
-
-
 def is_well_formed(text: str) -> bool:
     r"""True where the squeezed reply matches `<think>.*</think>\s*\boxed{.*}\s*` as a whole.
 
@@ -131,27 +126,22 @@ def parse_answer(text: str) -> str:
 
 def coder_filter(num_rendered: int, num_drawn: int) -> str | None:
     """Why a proposal does not train the coder; None where it does. Of four drawings 1 to 3."""
-    low, high = CODER_BAND
-    share = num_rendered / num_drawn if num_drawn else 0.0
-    if share < low:
+    if num_drawn == 0:
         return "never_renders"
-    return "always_renders" if share > high else None
+    nothing_earned = [0.0] * num_drawn
+    return filters.coder_filter(nothing_earned, num_rendered, band=CODER_BAND, spread=None)
 
 
 def solver_filter(easy: Votes, hard: Votes) -> str | None:
-    """Why a hard question does not train the solver; None where it does.
-
-    `easy` and `hard` are label votes. A majority of "" or exactly "None" is no label; "none",
-    "N/A" and the like are.
-    """
-    low, high = HARD_BAND
-    if hard.majority is None or hard.majority in ("", "None"):
+    """Why a hard question does not train the solver; None where it does. Both are label votes."""
+    if not has_label(hard):
         return "no_votes"
-    if easy.share < MIN_EASY_SHARE:
-        return "unreadable"
-    if hard.share < low:
-        return "too_hard"
-    return "too_easy" if hard.share > high else None
+    return filters.solver_filter(easy, hard, min_easy_share=MIN_EASY_SHARE, hard_band=HARD_BAND)
+
+
+def has_label(votes: Votes) -> bool:
+    """Only "" and exactly "None" label nothing; "none", "N/A" and the like do."""
+    return votes.majority not in (None, "", "None")
 
 
 def _between(text: str, opening: str, closing: str) -> str | None:

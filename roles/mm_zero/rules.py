@@ -9,13 +9,8 @@ from dataclasses import dataclass
 
 from engine.types import Invalid
 from rewards.grading import Votes, tally
-from rewards.released.votes import (
-    NO_RESULT,
-    boxed_or_none,
-    label_vote,
-    service_vote,
-    solvability,
-)
+from rewards.released import votes as released_votes
+from rewards.released.votes import NO_RESULT, boxed_or_none
 from roles.mm_zero import parsing, released
 from roles.mm_zero.parsing import Proposal
 from roles.table import Grader
@@ -40,8 +35,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
+    """What the two presets do differently, one function each."""
+
     extract_svg: Callable[[str], str | None]
+    """From a coder's reply to its code; None or "" where there is none."""
     is_well_formed: Callable[[str], bool]
+    """Whether a solver's reply has the form that was asked for."""
     count: Callable[[Grader, Sequence[str], str], Awaitable[Count]]
     """(grader, replies, salt of ties) -> votes and label."""
     solvability: Callable[[Grader, Sequence[str], Proposal], Awaitable[float]]
@@ -49,8 +48,9 @@ class Rules:
     correct: Callable[[Grader, Sequence[str], str | None], Awaitable[tuple[bool, ...]]]
     """(grader, replies, label) -> which of them give the label."""
     difficulty: Callable[[Proposal, Votes], float]
+    """(proposal, votes on its hard question) -> d."""
     has_label: Callable[[Votes], bool]
-    """Whether the majority can label a hard question at all."""
+    """Whether the majority can label a question at all."""
     content_type: Callable[[Proposal], str]
     """What the diversity term counts a proposal as."""
     is_drawn: Callable[[Proposal], bool]
@@ -65,7 +65,7 @@ async def count(grader: Grader, replies: Sequence[str], salt: str) -> Count:
     return Count(votes, votes)
 
 
-async def share_equal(grader: Grader, replies: Sequence[str], proposal: Proposal) -> float:
+async def solvability(grader: Grader, replies: Sequence[str], proposal: Proposal) -> float:
     """s: share of all answers, the invalid ones included, that equal the proposer's."""
     form = (await grader.forms([proposal.easy_answer]))[proposal.easy_answer]
     hits = await correct(grader, replies, form)
@@ -91,18 +91,21 @@ def has_label(votes: Votes) -> bool:
 
 
 def content_type(proposal: Proposal) -> str:
-    return proposal.content_type  # its parser has looked at the caption
+    return proposal.content_type  # our parsers have looked at the caption
 
 
 def is_drawn(_: Proposal) -> bool:
-    return True  # its parser lets nothing empty through
+    return True  # our parsers let no empty caption or easy question through
 
 
 async def count_as_released(grader: Grader, replies: Sequence[str], _: str) -> Count:
     """The services' vote for c, the labelling script's for the label (see roles/README.md)."""
     answers = [boxed_or_none(reply) for reply in replies]
     same = await _verdicts(grader, answers)
-    return Count(service_vote(answers, equal=same), label_vote(answers, equal=same))
+    return Count(
+        released_votes.service_vote(answers, equal=same),
+        released_votes.label_vote(answers, equal=same),
+    )
 
 
 async def solvability_as_released(
@@ -112,12 +115,15 @@ async def solvability_as_released(
     if not proposal.easy_answer:
         return NO_RESULT
     answers, expected = [boxed_or_none(reply) for reply in replies], proposal.easy_answer
-    return solvability(answers, expected, equal=await _verdicts(grader, [*answers, expected]))
+    return released_votes.solvability(
+        answers, expected, equal=await _verdicts(grader, [*answers, expected])
+    )
 
 
 async def correct_as_released(
     grader: Grader, replies: Sequence[str], label: str | None
 ) -> tuple[bool, ...]:
+    """Which replies, squeezed, give an answer that the release grades as the label."""
     answers = [released.parse_answer(reply) for reply in replies]
     if label is None:
         return (False,) * len(answers)
@@ -128,11 +134,6 @@ async def correct_as_released(
 def difficulty_as_released(proposal: Proposal, hard: Votes) -> float:
     """-1 without a hard question or answer: the services skip it with that score."""
     return hard.difficulty if proposal.hard_question and proposal.hard_answer else NO_RESULT
-
-
-def has_label_as_released(votes: Votes) -> bool:
-    """Only "" and exactly "None" label nothing; "none" or "N/A" do."""
-    return votes.majority not in (None, "", "None")
 
 
 def content_type_as_released(proposal: Proposal) -> str:
@@ -155,7 +156,7 @@ RULES: Mapping[str, Rules] = {
         extract_svg=parsing.extract_svg,
         is_well_formed=parsing.is_well_formed,
         count=count,
-        solvability=share_equal,
+        solvability=solvability,
         correct=correct,
         difficulty=difficulty,
         has_label=has_label,
@@ -169,7 +170,7 @@ RULES: Mapping[str, Rules] = {
         solvability=solvability_as_released,
         correct=correct_as_released,
         difficulty=difficulty_as_released,
-        has_label=has_label_as_released,
+        has_label=released.has_label,
         content_type=content_type_as_released,
         is_drawn=is_drawn_as_released,
     ),

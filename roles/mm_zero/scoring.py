@@ -35,20 +35,28 @@ async def judge_picture(
     hard = await rules.count(grader, texts(judges.hard), f"{salt}\n{proposal.hard_question}")
     solvability = await rules.solvability(grader, texts(judges.easy), proposal)
     score = Score(solvability, rules.difficulty(proposal, hard.votes))
-    filters = cfg.filters
-    drop = (
-        solver_filter(
-            easy.label, hard.label, min_easy_share=filters.easy_share, hard_band=filters.hard_band
-        )
-        if rules.has_label(hard.label)
-        else "no_votes"
-    )
-    asked = [("hard", proposal.hard_question, own.hard, hard, drop)]
-    if cfg.train_easy:
-        drop = easy_filter(easy.label, min_easy_share=filters.easy_share)
-        asked.append(("easy", proposal.easy_question, own.easy, easy, drop))
+    asked = [
+        ("hard", proposal.hard_question, own.hard, hard, _hard_drop(easy, hard, cfg)),
+        ("easy", proposal.easy_question, own.easy, easy, _easy_drop(easy, cfg)),
+    ]
+    asked = asked if cfg.train_easy else asked[:1]
     answers = tuple([await _answers(*one, cfg, grader) for one in asked])
     return Solved(judges, easy.votes, hard.votes, score, answers)
+
+
+def _hard_drop(easy: Count, hard: Count, cfg: MMZeroConfig) -> str | None:
+    """Why the answers to the hard question do not train the solver; None where they do."""
+    if not RULES[cfg.rules].has_label(hard.label):
+        return "no_votes"
+    least, band = cfg.filters.min_easy_share, cfg.filters.hard_band
+    return solver_filter(easy.label, hard.label, min_easy_share=least, hard_band=band)
+
+
+def _easy_drop(easy: Count, cfg: MMZeroConfig) -> str | None:
+    """The same for the easy question's own answers, where those are trained."""
+    if not RULES[cfg.rules].has_label(easy.label):
+        return "no_votes"
+    return easy_filter(easy.label, min_easy_share=cfg.filters.min_easy_share)
 
 
 async def _answers(

@@ -42,7 +42,7 @@ def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("streams.max_aeg=1", "did you mean 'max_age'"),
+        ("streams.max_aeg=1", "did you mean 'streams.max_age'"),
         ("streems.max_age=1", "did you mean 'streams'"),
         ("streams.max_age=-1", "streams.max_age"),
         ("streams.max_age", "not of the form"),
@@ -167,3 +167,10 @@ def test_a_follower_without_a_server_is_refused_with_the_fix(
 def test_a_wrong_world_size_prints_the_torchrun_line() -> None:
     with pytest.raises(ConfigError, match=r"torchrun --standalone .*--nproc-per-node=2"):
         check_layout(TWO, ("a", "b"), world=8)
+
+
+def test_a_key_in_the_wrong_section_is_shown_its_place(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'streams.backend'; did you mean 'layout.backend'\?"):
+        load(Root, path, ["streams.backend=gloo"])
+    with pytest.raises(ConfigError, match=r"'streams.zzz'; streams has games_per_step, max_age"):
+        load(Root, path, ["streams.zzz=1"])

@@ -19,21 +19,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.types import Invalid
-from rewards.coder import coder_reward
-from rewards.diversity import Card, Repetition
+from rewards.coder import coder_reward, is_svg_code
+from rewards.diversity import Card, DiversityWeights, Repetition
 from rewards.grading import Votes
-from rewards.proposer import ProposerWeights, proposer_reward, unparsable_reward
+from rewards.proposer import proposer_reward, unparsable_reward
 from rewards.released import diversity
 from rewards.released.equality import either_way, grade_answer
 from rewards.released.votes import boxed_or_none, label_vote, service_vote, solvability
 from rewards.reward import Score
 from rewards.similarity import cluster_sizes
 from rewards.solver import solver_reward
-from roles.mm_zero import released
+from roles.mm_zero import filters, released
+from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.parsing import FIELDS, Proposal
 
 DATA = Path(__file__).with_name("mm_zero_release")
-WEIGHTS = ProposerWeights(too_easy_tolerance=0.0)
+CODE = MMZeroConfig(preset="mm_zero_code")
+WEIGHTS = CODE.proposer_weights
 
 
 def cases() -> list[Any]:
@@ -137,7 +139,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "squeeze": released.squeeze,
     "content_type": released.content_type,
     "extract_svg": released.extract_svg,
-    "is_svg": released.is_svg,
+    "is_svg_code": is_svg_code,
     "declared_type": released.declared_type,
     "is_well_formed": released.is_well_formed,
     "parse_answer": released.parse_answer,
@@ -153,6 +155,21 @@ def test_rule_gives_the_number_on_record(case: dict[str, Any]) -> None:
     if case["function"] in ROUNDED:
         expected = pytest.approx(expected, abs=1e-12)
     assert result == expected, case["source"]
+
+
+@given(st.integers(1, 8), st.integers(0, 8))
+def test_the_presets_coder_filter_is_the_releases(drawn: int, rendered: int) -> None:
+    rewards = [2.0] * min(rendered, drawn) + [-0.1] * max(0, drawn - rendered)
+    band, spread = CODE.filters.coder_band, CODE.filters.coder_spread
+    found = filters.coder_filter(rewards, min(rendered, drawn), band=band, spread=spread)
+    assert found == released.coder_filter(min(rendered, drawn), drawn)
+
+
+def test_the_presets_numbers_are_the_releases() -> None:
+    assert CODE.diversity_weights == DiversityWeights()
+    assert CODE.filters.hard_band == released.HARD_BAND
+    assert CODE.filters.min_easy_share == released.MIN_EASY_SHARE
+    assert CODE.filters.coder_band == released.CODER_BAND
 
 
 def test_every_rule_is_on_record() -> None:

@@ -48,8 +48,10 @@ def test_a_preset_fills_what_is_not_given() -> None:
 
 
 def test_what_is_given_stands_above_the_preset() -> None:
-    cfg = MMZeroConfig(preset="mm_zero_code", rules="paper", filters={"coder_spread": 0.3})
-    assert (cfg.rules, cfg.filters.coder_spread) == ("paper", 0.3)
+    given = {"rules": "paper", "parser": "lenient", "filters": {"coder_spread": 0.3}}
+    cfg = MMZeroConfig(preset="mm_zero_code", **given)
+    assert (cfg.rules, cfg.parser, cfg.filters.coder_spread) == ("paper", "lenient", 0.3)
+    assert cfg.show_hard_answer
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -94,6 +96,9 @@ def test_scale_applies_to_the_windows_text_only() -> None:
         ({"preset": "mm_zer0"}, "preset"),
         ({"diversity": {"image_penalty": 0.15}}, "image_penalty"),
         ({"reward": {"too_easy_penalty": 0.4}}, "too_easy_penalty"),
+        ({"preset": "mm_zero_code", "diversity": {"image_penalty": 0.15}}, "text_penalty"),
+        ({"parser": "release"}, "rules=release"),
+        ({"num_svgs": 1}, "num_svgs"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict, named: str) -> None:
@@ -102,8 +107,10 @@ def test_wrong_settings_are_refused(wrong: dict, named: str) -> None:
 
 
 def test_the_image_variant_of_the_release_is_allowed() -> None:
-    cfg = MMZeroConfig(diversity={"image_penalty": 0.15, "window_scale": 0.6})
-    assert cfg.diversity_weights.image == 0.15
+    for preset in PRESETS:
+        variant = {"image_penalty": 0.15, "text_penalty": 0.3}
+        weights = MMZeroConfig(preset=preset, diversity=variant).diversity_weights
+        assert (weights.image, weights.text) == (0.15, 0.3)
 
 
 def test_every_role_is_sampled_trainably() -> None:
