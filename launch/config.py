@@ -18,9 +18,9 @@ from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig
 from engine.sampler import SamplerConfig
 from evals.config import EvalConfig
+from launch.recipe import RecipeConfig
 from render_pool.config import RenderConfig
 from rewards.config import GraderConfig
-from roles.mm_zero.config import MMZeroConfig
 
 
 class RootConfig(Section):
@@ -35,7 +35,7 @@ class RootConfig(Section):
     weights: WeightsConfig = WeightsConfig()
     render: RenderConfig = RenderConfig()
     grader: GraderConfig = GraderConfig()
-    recipe: MMZeroConfig = Field(default_factory=MMZeroConfig)
+    recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     eval: EvalConfig = EvalConfig()
 
 

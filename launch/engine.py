@@ -29,17 +29,14 @@ from engine.transport import EngineSocket
 from engine.types import Group
 from launch.config import RootConfig, load_root
 from launch.measurements import Counting, Measurements
+from launch.recipe import NAME, STREAMS, begin
 from launch.result import print_result
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
 from rewards.grader import Grader
-from roles.mm_zero.memory import Memory
-from roles.mm_zero.recipe import STREAMS, play
 from roles.table import Table
 
 log = logging.getLogger(__name__)
-
-RECIPE = "mm_zero"
 
 
 def main(argv: list[str]) -> int:
@@ -109,7 +106,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             admission=admission,
             games=Games(
                 play=bind(config, samplers, renderer, grader, watcher),
-                recipe=RECIPE,
+                recipe=NAME,
                 buffer=buffer,
                 admission=admission,
                 deadline_s=config.streams.game_deadline_s,
@@ -140,7 +137,7 @@ def bind(
     watcher: Watcher,
 ) -> Any:
     """The recipe as `engine.games.Play`."""
-    memory = Memory(config.recipe)
+    play_at = begin(config.recipe)
 
     async def play_game(
         game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
@@ -150,7 +147,7 @@ def bind(
             watcher.on_note(key, value)
 
         table = Table(game, samplers, renderer, grader, submit, observe)
-        await play(memory.topic(game), table, config.recipe, memory)
+        await play_at(game, table)
 
     return play_game
 

@@ -12,8 +12,8 @@ from engine.layout import check_layout, followers_of
 from engine.learner.base_model import check_base_model
 from engine.rundir import RunDir, RunLock
 from launch.config import RootConfig
+from launch.recipe import STREAMS, check
 from render_pool.pool import check_system
-from roles.mm_zero.recipe import STREAMS
 
 
 def free_name(root: Path, name: str) -> str:
@@ -28,6 +28,7 @@ def free_name(root: Path, name: str) -> str:
 def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, folder, ports."""
     check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
+    check(config.recipe)
     check_system()
     check_base_model(config.model.base)
     check_run_dir(config, resume=resume)

@@ -38,7 +38,7 @@ from engine.servers.host import ServerEvent, ServerSpec, serve
 from engine.tasks import first_of
 from launch.config import RootConfig
 from launch.preflight import check_before_start, write_config
-from roles.mm_zero.recipe import STREAMS
+from launch.recipe import STREAMS
 
 log = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from engine.transport import Message
 from engine.types import Group
 from evals.games import SIGNS, game_signs
 from launch.config import RootConfig
+from launch.recipe import FUNNEL, STREAMS
 from launch.report import write_report
 from launch.signs import warnings
 from render_pool.pool import RenderPool
-from roles.mm_zero.recipe import FUNNEL, STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Watcher:
                 dropped=row["dropped"],
                 age_mean=age.get("mean"),
                 age_max=None if age.get("max") is None else int(age["max"] or 0),
-                funnel=stages(funnel.get(stream, {}), FUNNEL[stream]),
+                funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),
             )
         policies = {
             policy: PolicyView(

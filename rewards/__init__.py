@@ -1,1 +1,2 @@
-"""Pure functions from values to numbers. No torch, no I/O."""
+"""From replies to numbers: pure rules, and a grader that runs the costly ones in a process of its
+own. No torch."""

@@ -29,7 +29,7 @@ def coder_reward(
     `code` is the extracted SVG, None (or "") where the reply held none; `score` is None where it
     did not render. s is not capped here, unlike in the proposer's reward. In full, with e = 1
     where nothing was extracted and w = 1 where that is no SVG:
-    R = max(floor, (1 + s + d | -not_rendered) - empty e - not_svg w - leak).
+    R = max(floor, (1 + s + d if rendered else -not_rendered) - empty e - not_svg w - leak).
     Source: arXiv:2603.09206, and `codegen_reward.py` of its release. Terms: rendered,
     solvability, difficulty, empty, not_svg, leak, floor.
     """

@@ -1,4 +1,4 @@
-"""`await grader.forms(answers)`: canonical forms, in a process that hostile answers may keep.
+"""`await grader.forms(answers)`: canonical forms, found in a worker that may be killed.
 
     forms() ---> decided here (microseconds) ---------------------------------> form
        `-------> cache --> a free worker --> form, or "" --> cache -----------> form

@@ -11,9 +11,10 @@ def is_answer_printed(svg: str, hard_answer: str, *, given: str) -> bool:
     """True where the text of `svg` holds the hard answer, which `given` does not.
 
     `given` is what a faithful picture may show anyway: caption and questions. Texts are compared
-    as sequences of words, folded, so that "2" is not found in "12". Our own check: the paper only
-    names the exploit (arXiv:2603.09206, the reason for the solvability cap). Linear in the
-    lengths; an empty answer is never printed.
+    as sequences of words, folded, so that "2" is not found in "12"; signs are no words ("-5" counts
+    as "5"), and numbers are compared as they are written ("1/2" is not "0.5"). Our own check: the
+    paper only names the exploit (arXiv:2603.09206, the reason for the solvability cap). Linear in
+    the lengths; an empty answer is never printed.
     """
     answer = _words(hard_answer)
     return answer != "" and answer in _words(visible_text(svg)) and answer not in _words(given)

@@ -26,6 +26,7 @@ class Score:
     """How the solver fared on one picture."""
 
     solvability: float
-    """s: share of its answers to the easy question that equal the proposer's answer, in [0, 1]."""
+    """s: share of its answers to the easy question that equal the proposer's answer, in [0, 1];
+    -1 where a service of the release would have given no result (`rules: release`)."""
     difficulty: float
-    """d = min(c, 1 - c) of its vote on the hard question, in [0, 0.5]."""
+    """d = min(c, 1 - c) of its vote on the hard question, in [0, 0.5]; -1 likewise."""

@@ -30,14 +30,17 @@ class Sampler(Protocol):
 
 
 class Renderer(Protocol):
-    async def render(self, svg: str) -> Picture | Invalid: ...
+    async def render(self, svg: str) -> Picture | Invalid:
+        """The picture, or a named reason why there is none; never raises for what `svg` holds."""
+        ...
 
 
 class Grader(Protocol):
     """Compares answers where hostile ones can hang nobody (`rewards.grader`)."""
 
     async def forms(self, answers: Iterable[str | None]) -> Mapping[str, str]:
-        """{answer: canonical form}; "" where it is no answer. Equal forms are equal answers."""
+        """{answer: canonical form}; "" where it is no answer, None is left out. Equal forms are
+        equal answers."""
         ...
 
     async def verdicts(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], bool]:

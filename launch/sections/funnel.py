@@ -7,10 +7,10 @@ from typing import Any
 
 from engine.monitor.snapshot import Stages, stages
 from launch.charts import line_chart, share_bar
+from launch.recipe import FUNNEL
 from launch.sections.rewards import over_time, pick
 from launch.sections.run import Run, in_order
 from launch.sections.tables import cells, grid, reasons, share
-from roles.mm_zero.recipe import FUNNEL
 
 SMOOTH = 5
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.buffer import Buffer
+from launch.recipe import STREAMS
 from launch.sections.proposals import Proposed
-from roles.mm_zero.recipe import STREAMS
 
 Record = Mapping[str, Any]
 

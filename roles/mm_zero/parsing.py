@@ -78,7 +78,8 @@ def parse_proposal_leniently(text: str) -> Proposal | Invalid:
 
     A field is opened by its tag in any case, spaces in it or not, or by a line "name: ..."; it
     ends at its closing tag or at the next mark. Where one occurs twice, the first one counts. The
-    content type and the hard answer may be missing. Reasons: missing_tag, long_field, no_answer.
+    content type and the hard answer may be missing. Reasons: missing_tag (an empty field too),
+    long_field, no_answer.
     """
     reply = text.rpartition("</think>")[2]
     fields = {"content_type": "", "hard_answer": ""}

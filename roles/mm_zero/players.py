@@ -16,7 +16,7 @@ _prompts = functools.cache(load_prompts)
 
 @dataclass(frozen=True, slots=True)
 class Players:
-    """The three roles at one table."""
+    """The roles at one table: three, and the judge where that is pinned."""
 
     table: Table
     cfg: MMZeroConfig
@@ -31,14 +31,14 @@ class Players:
         return (await self._sample("proposer", self.prompts.proposer(topic), 1))[0]
 
     async def draw(self, proposal: Proposal) -> Rollout:
-        card = self.prompts.coder(
+        messages = self.prompts.coder(
             caption=proposal.caption,
             easy_question=proposal.easy_question,
             easy_answer=proposal.easy_answer,
             hard_question=proposal.hard_question,
             hard_answer=proposal.hard_answer if self.cfg.show_hard_answer else None,
         )
-        return (await self._sample("coder", card, 1))[0]
+        return (await self._sample("coder", messages, 1))[0]
 
     async def judge_and_solve(self, proposal: Proposal, png: bytes) -> tuple[Replies, Replies]:
         """(the judges' replies, the solver's own); the same ones unless the judge is pinned."""

@@ -71,7 +71,7 @@ async def play_proposal(topic: str, players: Players) -> Attempt:
     rollout = await players.propose(topic)
     proposal = PARSERS[cfg.parser](rollout.text)
     if isinstance(proposal, Invalid) or not RULES[cfg.rules].is_drawn(proposal):
-        return Attempt(rollout, proposal)  # a bad proposal earns a low reward, not a traceback
+        return Attempt(rollout, proposal)  # it earns what the rules say, never a traceback
 
     async def draw(_: int) -> Drawing:
         return await play_drawing(proposal, players)

@@ -92,6 +92,7 @@ def random_label(votes: Votes, replies: Sequence[str]) -> str | None:
 
 
 def coder_rewards(drawings: Sequence[Drawing], cfg: MMZeroConfig) -> tuple[Reward, ...]:
+    """In the order of `drawings`."""
     weights = cfg.coder_weights
     return tuple(
         coder_reward(drawing.svg, drawing.score, weights, is_leaked=drawing.is_leaked)
@@ -112,6 +113,7 @@ def coder_drop(
 
 
 def num_rendered(drawings: Iterable[Drawing]) -> int:
+    """How many of them became a picture."""
     return sum(isinstance(drawing.picture, Picture) for drawing in drawings)
 
 

@@ -22,7 +22,7 @@ def test_there_is_a_quickstart() -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_one_named() -> None:
-    with pytest.raises(ConfigError, match=r"learner\.lrr.*did you mean 'lr'"):
+    with pytest.raises(ConfigError, match=r"learner\.lrr.*did you mean 'learner.lr'"):
         load_root(CONFIGS[0], ["learner.lrr=1"])
 
 

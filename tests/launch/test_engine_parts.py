@@ -12,7 +12,7 @@ import pytest
 from engine.rundir import RunDir
 from engine.types import Message, Rollout, SamplingParams
 from evals.heldout import HeldoutResult
-from launch import engine, measurements
+from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
 from launch.measurements import Counting, Measurements
 from roles.mm_zero.recipe import STREAMS
@@ -44,13 +44,13 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    async def play(topic: str, table: Any, recipe: Any, memory: Any) -> None:
-        seen.update(topic=topic, table=table, recipe=recipe)
+    async def play(topic: str, table: Any, cfg: Any, memory: Any) -> None:
+        seen.update(topic=topic, table=table, cfg=cfg)
         seen.setdefault("memories", []).append(memory)
         table.note("caption", "a red square")
         table.submit(make_group(game=table.game))
 
-    monkeypatch.setattr(engine, "play", play)
+    monkeypatch.setattr(recipe, "play", play)
     submitted: list[Any] = []
     noted: list[Any] = []
     watched: list[Any] = []
@@ -64,7 +64,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     assert seen["table"].renderer is renderer
     assert seen["table"].grader is grader
     assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
-    assert seen["recipe"] is config.recipe
+    assert seen["cfg"] is config.recipe
     assert noted == watched == [("caption", "a red square")] * 2
     assert [group.game for group in submitted] == [5, 6]
     first, second = seen["memories"]

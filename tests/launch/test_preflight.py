@@ -93,3 +93,9 @@ def test_a_bound_on_judges_must_leave_room_for_a_pinned_one() -> None:
     load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=10"])
     with pytest.raises(ConfigError, match=r"streams.max_judge_age: 9 .* judge .* need 10"):
         load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=9"])
+
+
+def test_a_prompt_set_that_does_not_exist_is_named_before_the_start() -> None:
+    config = load_root(CONFIGS / "quickstart.yaml", ["recipe.prompts=tinny"])
+    with pytest.raises(ConfigError, match="no prompt set 'tinny'"):
+        check_before_start(config, resume=False)

@@ -6,13 +6,17 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from engine.config import Section
 from engine.encoding import TextEncoder
+from engine.errors import ConfigError
 from engine.tasks import concurrently
 from engine.types import Group, Picture
 from evals.scenes.drawing import to_svg
@@ -37,11 +41,14 @@ TINY_WORDS = {
 NUM_QUESTIONS, NUM_ANSWERS = 4, 8
 
 
-def example() -> str:
-    """The one Python block under the heading."""
+def blocks() -> list[str]:
+    """The Python blocks under the heading: the game, and what binds it."""
     section = GUIDE.read_text().partition("\n## Write your own game\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    return code
+    return re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+
+
+def example() -> str:
+    return blocks()[0]
 
 
 def recipe(words: dict[str, str]) -> ModuleType:
@@ -196,3 +203,29 @@ def test_the_base_plays_a_real_game_and_fails_at_the_words_for_real_models() -> 
     assert len({question_of(g) for played in known for g in played.of("solver")}) > 1
     assert any(group.has_signal for played in known for group in played.of("solver"))
     assert -1.0 in foreign.of("proposer")[0].rewards
+
+
+def test_the_binding_of_the_guide_plays_one_picture_after_the_other(tmp_path: Path) -> None:
+    played: list[tuple[bytes, Table]] = []
+
+    async def play(picture: bytes, table: Table) -> None:
+        played.append((picture, table))
+
+    names = {
+        **{"Section": Section, "Path": Path, "Callable": Callable, "Awaitable": Awaitable},
+        **{"Table": Table, "ConfigError": ConfigError, "play": play, "__name__": "binding"},
+    }
+    _, binding = blocks()
+    exec(compile(binding, str(GUIDE), "exec"), names)
+    cfg = names["RecipeConfig"](pictures=tmp_path)
+    with pytest.raises(ConfigError, match=r"recipe\.pictures"):
+        names["check"](cfg)
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    names["check"](cfg)
+    begun = names["begin"](cfg)
+    for game in (1, 2, 3):
+        asyncio.run(begun(game, f"table {game}"))
+    assert played == [(b"b", "table 1"), (b"a", "table 2"), (b"b", "table 3")]
+    assert cfg.followers() == {}
+    assert set(names["STREAMS"]) == set(names["FUNNEL"])
