@@ -5,6 +5,7 @@ python launch/report.py runs/quickstart
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -108,8 +109,10 @@ def _head(run: Run) -> str:
         ]
     found = [*warnings(run.records)]
     found += [row["text"] for row in run.of_kind("event") if row.get("level") == "warning"][-12:]
+    # One of a kind, the newest: it was said anew for other numbers.
+    newest = {re.sub(r"[\d.]+", "", str(text)): str(text) for text in reversed(found)}
     notes = "".join(
-        f'<div class="warning">{escape(str(text))}</div>' for text in dict.fromkeys(found)
+        f'<div class="warning">{escape(text)}</div>' for text in reversed(newest.values())
     )
     line = escape(" · ".join(facts))
     return f'<h1>{escape(run.name)}</h1><p class="dim">{line}</p>{notes}'

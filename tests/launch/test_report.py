@@ -94,7 +94,7 @@ def run(tmp_path: Path) -> RunDir:
             log.write("step", {"policy": "solver", "step": step, "reward": 0.1 * (step % 3),
                                "metrics": metrics})  # fmt: skip
             streams = {"solver": {"reward": 0.5, "term/right": 0.5, "term/odd<": 0.0,
-                                  "kept": 0.5, "num_groups": 100}}  # fmt: skip
+                                  "kept": 0.5, "num_groups": 200}}  # fmt: skip
             signs = {"consistency": 0.9, "kept": 0.2, "real_hard": None}
             log.write("groups", {"streams": streams, "signs": signs})
             view = {"waits_for": f"solver: {step}/40 games", "generated_per_s": 10.0,
