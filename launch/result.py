@@ -75,7 +75,7 @@ def markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def variants_markdown(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One row per measure: the base, then each variant's change as mean [least, most] over its
-    runs. A measure that some run lacks is left out."""
+    runs (of one run, just that). A measure that some run lacks is left out."""
     runs = [summary["heldout"] for own in variants.values() for summary in own]
     lines = [
         "| measure | base | " + " | ".join(variants) + " |",
@@ -88,7 +88,8 @@ def variants_markdown(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> st
         for own in variants.values():
             changes = [summary["heldout"]["delta"][name] for summary in own]
             mean = sum(changes) / len(changes)
-            cells.append(f"{mean:+.3f} [{min(changes):+.3f}, {max(changes):+.3f}]")
+            spread = f" [{min(changes):+.3f}, {max(changes):+.3f}]" if len(changes) > 1 else ""
+            cells.append(f"{mean:+.3f}{spread}")
         base = sum(one["before"][name] for one in runs) / len(runs)
         lines.append(f"| `{name}` | {base:.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
