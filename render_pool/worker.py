@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 
-from render_pool import limits
+from engine import limits
 from render_pool.svg import Drawing
 
 COMMAND = struct.Struct("!cI")
@@ -32,6 +32,8 @@ REQUEST = struct.Struct("!IHH")
 """To a worker: bytes of the SVG that follows, width, height in pixels."""
 REPLY = struct.Struct("!cI")
 """From a worker: kind, bytes of the payload that follows (PNG, or the name of an error)."""
+MEMORY_BYTES = 768 << 20
+"""Address space of a worker; cairo's surfaces and Python's objects come out of it."""
 PICTURE, BLANK, MALFORMED, MEMORY = b"P", b"B", b"E", b"M"
 
 _LETTER = Drawing(
@@ -141,12 +143,21 @@ def _fork(control: socket.socket, fd: int, cpu_s: float) -> int:
     code = 1
     try:
         limits.die_with(template)
-        limits.confine(fd)
+        _close_all_but(fd)
+        limits.confine(MEMORY_BYTES)
         with contextlib.suppress(OSError):  # the pool went away
             serve_worker(socket.socket(fileno=fd), cpu_s)
         code = 0
     finally:
         os._exit(code)
+
+
+def _close_all_but(keep_fd: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.closerange(3, keep_fd)
+    os.closerange(keep_fd + 1, 4096)
 
 
 def _reap(workers: set[int], options: int) -> None:

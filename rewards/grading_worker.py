@@ -10,23 +10,20 @@ slow. It writes no files, and its standard output is the protocol's alone.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
-import resource
-import signal
 import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+from engine import limits
+
 HEADER = struct.Struct("!I")
 READY = "ready"
 OUT_OF_MEMORY = 3
 """Exit status."""
-
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 def frame(message: Any) -> bytes:
@@ -36,7 +33,7 @@ def frame(message: Any) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     parent, memory_mb, cpu_s, *names = arguments
-    _die_with(int(parent))
+    limits.die_with(int(parent))
     requests, replies = _take_streams()
     try:
         functions = [_load(name) for name in names]
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         replies.write(frame(f"{type(error).__name__}: {error}"[:500]))
         replies.flush()
         return 1
-    _confine(int(memory_mb))
+    limits.confine(int(memory_mb) << 20)
     replies.write(frame(READY))
     replies.flush()
     with contextlib.suppress(BrokenPipeError):  # the parent went away
@@ -57,7 +54,7 @@ def _serve(
 ) -> None:
     while header := requests.read(HEADER.size):
         number, *arguments = json.loads(requests.read(HEADER.unpack(header)[0]))
-        _allow_cpu(cpu_s)
+        limits.allow_cpu(cpu_s)
         try:
             result = functions[number](*arguments)
         except MemoryError:
@@ -82,36 +79,6 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
     for fd in range(3):
         os.dup2(null, fd)
     return requests, replies
-
-
-def _die_with(parent: int) -> None:
-    """Arrange for SIGKILL when the process `parent` ends (Linux only; its pipe also tells)."""
-    if sys.platform == "linux":
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(1)
-
-
-def _confine(memory_mb: int) -> None:
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        _prctl(_PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _allow_cpu(seconds: float) -> None:
-    """Let this process use `seconds` more of processor time (the limit counts from its birth)."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = usage.ru_utime + usage.ru_stime
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, hard))
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

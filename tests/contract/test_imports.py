@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "roles", "rewards", "render_pool", "evals", "launch")
-WORDS = {"engine.types", "engine.errors", "engine.tasks"}
+WORDS = {"engine.types", "engine.errors", "engine.tasks", "engine.limits"}
 """The part of `engine` that every package may know."""
 
 ALLOWED = {
@@ -26,6 +26,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "engine":
+            names |= {f"engine.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
     return names

@@ -1,13 +1,11 @@
-"""What a worker process may use: descriptors, memory, processor time, and its parent's life."""
+"""What a worker process may use that meets hostile text: memory, files, processor time, and its
+parent's life. For the workers of the render pool and of the grader."""
 
 import ctypes
 import os
 import resource
 import signal
 import sys
-
-MEMORY_BYTES = 768 << 20
-"""Address space; cairo's surfaces and Python's objects come out of it."""
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -20,15 +18,10 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def confine(keep_fd: int) -> None:
-    """Close every descriptor but `keep_fd`; bound memory, files and descriptors."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    os.closerange(3, keep_fd)
-    os.closerange(keep_fd + 1, 4096)
+def confine(memory_bytes: int) -> None:
+    """Bound address space and descriptors; no files written, no core dumps, no new privileges."""
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
