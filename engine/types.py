@@ -164,3 +164,5 @@ class Picture:
     png: bytes
     width: int
     height: int
+    boxes: str = ""
+    """Characters that no font has, and that were drawn as boxes."""

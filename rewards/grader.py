@@ -19,6 +19,7 @@ and many of them are looked at in slices.
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -37,6 +38,8 @@ from rewards.grading import decided
 from rewards.symbolic import MAX_FORM
 
 __all__ = ["Grader", "GraderConfig"]
+
+log = logging.getLogger(__name__)
 
 MAX_PAIR_CHARS = 20_000
 """A longer text is not compared but for identity; a reply of 4096 tokens is shorter."""
@@ -83,6 +86,7 @@ class Grader:
         self._tasks: dict[Request, asyncio.Task[Result]] = {}
         self._count: Counter[str] = Counter()
         self._busy_s = 0.0
+        self._confined_by = ""
         self._is_open = False
 
     async def __aenter__(self) -> "Grader":
@@ -222,6 +226,9 @@ class Grader:
                 await self._give_back(worker, is_idle=False)
                 raise
             if not error and worker.is_alive:
+                if worker.confined_by != self._confined_by:
+                    self._confined_by = worker.confined_by
+                    log.info("grader: its workers are confined by %s", self._confined_by)
                 return worker
             await self._give_back(worker, is_idle=False)
         raise EngineError(f"grader: its worker does not start: {error or 'it ended'}")
@@ -253,6 +260,8 @@ class _Worker:
         self._process = process
         self._replies = replies
         self._requests = requests
+        self.confined_by = ""
+        """By what, once it is ready: the layers of `engine.sandbox` that are in force."""
         self._loading = asyncio.create_task(self._load())
 
     @classmethod
@@ -266,6 +275,7 @@ class _Worker:
                 process = subprocess.Popen(  # noqa: ASYNC220  it returns in milliseconds
                     [
                         sys.executable,
+                        "-P",  # the directory it is started in holds nothing to import
                         "-m",
                         protocol.__name__,
                         str(os.getpid()),
@@ -308,16 +318,13 @@ class _Worker:
     async def _load(self) -> str:
         try:
             async with asyncio.timeout(START_S):
-                said = await self._reply()
-                if said != protocol.READY:
-                    return str(said)[:200]
-                for request in _WARM_UP:
-                    await self.ask(request)
+                self._requests.write(protocol.frame(_WARM_UP))
+                error, self.confined_by = await self._reply()
+                return str(error)[:200]
         except TimeoutError:
             return f"not ready after {START_S:g} s"
         except (OSError, EOFError, ValueError) as error:
             return f"it ended: {error}"[:200]
-        return ""
 
     async def _reply(self) -> Any:
         (length,) = protocol.HEADER.unpack(await self._replies.readexactly(protocol.HEADER.size))

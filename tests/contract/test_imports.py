@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "roles", "rewards", "render_pool", "evals", "launch")
-WORDS = {"engine.types", "engine.errors", "engine.tasks", "engine.limits"}
+WORDS = {"engine.types", "engine.errors", "engine.tasks", "engine.limits", "engine.sandbox"}
 """The part of `engine` that every package may know."""
 
 ALLOWED = {

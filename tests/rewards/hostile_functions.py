@@ -4,7 +4,10 @@ They load no library, so that a worker starts in a tenth of a second.
 """
 
 import os
+import socket
 import sys
+
+UNWRITTEN = "/tmp/never-written"
 
 
 def form(answer: str) -> str:
@@ -39,8 +42,21 @@ def form(answer: str) -> str:
         case "environment":
             return ",".join(sorted(os.environ))
         case "file":
-            with open("/tmp/never-written", "w") as file:
+            with open(UNWRITTEN, "w") as file:
                 file.write("x")
+        case "passwd":
+            open("/etc/passwd").close()
+        case "connect":  # its first word is the port
+            socket.create_connection(("127.0.0.1", int(answer.split()[0]))).close()
+        case "exec":
+            os.execv("/bin/sh", ["sh", "-c", "exit 0"])
+        case "fork":
+            if os.fork() == 0:
+                os._exit(0)
+        case "late":
+            import colorsys
+
+            return str(colorsys.rgb_to_hsv(0, 0, 1)[2])
     return answer.upper()
 
 

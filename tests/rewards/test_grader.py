@@ -1,22 +1,29 @@
 """The real grader: real processes, hostile answers, and a loop that nothing blocks."""
 
 import asyncio
+import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from engine.errors import EngineError
 from rewards import grader as module
+from rewards import grading_worker
 from rewards.config import GraderConfig
 from rewards.grader import MAX_PAIR_CHARS, Grader
 from rewards.grading import canonical, tally
+from tests.rewards.hostile_functions import UNWRITTEN
 
 WAIT_S = 30.0
 PERIOD_S = 0.002
@@ -211,6 +218,53 @@ def test_what_fails_in_python_costs_no_worker(command: str) -> None:
             assert await pid_of(grader, "again") == pid
 
     asyncio.run(scenario())
+
+
+def test_a_worker_reaches_nothing_but_its_libraries(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, module.__name__)
+    unwritten = Path(UNWRITTEN)
+    unwritten.unlink(missing_ok=True)
+
+    async def scenario() -> None:
+        async with hostile_grader() as grader:
+            pid = await pid_of(grader)
+            if "seccomp+landlock" not in caplog.text:
+                pytest.skip(f"the kernel lacks the means: {caplog.text}")
+            for command in (f"{port} connect", "x passwd", "x file", "x exec", "x fork"):
+                assert await grader.forms([command]) == {command: ""}, command
+            assert await grader.forms(["x late"]) == {"x late": "1"}
+            assert await pid_of(grader, "again") == pid
+            assert grader.stats()["kills"] == 0
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        asyncio.run(scenario())
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert not unwritten.exists()
+
+
+def test_what_confines_the_workers_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, module.__name__)
+
+    async def scenario() -> None:
+        async with hostile_grader(workers=2) as grader:
+            await grader.forms(["x+1", "1+x", "x hog", "2+x"])
+
+    asyncio.run(scenario())
+    (line,) = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+    assert re.fullmatch(r"grader: its workers are confined by [\w+ ]+", line)
+
+
+def test_root_stays_root_where_nobody_could_not_import() -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # for its owner only
+    try:
+        assert not grading_worker._are_public([os.__file__, str(folder / "loaded.py")])
+        folder.chmod(0o755)
+        assert grading_worker._are_public([str(folder / "loaded.py")])
+    finally:
+        folder.rmdir()
 
 
 def test_the_worker_gets_no_secrets_and_its_output_is_the_protocols(
