@@ -146,7 +146,7 @@ def bind(
             note(key, value)
             watcher.on_note(key, value)
 
-        table = Table(game, samplers, renderer, grader, submit, observe)
+        table = Table(game, samplers, renderer.of(game), grader, submit, observe)
         await play_at(game, table)
 
     return play_game

@@ -1,36 +1,40 @@
 """The pool's side of its processes: start the template, have workers forked, talk to one, kill it.
 
 Who waits for whom: a worker's end is seen as the end of its socket; the template's likewise. The
-protocol is in `render_pool.worker`. Frames from a worker are untrusted (it parsed hostile input).
+frames are in `render_pool.protocol`; those of a worker are untrusted (it parsed hostile input).
 """
 
 import asyncio
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError, EngineError
-from render_pool import worker as protocol
-from render_pool.svg import Drawing
+from render_pool import fonts
+from render_pool import protocol as wire
 
 START_S = 120.0
 """Wall seconds for Python and cairo to load: ten times what a busy two-core machine took."""
 FORK_S = 30.0
-INSTALL = "apt-get install -y libcairo2 fonts-dejavu-core"
+INSTALL = "apt-get install -y libcairo2 libfontconfig1"
+INSTALL_RESVG = "pip install 'streamzero[resvg]'"
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_PNG = struct.Struct("!8s4s4sII")
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_PNG_HEAD = struct.Struct("!8s4s4sII")
 
 
-def check_system() -> None:
-    """Raise ConfigError, with the command that mends it, where libcairo or fonts are missing."""
+def check_system(backend: str = "cairosvg") -> None:
+    """Raise ConfigError, with the command that mends it, where a library is missing."""
     done = subprocess.run(
-        [sys.executable, "-m", "render_pool.worker", "--check"],
+        [sys.executable, "-m", "render_pool.template", "--check", backend],
         env=_environment(),
+        cwd=fonts.FOLDER,
         capture_output=True,
         text=True,
         timeout=START_S,
@@ -39,32 +43,39 @@ def check_system() -> None:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(f"render pool: its worker does not start: {last[:200]}")
-    if done.stdout.strip() != protocol.READY.decode():
-        raise _missing(done.stdout.strip())
+    if done.stdout.strip() != wire.READY.decode():
+        raise _missing(done.stdout.strip(), backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A worker's answer to one request."""
+
+    kind: bytes
+    """PNG, RGB or INVALID."""
+    width: int
+    height: int
+    note: str
+    payload: bytes
+    cpu_s: float
+    """Processor seconds that the request took."""
+    peak_mb: float
+    """Resident memory of the worker, at its highest."""
 
 
 class Worker:
     """One forked process that draws one picture at a time."""
 
-    def __init__(
-        self,
-        pid: int,
-        sock: socket.socket,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, pid: int, sandbox: str, sock: socket.socket) -> None:
         self.pid = pid
+        self.sandbox = sandbox
+        """What it gave up."""
         self.num_drawn = 0
         self._socket = sock
-        self._reader = reader
-        self._writer = writer
 
     @property
     def is_idle(self) -> bool:
         """True where the worker lives and owes no answer."""
-        if self._reader.at_eof() or self._writer.is_closing():
-            return False
-        # The event loop may not yet have seen the end of a worker that died a moment ago.
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -73,26 +84,49 @@ class Worker:
             return False
         return False
 
-    async def draw(self, drawing: Drawing) -> tuple[bytes, bytes]:
-        """(kind, payload) of the answer, checked. Raises EOFError or OSError where the worker
-        ended, ValueError where it answered nonsense."""
-        width, height = drawing.padded
+    async def draw(self, svg: bytes, kind: bytes, side: int) -> Answer:
+        """The answer, checked. Raises EOFError or OSError where the worker ended, ValueError
+        where it answered nonsense. After either, or a cancellation, the worker is of no use."""
         self.num_drawn += 1
-        self._writer.write(
-            protocol.REQUEST.pack(len(drawing.svg), drawing.width, drawing.height) + drawing.svg
-        )
-        header = await self._reader.readexactly(protocol.REPLY.size)
-        kind, length = protocol.REPLY.unpack(header)
-        if length > width * height * 4 + 65536:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, wire.REQUEST.pack(kind, len(svg)) + svg)
+        header = wire.REPLY.unpack(await self._receive(wire.REPLY.size))
+        answered, width, height, cpu_us, peak_kb, note_length, length = header
+        if answered not in (kind, wire.INVALID) or max(width, height) > side:
+            raise ValueError(f"a frame of kind {answered!r}, {width} x {height}")
+        if note_length > wire.NOTE_BYTES or length > width * height * 4 + 65536:
             raise ValueError(f"{length} bytes for {width} x {height} pixels")
-        payload = await self._reader.readexactly(length)
-        if kind == protocol.PICTURE and not _is_png(payload, width, height):
-            raise ValueError("not the picture that was asked for")
-        return kind, payload
+        note = (await self._receive(note_length)).decode(errors="replace")
+        payload = await self._receive(length)
+        if answered == wire.PNG and not _is_png(payload, width, height):
+            raise ValueError("not a PNG of its size")
+        if answered == wire.RGB and length != width * height * 3:
+            raise ValueError(f"{length} bytes for {width} x {height} pixels")
+        return Answer(answered, width, height, note, payload, cpu_us / 1e6, peak_kb / 1024)
+
+    def used_cpu_s(self) -> float:
+        """Processor seconds of its life; 0 where it is gone, or the system doesn't tell."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return 0.0
+        ticks = stat.rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """The worker ends by itself when it next reads; a busy one has to be killed."""
-        self._writer.close()
+        self._socket.close()
+
+    async def _receive(self, size: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        received = bytearray(size)
+        view = memoryview(received)
+        while view:
+            count = await loop.sock_recv_into(self._socket, view)
+            if count == 0:
+                raise EOFError
+            view = view[count:]
+        return bytes(received)
 
 
 class Template:
@@ -101,55 +135,70 @@ class Template:
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self._process = process
         self._control = control
+        self._asking = asyncio.Lock()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @classmethod
-    async def start(cls, cpu_s: float) -> "Template":
-        """Start it and wait until cairo is loaded. Raises ConfigError where the system lacks it."""
+    async def start(cls, settings: wire.Settings) -> "Template":
+        """Start it and wait until it is warm. Raises ConfigError where the system lacks it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            template = cls(_spawn(theirs.fileno(), cpu_s), ours)
+            template = cls(_spawn(theirs.fileno(), settings), ours)
         ours.setblocking(False)
         try:
             said = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 4096), START_S)
         except BaseException:
             template.close(kill=True)
             raise
-        if said != protocol.READY:
+        if said != wire.READY:
             template.close(kill=True)
             if said:
-                raise _missing(said.decode(errors="replace"))
+                raise _missing(said.decode(errors="replace"), settings.backend)
             raise EngineError("render pool: the template process ended while it started")
         return template
 
     async def fork(self) -> Worker:
         """A new worker. Raises OSError, EOFError or TimeoutError where the template is gone."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                command = protocol.COMMAND.pack(protocol.FORK, 0)
-                socket.send_fds(self._control, [command], [theirs.fileno()])
-            except OSError:
-                ours.close()
-                raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        ours.setblocking(False)
+        worker = Worker(0, "", ours)
         try:
-            hello = await asyncio.wait_for(reader.readexactly(protocol.HELLO.size), FORK_S)
+            with theirs:
+                command = wire.COMMAND.pack(wire.FORK, 0)
+                socket.send_fds(self._control, [command], [theirs.fileno()])
+            hello = await asyncio.wait_for(worker._receive(wire.HELLO.size), FORK_S)
         except BaseException:
-            writer.close()
+            ours.close()
             raise
-        return Worker(protocol.HELLO.unpack(hello)[0], ours, reader, writer)
+        worker.pid, sandbox = wire.HELLO.unpack(hello)
+        worker.sandbox = sandbox.rstrip(b"\0").decode(errors="replace")
+        return worker
 
     def kill(self, worker: Worker) -> None:
         """SIGKILL from outside: nothing that the worker does can delay it."""
         worker.close()
         try:
-            self._control.send(protocol.COMMAND.pack(protocol.KILL, worker.pid))
+            self._control.send(wire.COMMAND.pack(wire.KILL, worker.pid))
         except OSError:
             self.close(kill=True)  # its workers die with it
+
+    async def ended(self, worker: Worker) -> int | None:
+        """How a worker ended that closed its socket: its exit status, or minus its signal; None
+        where the template is gone too."""
+        worker.close()
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            try:
+                await loop.sock_sendall(self._control, wire.COMMAND.pack(wire.ASK, worker.pid))
+                told = await asyncio.wait_for(
+                    loop.sock_recv(self._control, wire.ENDED.size), FORK_S
+                )
+            except OSError:
+                return None
+        return wire.ENDED.unpack(told)[0] if len(told) == wire.ENDED.size else None
 
     def close(self, *, kill: bool = False) -> None:
         """End the template and all of its workers; waits until they are gone (milliseconds)."""
@@ -163,35 +212,47 @@ class Template:
             self._process.wait()
 
 
-def _spawn(fd: int, cpu_s: float) -> subprocess.Popen[bytes]:
+def describe(status: int | None) -> str:
+    """A worker's end in words."""
+    if status is None:
+        return "with the process that forked it"
+    if status >= 0:
+        return f"exit {status}"
+    try:
+        return f"signal {-status}, {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _spawn(fd: int, settings: wire.Settings) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "render_pool.template"]
     return subprocess.Popen(
-        [sys.executable, "-m", "render_pool.worker", str(fd), str(os.getpid()), str(cpu_s)],
+        [*command, str(fd), str(os.getpid()), settings.dump()],
         pass_fds=[fd],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=_environment(),
+        cwd=fonts.FOLDER,
         start_new_session=True,
     )
 
 
 def _environment() -> dict[str, str]:
-    """What a worker needs to find Python's modules and its fonts, and no secrets."""
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if key in _PASSED_ON or key.startswith(("FONTCONFIG_", "XDG_CACHE_"))
-    }
+    """What a template needs to find Python's modules and its fonts, and no secrets."""
+    kept = {key: value for key, value in os.environ.items() if key in _PASSED_ON}
     path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return kept | {"PYTHONPATH": os.pathsep.join(path)}
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # no threads before a fork
+    return kept | fonts.environment() | single | {"PYTHONPATH": os.pathsep.join(path)}
 
 
-def _missing(what: str) -> ConfigError:
-    return ConfigError(f"render pool: {what}; install it with: {INSTALL}")
+def _missing(what: str, backend: str) -> ConfigError:
+    command = INSTALL_RESVG if what.startswith("resvg") else INSTALL
+    return ConfigError(f"render pool: {what}; install it with: {command}")
 
 
 def _is_png(payload: bytes, width: int, height: int) -> bool:
-    if len(payload) < _PNG.size:
+    if len(payload) < _PNG_HEAD.size:
         return False
-    signature, _, kind, *size = _PNG.unpack_from(payload)
+    signature, _, kind, *size = _PNG_HEAD.unpack_from(payload)
     return signature == b"\x89PNG\r\n\x1a\n" and kind == b"IHDR" and size == [width, height]

@@ -1,27 +1,26 @@
-"""One SVG document to one PNG, in this process. Imports cairo: only workers import this module."""
+"""Drawings to pixels by cairosvg, in this process: only workers import this module."""
 
-import io
-
+import numpy as np
 from cairosvg.parser import Tree
 from cairosvg.surface import PNGSurface
-from PIL import Image
 
+from render_pool.embedded import embedded_png
 from render_pool.svg import Drawing
 
 
 class _Raster(PNGSurface):
-    """Keeps its pixels: cairo's own PNG encoder costs twice what Pillow's does."""
+    """Keeps its pixels: cairo's own PNG encoder takes longer than all of the drawing."""
 
     def finish(self) -> None:
         self.cairo.flush()
 
 
-def rasterise(drawing: Drawing) -> bytes | None:
-    """PNG (opaque RGB on white, `drawing.padded` pixels), or None where nothing can be seen.
+def rasterise(drawing: Drawing) -> np.ndarray:
+    """Pixels on white: uint8 [height, width, 4], blue, green, red, and 255.
 
     Raises whatever cairosvg raises on a document that it can't draw, which is any Exception.
     """
-    tree = Tree(bytestring=drawing.svg, url_fetcher=_nothing)
+    tree = Tree(bytestring=drawing.svg, url_fetcher=_resource)
     surface = _Raster(
         tree,
         None,
@@ -32,20 +31,11 @@ def rasterise(drawing: Drawing) -> bytes | None:
     )
     surface.finish()
     # cairo's buffer does not keep its surface alive: copy it while the surface is in scope.
-    pixels = bytes(surface.cairo.get_data())
-    size = (drawing.width, drawing.height)
-    picture = Image.frombuffer("RGB", size, pixels, "raw", "BGRX", surface.cairo.get_stride(), 1)
-    if len(picture.getcolors(2) or (0, 0)) == 1:
-        return None
-    if drawing.padded != size:
-        page = Image.new("RGB", drawing.padded, "white")
-        page.paste(picture, (0, 0))
-        picture = page
-    png = io.BytesIO()
-    picture.save(png, "PNG", compress_level=1)
-    return png.getvalue()
+    pixels = np.frombuffer(bytes(surface.cairo.get_data()), np.uint8)
+    return pixels.reshape(drawing.height, surface.cairo.get_stride() // 4, 4)
 
 
-def _nothing(url: str, resource_type: str) -> bytes:
-    """Stands for every resource that a document asks for; nothing is ever opened."""
-    return b'<svg width="1" height="1"></svg>'
+def _resource(url: str, resource_type: str) -> bytes:
+    """The PNG that a document brings along, or nothing at all; no address is ever opened."""
+    png = embedded_png(url) if resource_type == "image/*" else None
+    return png or b'<svg width="1" height="1"></svg>'

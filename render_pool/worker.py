@@ -1,155 +1,115 @@
-"""The processes of the render pool: one template that imports cairo once, and forks the workers.
+"""A worker of the render pool: one process that draws one SVG source at a time.
 
-`python -m render_pool.worker FD PARENT_PID CPU_S` is the template. It reads commands from the
-socket FD: `fork` (with the worker's end of a socket attached) and `kill`. Only the template reaps
-workers, so a process id that it knows can't have passed to a stranger. When its parent ends it
-kills them all and ends. It is started in a session of its own, far from torch and its threads.
-
-`python -m render_pool.worker --check` draws one letter and says what the system lacks.
-
-A worker answers one request at a time, in frames with a length in front: see the structs below.
+It is forked from a warm template, gives up everything but its socket before it reads its first
+request, and ends when the socket does. What a source does to it is its own affair: the kernel ends
+it when it used up its processor time, and the pool kills it when it misses the deadline.
 """
 
-import contextlib
-import gc
+import ctypes
 import os
-import signal
+import resource
 import socket
-import struct
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from engine import limits
-from render_pool.svg import Drawing
+import numpy as np
 
-COMMAND = struct.Struct("!cI")
-"""To the template: FORK, 0 (and one descriptor) | KILL, process id."""
-FORK, KILL = b"F", b"K"
-READY = b"ready"
-"""From the template, once cairo is loaded; anything else is what went wrong."""
-HELLO = struct.Struct("!I")
-"""From a worker, first: its process id."""
-REQUEST = struct.Struct("!IHH")
-"""To a worker: bytes of the SVG that follows, width, height in pixels."""
-REPLY = struct.Struct("!cI")
-"""From a worker: kind, bytes of the payload that follows (PNG, or the name of an error)."""
-MEMORY_BYTES = 768 << 20
-"""Address space of a worker; cairo's surfaces and Python's objects come out of it."""
-PICTURE, BLANK, MALFORMED, MEMORY = b"P", b"B", b"E", b"M"
+from engine import limits, sandbox
+from engine.types import Invalid
+from render_pool import fonts
+from render_pool.picture import encode_png, nothing_to_see, page
+from render_pool.protocol import HELLO, INVALID, NOTE_BYTES, PNG, REPLY, REQUEST, Settings
+from render_pool.reasons import invalid
+from render_pool.svg import Drawing, Page, prepare
 
-_LETTER = Drawing(
-    b'<svg viewBox="0 0 32 32"><text x="4" y="26" font-family="sans-serif" font-size="28">R</text>'
-    b"</svg>",
-    32,
-    32,
-)
+Rasterise = Callable[[Drawing], np.ndarray]
 
 
-def serve_worker(sock: socket.socket, cpu_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What a template has loaded, and its workers draw with."""
+
+    settings: Settings
+    rasterise: Rasterise
+    coverage: fonts.Coverage
+    held: list[Any]
+    reads: tuple[Path, ...] = ()
+    """Folders that the backend can't do without."""
+
+
+class Draws:
+    """A worker's side of the requests."""
+
+    def __init__(self, warm: Warm) -> None:
+        settings = warm.settings
+        self._page = Page(settings.side, settings.grid, settings.fit)  # type: ignore[arg-type]
+        self._warm = warm
+        self.is_spent = False
+        """Whether this process has been through something after which it should not go on."""
+
+    def draw(self, svg: bytes, kind: bytes) -> tuple[bytes, int, int, str, bytes]:
+        """(kind, width, height, note, payload) of the answer."""
+        try:
+            result = self._picture(svg, kind)
+        except MemoryError:
+            self.is_spent = True
+            result = invalid("memory")
+        except RecursionError:
+            self.is_spent = True
+            result = invalid("malformed", "endless recursion")
+        except Exception as error:  # noqa: BLE001  a renderer raises anything on hostile input
+            if "NO_MEMORY" in str(error):
+                self.is_spent = True
+                result = invalid("memory")
+            else:
+                result = invalid("malformed", f"{type(error).__name__}: {error}"[:80])
+        if isinstance(result, Invalid):
+            return INVALID, 0, 0, f"{result.reason}:{result.detail}", b""
+        return kind, *result
+
+    def _picture(self, svg: bytes, kind: bytes) -> tuple[int, int, str, bytes] | Invalid:
+        drawing = prepare(svg, self._page)
+        if isinstance(drawing, Invalid):
+            return drawing
+        pixels = self._warm.rasterise(drawing)
+        if unseen := nothing_to_see(pixels):
+            return unseen
+        picture = page(pixels, drawing.page_width, drawing.page_height)
+        payload = encode_png(picture) if kind == PNG else picture.tobytes()
+        return *picture.size, self._warm.coverage.missing(svg, drawing.letters)[:80], payload
+
+
+def serve_worker(sock: socket.socket, warm: Warm, confined: str) -> None:
     """Answer requests until the other end closes."""
-    sock.sendall(HELLO.pack(os.getpid()))
-    while header := _receive(sock, REQUEST.size):
-        length, width, height = REQUEST.unpack(header)
-        drawing = Drawing(_receive(sock, length), width, height)
-        limits.allow_cpu(cpu_s)
-        kind, payload = _draw(drawing)
-        sock.sendall(REPLY.pack(kind, len(payload)) + payload)
+    sock.sendall(HELLO.pack(os.getpid(), confined.encode()[:60]))
+    draws = Draws(warm)
+    while not draws.is_spent and (header := _receive(sock, REQUEST.size)):
+        kind, length = REQUEST.unpack(header)
+        svg = _receive(sock, length)
+        began = _cpu_s()
+        limits.cpu_timer(warm.settings.cpu_s)
+        kind, width, height, note, payload = draws.draw(svg, kind)
+        limits.cpu_timer(0)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        spent_us = int((usage.ru_utime + usage.ru_stime - began) * 1e6)
+        told = note.encode(errors="replace")[:NOTE_BYTES]
+        reply = REPLY.pack(
+            kind, width, height, max(0, spent_us), usage.ru_maxrss, len(told), len(payload)
+        )
+        sock.sendall(reply + told + payload)
 
 
-def serve_template(control: socket.socket, cpu_s: float) -> None:
-    """Fork and kill workers as told, until the other end closes."""
-    workers: set[int] = set()
-    while True:
-        command, fds, _, _ = socket.recv_fds(control, COMMAND.size, 1)
-        if len(command) != COMMAND.size:
-            break
-        kind, pid = COMMAND.unpack(command)
-        if kind == FORK:
-            workers.add(_fork(control, fds[0], cpu_s))
-        elif pid in workers:
-            os.kill(pid, signal.SIGKILL)
-        _reap(workers, os.WNOHANG)
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-    _reap(workers, 0)
-
-
-def main(arguments: list[str]) -> int:
-    if arguments == ["--check"]:
-        print(_load() or READY.decode())
-        return 0
-    fd, parent, cpu_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
-    limits.die_with(parent)
-    control = socket.socket(fileno=fd)
-    missing = _load()
-    control.sendall(missing.encode() if missing else READY)
-    if missing:
-        return 1
-    gc.freeze()  # the collector of a worker then leaves the shared pages alone
-    serve_template(control, cpu_s)
-    return 0
-
-
-def _load() -> str:
-    """Import cairo and draw a letter, which also fills the font cache. Returns what is missing."""
-    try:
-        from render_pool.rasterise import rasterise
-    except OSError as error:  # cairocffi finds no libcairo
-        return f"libcairo: {str(error).splitlines()[0][:200]}"
-    if num_fonts() == 0 or rasterise(_LETTER) is None:
-        return "no font is installed"
-    return ""
-
-
-def num_fonts() -> int | None:
-    """Fonts that fontconfig knows; None where there is no fontconfig to ask.
-
-    Without any font cairo still draws boxes for letters, so a drawing alone does not tell.
-    """
-    import ctypes
-
-    class FontSet(ctypes.Structure):
-        _fields_ = (("num_fonts", ctypes.c_int),)
-
-    try:
-        fontconfig = ctypes.CDLL("libfontconfig.so.1")
-    except OSError:
-        return None
-    fontconfig.FcInitLoadConfigAndFonts.restype = ctypes.c_void_p
-    fontconfig.FcConfigGetFonts.restype = ctypes.POINTER(FontSet)
-    fontconfig.FcConfigGetFonts.argtypes = (ctypes.c_void_p, ctypes.c_int)
-    fonts = fontconfig.FcConfigGetFonts(fontconfig.FcInitLoadConfigAndFonts(), 0)
-    return fonts.contents.num_fonts if fonts else 0
-
-
-def _draw(drawing: Drawing) -> tuple[bytes, bytes]:
-    from render_pool.rasterise import rasterise
-
-    try:
-        png = rasterise(drawing)
-    except MemoryError:
-        return MEMORY, b""
-    except Exception as error:  # noqa: BLE001  cairosvg raises anything on hostile input
-        return MALFORMED, type(error).__name__.encode()
-    return (BLANK, b"") if png is None else (PICTURE, png)
-
-
-def _fork(control: socket.socket, fd: int, cpu_s: float) -> int:
-    """Fork a worker that serves the socket `fd`; returns its process id, in the template."""
-    template = os.getpid()
-    pid = os.fork()
-    if pid:
-        os.close(fd)
-        return pid
-    code = 1
-    try:
-        limits.die_with(template)
-        _close_all_but(fd)
-        limits.confine(MEMORY_BYTES)
-        with contextlib.suppress(OSError):  # the pool went away
-            serve_worker(socket.socket(fileno=fd), cpu_s)
-        code = 0
-    finally:
-        os._exit(code)
+def confine(fd: int, template: int, warm: Warm) -> str:
+    """Give up descriptors, environment, user, memory, files and network; what of it took hold."""
+    os.environ.clear()
+    ctypes.CDLL(None).clearenv()
+    _close_all_but(fd)
+    limits.become_nobody()
+    limits.die_with(template)  # the change of user undid it
+    limits.confine(warm.settings.memory_mb << 20)
+    return str(sandbox.enter(warm.reads, audit=warm.settings.is_audited))
 
 
 def _close_all_but(keep_fd: int) -> None:
@@ -160,22 +120,17 @@ def _close_all_but(keep_fd: int) -> None:
     os.closerange(keep_fd + 1, 4096)
 
 
-def _reap(workers: set[int], options: int) -> None:
-    for pid in list(workers):
-        if os.waitpid(pid, options)[0]:
-            workers.discard(pid)
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _receive(sock: socket.socket, size: int) -> bytes:
     """Exactly `size` bytes, or b"" where the other end closed."""
-    received = b""
+    received = bytearray()
     while len(received) < size:
         part = sock.recv(size - len(received))
         if not part:
             return b""
         received += part
-    return received
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return bytes(received)

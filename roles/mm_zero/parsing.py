@@ -9,6 +9,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from engine.types import Invalid
+from render_pool.extract import find_svg
 from rewards.grading import boxed, normalise
 from roles.mm_zero.content import content_type
 
@@ -30,7 +31,6 @@ _LOOSE_MARK = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """A tag, or the start of a line such as "**caption**:"."""
-_SVG_TAG = re.compile(r"<!--|<(?P<closing>/?)svg\b[^<>]*?(?P<own>/?)>", re.IGNORECASE)
 _THINK = re.compile(r"\s*<think>")
 
 
@@ -109,36 +109,12 @@ def _checked(fields: dict[str, str], may_lack: tuple[str, ...] = ()) -> Proposal
 
 
 def extract_svg(text: str) -> str | None:
-    """The first complete `<svg ...>...</svg>`, nested ones included, fenced ones before others.
+    """The first complete `<svg ...>...</svg>` behind the thoughts, fenced ones before others.
 
-    None where there is none, as in a reply that was cut off. Comments and tags that close
-    themselves are seen as such. Whether it is well-formed is for the renderer to say.
+    None where there is none, as in a reply that was cut off. Whether it is well-formed is for the
+    renderer to say.
     """
-    reply = text.rpartition("</think>")[2]
-    fenced = reply.split("```")[1::2]
-    return next(filter(None, map(_complete_svg, (*fenced, reply))), None)
-
-
-def _complete_svg(text: str) -> str | None:
-    depth = start = end_of_comment = 0
-    for tag in _SVG_TAG.finditer(text):
-        if tag.start() < end_of_comment:
-            continue
-        if tag[0] == "<!--":
-            end_of_comment = text.find("-->", tag.end())
-            if end_of_comment < 0:
-                return None
-            continue
-        if not tag["closing"]:
-            start = start if depth else tag.start()
-            depth += not tag["own"]
-        elif depth:
-            depth -= 1
-        else:
-            continue  # closes nothing
-        if depth == 0:
-            return text[start : tag.end()]
-    return None
+    return find_svg(text.rpartition("</think>")[2])
 
 
 def parse_answer(text: str) -> str | None:

@@ -101,7 +101,7 @@ async def play_drawing(proposal: Proposal, players: Players) -> Drawing:
     table, cfg = players.table, players.cfg
     rollout = await players.draw(proposal)
     svg = RULES[cfg.rules].extract_svg(rollout.text)
-    picture = await table.renderer.render(svg) if svg else Invalid("no_svg")
+    picture = await table.renderer.render(svg) if svg else Invalid("not_svg")
     if svg is None or isinstance(picture, Invalid):
         return Drawing(rollout, svg, picture)
     judges, own = await players.judge_and_solve(proposal, picture.png)

@@ -243,7 +243,7 @@ def test_signs_of_a_played_game() -> None:
     hard = {"majority": item.hard.answer, "share": 0.75, "replies": ["<think>red</think>", "hm"]}
     good = {"svg": to_svg(item.scene), "picture": "picture/0/0", "hard": hard, "drop": None}
     wrong = good | {"svg": to_svg(other.scene), "drop": "too_easy"}
-    failed = {"svg": None, "invalid": "no_svg"}
+    failed = {"svg": None, "invalid": "not_svg"}
     signs = game_signs(
         [{"proposal": fields, "drawings": [good, wrong, failed]}, {"invalid": "missing_tag"}]
     )

@@ -210,7 +210,7 @@ def test_labels_are_checked_against_the_pictures_as_drawn(run: RunDir) -> None:
         drawing = {"svg": to_svg(scene), "picture": "picture/0/0", "drop": None, "hard": hard}
         proposal = {"caption": language.caption(scene), "easy_question": "?", "easy_answer": "1",
                     "hard_question": question}  # fmt: skip
-        row = {"proposal": proposal, "drawings": [drawing, {"invalid": "no_svg", "svg": None}]}
+        row = {"proposal": proposal, "drawings": [drawing, {"invalid": "not_svg", "svg": None}]}
         notes = {"proposals": [row, {"invalid": "no_caption", "text": ""}]}
         buffer.end_game(buffer.start_game("mm_zero"), notes=notes)
     buffer.close()
@@ -237,7 +237,7 @@ def test_the_funnel_names_each_stage_and_what_was_lost(tmp_path: Path) -> None:
     buffer.submit(make_group(game, extra={"usable": 1}))
     buffer.submit(make_group(game, extra={"usable": 2, "drop": "<too easy>"}))
     buffer.submit(make_group(game, stream="proposer", rewards=(0.0, 1.0, 2.0, 3.0)))
-    drawings = [{"svg": ""}, {"invalid": "no_svg"}, {"invalid": "no_svg: really"}]
+    drawings = [{"svg": ""}, {"invalid": "not_svg"}, {"invalid": "not_svg: really"}]
     proposal = {"content_type": "map", "caption": "x"}
     notes = {"proposals": [{"invalid": "broken_tag: caption"}, {"invalid": "missing_tag"},
                            {"proposal": proposal, "terms": {}, "drawings": drawings}]}  # fmt: skip

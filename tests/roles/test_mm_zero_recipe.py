@@ -311,7 +311,7 @@ def test_notes_tell_the_whole_game() -> None:
     assert bad["invalid"].startswith("missing_tag")
     assert bad["reward"] == -1.0
     drawn, failed = good["drawings"]
-    assert failed["invalid"] == "no_svg"
+    assert failed["invalid"] == "not_svg"
     assert failed["svg"] is None
     assert fake.notes[drawn["picture"]] == b"<svg>1</svg>"
     assert drawn["solvability"] == 1.0

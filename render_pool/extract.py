@@ -1,0 +1,81 @@
+"""From what a model wrote to the SVG source in it: decoding, fences, and where the element ends.
+
+Runs in the caller's process, so all of it is linear in the text, and no library sees the source.
+"""
+
+import re
+
+from engine.types import Invalid
+from render_pool.reasons import invalid
+
+MAX_TEXT = 1 << 21
+"""Characters (or bytes) of a text that are looked at; an SVG is much shorter."""
+
+_MARK = re.compile(
+    r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]+:)?svg(?=[\s/>])[^<>]*?(?P<own>/?)>",
+    re.IGNORECASE,
+)
+_ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
+_HINT = re.compile(r"<(?:[\w.-]{1,64}:)?svg(?=[\s/>])", re.IGNORECASE)
+
+
+def source(text: str | bytes, max_bytes: int) -> bytes | Invalid:
+    """The first complete `<svg ...>...</svg>` of `text`, as UTF-8."""
+    if len(text) > MAX_TEXT:
+        return invalid("too_large", f"a text of {len(text)} characters")
+    if isinstance(text, bytes):
+        decoded = _decode(text)
+        if decoded is None:
+            return invalid("not_svg", "neither UTF-8 nor UTF-16 with a byte order mark")
+        text = decoded
+    svg = find_svg(text)
+    if svg is None:
+        is_cut_off = _HINT.search(text)
+        return invalid("malformed", "no </svg>") if is_cut_off else invalid("not_svg")
+    try:
+        encoded = svg.encode()
+    except UnicodeEncodeError:
+        return invalid("malformed", "lone surrogate")
+    if len(encoded) > max_bytes:
+        return invalid("too_large", f"{len(encoded)} > {max_bytes} bytes")
+    return encoded
+
+
+def find_svg(text: str) -> str | None:
+    """The first complete `<svg ...>...</svg>`, nested ones included; None where there is none.
+
+    A fenced one comes before a bare one; a fence need not be closed. A prolog (and with it every
+    DOCTYPE and entity) is left behind, as is all prose. Whether the element is well-formed is for
+    others to say.
+    """
+    fenced = text.split("```")[1::2]
+    return next(filter(None, map(_first, (*fenced, text))), None)
+
+
+def _first(text: str) -> str | None:
+    depth = start = position = 0
+    while mark := _MARK.search(text, position):
+        position = mark.end()
+        if end := _ENDS.get(mark[0].upper()):
+            closed = text.find(end, position)
+            if closed < 0:
+                return None
+            position = closed + len(end)
+        elif not mark["closing"]:
+            start = start if depth else mark.start()
+            depth += not mark["own"]
+        elif depth:
+            depth -= 1
+        else:
+            continue  # closes nothing
+        if depth == 0 and not end:
+            return text[start:position]
+    return None
+
+
+def _decode(data: bytes) -> str | None:
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        return None
