@@ -16,7 +16,6 @@ from what pictures are made of: an ordinary picture has some hundred steps.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from render_pool import geometry
 from render_pool.embedded import embedded_png, pixels
@@ -38,6 +37,10 @@ _NOT_INHERITED = frozenset({"class", "clip-path", "filter", "href", "id", "mask"
     "style",
     "transform",
     "viewBox",
+}
+_SEARCHED_NAMES = _REFERRING | {
+    *("clip", "color", "flood-color", "font", "gradientTransform", "lighting-color"),
+    *("patternTransform", "stop-color", "transform", "transform-origin"),
 }
 _FRAGMENT = re.compile(r"#([^\s\"')#]+)")
 _OPACITY = re.compile(r"(?:^|[;\s])opacity\s*:")
@@ -62,6 +65,7 @@ _PATH = 1 / 22
 """A character of path data or points."""
 _SEARCHED = 2.5e-5
 """The square of the length of an attribute that patterns search which may start anywhere."""
+_MAX_SCALE = 1e7
 _MAX_MATCHES = 300_000
 """Pairs of a rule and an element."""
 
@@ -70,37 +74,37 @@ class TooCostly(Exception):
     """The work has no bound: a reference that leads back to itself, or a stylesheet's product."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Work:
     """own + fill * F + stroke * S + marker * M steps, where F, S and M are the steps of the fill,
     the stroke and the markers that the element inherits."""
 
-    own: float = 0.0
-    fill: float = 0.0
-    stroke: float = 0.0
-    marker: float = 0.0
+    __slots__ = ("fill", "marker", "own", "stroke")
 
-    def plus(self, other: "_Work") -> "_Work":
-        return _Work(
-            self.own + other.own,
-            self.fill + other.fill,
-            self.stroke + other.stroke,
-            self.marker + other.marker,
-        )
+    def __init__(
+        self, own: float = 0.0, fill: float = 0.0, stroke: float = 0.0, marker: float = 0.0
+    ) -> None:
+        self.own = own
+        self.fill = fill
+        self.stroke = stroke
+        self.marker = marker
 
-    def given(self, fill: float | None, stroke: float | None, marker: float | None) -> "_Work":
-        """The same where an inherited paint has become known: None where it has not."""
-        known = (
-            (self.fill * fill if fill else 0.0)
-            + (self.stroke * stroke if stroke else 0.0)
-            + (self.marker * marker if marker else 0.0)
-        )
-        return _Work(
-            self.own + known,
-            self.fill if fill is None else 0.0,
-            self.stroke if stroke is None else 0.0,
-            self.marker if marker is None else 0.0,
-        )
+    def add(self, other: "_Work") -> None:
+        self.own += other.own
+        self.fill += other.fill
+        self.stroke += other.stroke
+        self.marker += other.marker
+
+    def give(self, fill: float | None, stroke: float | None, marker: float | None) -> None:
+        """An inherited paint has become known: None where it has not."""
+        if fill is not None:
+            self.own += self.fill * fill if fill else 0.0
+            self.fill = 0.0
+        if stroke is not None:
+            self.own += self.stroke * stroke if stroke else 0.0
+            self.stroke = 0.0
+        if marker is not None:
+            self.own += self.marker * marker if marker else 0.0
+            self.marker = 0.0
 
 
 def steps(document: Outline, view: tuple[float, float], num_pixels: int) -> float:
@@ -124,13 +128,14 @@ class _Counter:
         self._rules = Rules(self._elements)
         self._candidates = self._matching_rules()
         self._refs = [self._references(place) for place in range(len(self._elements))]
-        self._inherited, self._dash, self._is_clip = self._from_above()
+        self._long, self._dash, self._is_clip = self._from_above()
         self._build = self._nodes()
+        self._has_markers = any(name in refs for refs in self._refs for name in _MARKERS)
         self._known: dict[int, _Work] = {}
         self._visiting: set[int] = set()
 
     def total(self) -> float:
-        drawn = self._drawn(0).given(0.0, 0.0, 0.0).own
+        drawn = self._drawn(0).own
         sheets = self._rules.num_characters * _STYLE + self._rules.num_selectors * _SELECTOR
         return drawn + self._build[0] * _BUILD + sheets
 
@@ -138,6 +143,8 @@ class _Counter:
 
     def _matching_rules(self) -> list[tuple[Rule, ...]]:
         """The rules that may match each element."""
+        if not self._rules.num_selectors:
+            return [()] * len(self._elements)
         found, num_pairs = [], 0
         for element in self._elements:
             rules = tuple(self._rules.candidates(element))
@@ -150,16 +157,14 @@ class _Counter:
     def _references(self, place: int) -> dict[str, list[str]]:
         """{property: ids} of an element's own references, by attribute, style and stylesheet."""
         found: dict[str, list[str]] = {}
-        attributes = self._elements[place].attributes
-        for name in attributes.keys() & _REFERRING:
-            value = attributes[name]
-            if "#" in value and "(" in value:
-                found.setdefault(name, []).extend(_FRAGMENT.findall(value))
-        style = attributes.get("style", "")
-        if ("#" in style and "(" in style) or "\\" in style:
-            for name, value in declarations(style):
-                if name in _REFERRING and "(" in value:
+        for name, value in self._elements[place].attributes.items():
+            if name in _REFERRING:
+                if "(" in value and "#" in value:
                     found.setdefault(name, []).extend(_FRAGMENT.findall(value))
+            elif name == "style" and (("(" in value and "#" in value) or "\\" in value):
+                for key, part in declarations(value):
+                    if key in _REFERRING and "(" in part:
+                        found.setdefault(key, []).extend(_FRAGMENT.findall(part))
         for rule in self._candidates[place]:
             for name, ids in rule.references:
                 found.setdefault(name, []).extend(ids)
@@ -170,35 +175,43 @@ class _Counter:
             yield from self._ids.get(name, ())
 
     def _linked(self, element: Element) -> Iterator[int]:
-        return self._targets(_FRAGMENT.findall(element.attributes.get("href", "")))
+        href = element.attributes.get("href")
+        return self._targets(_FRAGMENT.findall(href)) if href else iter(())
 
     def _from_above(self) -> tuple[list[float], list[float], list[bool]]:
-        """By element: steps for reading long attributes that it inherits, the length of its dash
-        pattern (0: none), and whether it is inside of a clip path."""
-        searched: list[float] = []
+        """By element: steps for reading the long attributes that it has or inherits, the length of
+        its dash pattern (0: none), and whether it is inside of a clip path."""
+        long: list[float] = []
         dash: list[float] = []
         is_clip: list[bool] = []
+        inherited: list[float] = []
+        magnified: list[float] = []
         for element in self._elements:
-            has_parent = element.parent >= 0
-            long = searched[element.parent] if has_parent else 0.0
-            dashes = dash[element.parent] if has_parent else 0.0
+            parent = element.parent
+            above = inherited[parent] if parent >= 0 else 0.0
+            dashes = dash[parent] if parent >= 0 else 0.0
+            own = 0.0
             for name, value in element.attributes.items():
-                if len(value) > 40 and name not in _NOT_INHERITED:
-                    long += _reading(name, value)
-            for place_dash in (
-                element.attributes.get("stroke-dasharray"),
-                *(
-                    value
-                    for name, value in declarations(element.attributes.get("style", ""))
-                    if name == "stroke-dasharray"
-                ),
-            ):
-                if place_dash is not None:
-                    dashes = geometry.total(place_dash)
-            searched.append(long)
+                if name == "stroke-dasharray":
+                    dashes = geometry.total(value)
+                elif name == "style" and "stroke-dasharray" in value:
+                    dashes = geometry.total(dict(declarations(value)).get("stroke-dasharray", ""))
+                if len(value) > 40:
+                    if name in _NOT_INHERITED:
+                        own += _reading(name, value)
+                    else:
+                        above += _reading(name, value)
+            scale = magnified[parent] if parent >= 0 else 1.0
+            if "transform" in element.attributes:
+                scale *= geometry.magnification(element.attributes["transform"])
+                if not scale < _MAX_SCALE:
+                    raise TooCostly("magnified without end")
+            magnified.append(scale)
+            inherited.append(above)
+            long.append(own + above)
             dash.append(dashes)
-            is_clip.append(element.tag == "clipPath" or (has_parent and is_clip[element.parent]))
-        return searched, dash, is_clip
+            is_clip.append(element.tag == "clipPath" or (parent >= 0 and is_clip[parent]))
+        return long, dash, is_clip
 
     # building the tree
 
@@ -218,13 +231,12 @@ class _Counter:
             num_attributes[place] = above + len(element.attributes)
         for place in range(len(elements) - 1, -1, -1):
             element = elements[place]
-            siblings = num_children[element.parent]
-            matching = sum(
-                rule.steps(element.depth, siblings, len(elements))
-                for rule in self._candidates[place]
-            )
-            style = len(element.attributes.get("style", "")) * _STYLE
-            own = 1.0 + num_attributes[place] / 40 + (style + matching) / _BUILD
+            own = 1.0 + num_attributes[place] / 40
+            if "style" in element.attributes:
+                own += len(element.attributes["style"]) * _STYLE / _BUILD
+            for rule in self._candidates[place]:
+                siblings = num_children[element.parent]
+                own += rule.steps(element.depth, siblings, len(elements)) / _BUILD
             is_text = element.tag in _TEXTS and element.tag != "tspan"
             build[place] = own + (again[place] if is_text else children[place])
             if element.parent >= 0:
@@ -243,60 +255,62 @@ class _Counter:
         self._visiting.add(place)
         end = self._elements[place].end
         # Children come after their parents: from the back, each one's own children are complete.
-        inside = [_Work()] * (end - place)
+        works: list[_Work | None] = [None] * (end - place)
         for at in range(end - 1, place - 1, -1):
             element = self._elements[at]
             if at > place and element.tag in _NOT_DRAWN:
                 continue  # drawn where it is referred to
-            work = self._one(at, inside[at - place])
-            inside[at - place] = work
+            work = works[at - place] or _Work()
+            works[at - place] = None
+            self._add(at, work)
             if at > place:
                 above = element.parent - place
-                inside[above] = inside[above].plus(work)
+                if works[above] is None:
+                    works[above] = work
+                else:
+                    works[above].add(work)  # type: ignore[union-attr]
         self._visiting.discard(place)
-        self._known[place] = inside[0]
-        return inside[0]
+        self._known[place] = work
+        return work
 
-    def _one(self, place: int, inside: _Work) -> _Work:
-        """One element with its children, whose work is `inside`."""
+    def _add(self, place: int, work: _Work) -> None:
+        """Add one element's steps to those of its children."""
         element, references = self._elements[place], self._refs[place]
-        is_painted = element.tag in _PAINTED
-        paints = 1.0 if is_painted else 0.0
-        own = _Work(self._own(place), paints, paints, self._vertices(place))
-        work = inside.plus(own)
-        if element.tag in ("use", "tref"):
-            work = work.plus(self._used(element))
-        work = work.given(
-            self._paint(place, "fill"), self._paint(place, "stroke"), self._markers(place)
-        )
-        return work.plus(_Work(self._layers(element, references)))
-
-    def _own(self, place: int) -> float:
-        """Steps of one element alone: its attributes, numbers, letters and pixels."""
-        element = self._elements[place]
-        found = _DRAW + self._inherited[place]
-        found += sum(rule.values for rule in self._candidates[place])
-        style = element.attributes.get("style", "")
-        if len(style) > 200:
-            found += max(len(value) for _, value in declarations(style)) ** 2 * _SEARCHED
-        for name in _NOT_INHERITED & element.attributes.keys():
-            if len(element.attributes[name]) > 40:
-                found += _reading(name, element.attributes[name])
-        if element.tag in _PAINTED:
-            found += _PAINT
-        if element.tag in _SHAPES:
-            found += self._outlined(place)
-        elif element.tag in _TEXTS:
-            found += self._letters(element)
-        elif element.tag == "image":
+        tag = element.tag
+        share = geometry.share(element, self._view) if tag in _SHAPES else 0.0
+        work.own += _DRAW + self._long[place]
+        for rule in self._candidates[place]:
+            work.own += rule.values
+        if tag in _PAINTED:
+            work.own += _PAINT
+            work.fill += 1.0
+            work.stroke += 1.0
+        if tag in _SHAPES:
+            work.own += self._outlined(place, share)
+            work.marker += self._vertices(place) if self._has_markers else 0.0
+        elif tag in _TEXTS:
+            work.own += self._letters(element)
+        elif tag == "image":
             png = embedded_png(element.attributes.get("href", ""))
-            found += pixels(png) / 10_000 if png else 0.0
-        return found
+            work.own += pixels(png) / 10_000 if png else 0.0
+        elif tag in ("use", "tref"):
+            self._add_used(element, work)
+        if "fill" in references:
+            work.give(self._paint(references["fill"], share), None, None)
+        elif not _inherits(element, "fill"):
+            work.fill = 0.0
+        if "stroke" in references:
+            work.give(None, self._paint(references["stroke"], share), None)
+        elif not _inherits(element, "stroke"):
+            work.stroke = 0.0
+        if references:
+            work.give(None, None, self._markers(references))
+        work.own += self._layers(element, references, share)
 
-    def _outlined(self, place: int) -> float:
+    def _outlined(self, place: int, share: float) -> float:
         """Steps for a shape's pixels, its dashes, and where a long line crosses itself."""
         element = self._elements[place]
-        found = geometry.share(element, self._view) * self._num_pixels / 100_000
+        found = share * self._num_pixels / 100_000
         if dash := self._dash[place]:
             found += geometry.perimeter(element, self._view) / dash * 0.01
         return found + geometry.crossings(element, self._view) * 0.1
@@ -317,29 +331,20 @@ class _Counter:
         # Within a clip path each marker draws the whole path once more.
         return count * (1 + count) if self._is_clip[place] else count
 
-    def _used(self, element: Element) -> _Work:
+    def _add_used(self, element: Element, work: _Work) -> None:
         """What a `use` draws: its target is looked up, built and drawn anew."""
-        work = _Work(_USE + len(self._elements) * _LOOK_UP)
+        work.own += _USE + len(self._elements) * _LOOK_UP
         targets = list(self._linked(element))
         if targets:
-            work = work.plus(_Work(max(self._build[target] for target in targets) * _BUILD))
+            work.own += max(self._build[target] for target in targets) * _BUILD
             drawn = [self._drawn(target) for target in targets]
-            work = work.plus(max(drawn, key=lambda one: (one.own, one.fill, one.marker)))
-        return work
+            work.add(max(drawn, key=lambda one: (one.own, one.fill, one.marker)))
 
-    def _paint(self, place: int, name: str) -> float | None:
-        """Steps of the element's own paint; None where it inherits one."""
-        element, references = self._elements[place], self._refs[place]
-        if name in references:
-            share = geometry.share(element, self._view)
-            return max(
-                (self._server(target, share) for target in self._targets(references[name])),
-                default=0.0,
-            )
-        return None if _inherits(element, name) else 0.0
+    def _paint(self, ids: Sequence[str], share: float) -> float:
+        """Steps to paint so much of the page with a gradient or pattern."""
+        return max((self._server(target, share) for target in self._targets(ids)), default=0.0)
 
-    def _markers(self, place: int) -> float | None:
-        references = self._refs[place]
+    def _markers(self, references: dict[str, list[str]]) -> float | None:
         ids = [name for marker in _MARKERS for name in references.get(marker, ())]
         if not ids:
             return None
@@ -367,34 +372,43 @@ class _Counter:
     def _content(self, place: int) -> float:
         """Steps to draw what is inside of a pattern, marker, mask or clip path, with the paints
         and markers that it inherits where it stands."""
-        work = self._drawn(place)
+        drawn = self._drawn(place)
+        work = _Work(drawn.own, drawn.fill, drawn.stroke, drawn.marker)
         at = self._elements[place].parent
         while at >= 0 and (work.fill or work.stroke or work.marker):
-            work = work.given(
-                self._paint(at, "fill") if work.fill else None,
-                self._paint(at, "stroke") if work.stroke else None,
-                self._markers(at) if work.marker else None,
-            )
-            at = self._elements[at].parent
+            references, element = self._refs[at], self._elements[at]
+            if "fill" in references:
+                work.give(self._paint(references["fill"], 0.0), None, None)
+            elif not _inherits(element, "fill"):
+                work.fill = 0.0
+            if "stroke" in references:
+                work.give(None, self._paint(references["stroke"], 0.0), None)
+            elif not _inherits(element, "stroke"):
+                work.stroke = 0.0
+            work.give(None, None, self._markers(references))
+            at = element.parent
         if self._elements[place].tag == "pattern":
             for target in list(self._linked(self._elements[place]))[:1]:
                 if target not in self._visiting:
-                    work = work.plus(_Work(self._content(target) + len(self._elements) / 200))
+                    work.own += self._content(target) + len(self._elements) / 200
         return work.own
 
-    def _layers(self, element: Element, references: dict[str, list[str]]) -> float:
+    def _layers(self, element: Element, references: dict[str, list[str]], share: float) -> float:
         """Steps for masks, clip paths, filters and groups with an opacity."""
         found = 0.0
-        share = geometry.share(element, self._view)
-        for target in self._targets(references.get("filter", ())):
-            found += (self._elements[target].end - target) * (0.3 + self._num_pixels / 250_000)
-        for target in self._targets(references.get("mask", ())):
-            found += _MASK + self._content(target) + max(share, 0.3) * self._num_pixels / 7_000
-        for target in self._targets(references.get("clip-path", ())):
-            found += _CLIP + self._content(target) + self._clip_edges(target)
+        if references:
+            for target in self._targets(references.get("filter", ())):
+                num_parts = self._elements[target].end - target
+                found += num_parts * (0.3 + self._num_pixels / 250_000)
+            for target in self._targets(references.get("mask", ())):
+                found += _MASK + self._content(target)
+                found += max(share, 0.3) * self._num_pixels / 7_000
+            for target in self._targets(references.get("clip-path", ())):
+                found += _CLIP + self._content(target) + self._clip_edges(target)
+            if "mask" in references or "filter" in references:
+                found += self._num_pixels / 100_000
         attributes = element.attributes
-        has_opacity = "opacity" in attributes or _OPACITY.search(attributes.get("style", ""))
-        if "mask" in references or "filter" in references or has_opacity:
+        if "opacity" in attributes or _OPACITY.search(attributes.get("style", "")):
             found += self._num_pixels / 100_000
         return found
 
@@ -409,17 +423,22 @@ def _reading(name: str, value: str) -> float:
     """Steps to read a long attribute, for each element that has or inherits it."""
     if name in ("d", "points"):
         return len(value) * _PATH + len(value) ** 2 * 1.5e-7  # repetitions copy what is left
-    if name in ("class", "href", "id", "style"):
-        return 0.0
-    return len(value) ** 2 * _SEARCHED
+    if name == "style":
+        longest = max(len(part) for _, part in declarations(value))
+        return longest**2 * _SEARCHED if longest > 40 else 0.0
+    if name in _SEARCHED_NAMES:
+        return len(value) ** 2 * _SEARCHED
+    return len(value) / 2000
 
 
 def _inherits(element: Element, name: str) -> bool:
     """Whether the element takes its paint from its parent."""
     value = element.attributes.get(name)
-    if value is not None and value.strip() != "inherit":
+    if value is not None and value != "inherit":
         return False
-    style = element.attributes.get("style", "")
-    return name not in style or all(
-        value.strip() == "inherit" for key, value in declarations(style) if key == name
+    style = element.attributes.get("style")
+    return (
+        style is None
+        or name not in style
+        or all(value.strip() == "inherit" for key, value in declarations(style) if key == name)
     )

@@ -12,7 +12,8 @@ MAX_TEXT = 1 << 21
 """Characters (or bytes) of a text that are looked at; an SVG is much shorter."""
 
 _MARK = re.compile(
-    r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]+:)?svg(?=[\s/>])[^<>]*?(?P<own>/?)>",
+    r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]{1,64}:)?svg(?=[\s/>])"
+    r"""(?:[^<>"']|"[^"<]*"|'[^'<]*')*>""",
     re.IGNORECASE,
 )
 _ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
@@ -63,7 +64,7 @@ def _first(text: str) -> str | None:
             position = closed + len(end)
         elif not mark["closing"]:
             start = start if depth else mark.start()
-            depth += not mark["own"]
+            depth += not mark[0].endswith("/>")
         elif depth:
             depth -= 1
         else:

@@ -12,6 +12,7 @@ from render_pool.outline import Element
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _ARC = re.compile(r"[aA]([^a-df-zA-DF-Z]*)")
 _AFTER_CLOSE = re.compile(r"[zZ][\s,]*[^\s,achlmqstvzACHLMQSTVZ]")
+_SCALES = re.compile(r"(?:scale|matrix)\s{0,9}\(([^()]*)")
 _MANY = 400
 """Numbers of a line from which on it is worth a look whether it crosses itself."""
 _UNKNOWN = 0.05
@@ -29,8 +30,13 @@ def total(text: str) -> float:
 
 def length(element: Element, name: str, reference: float) -> float:
     """An attribute's length, without regard for units but per cent; 0 where it is none."""
-    text = element.attributes.get(name, "")
-    found = _NUMBER.match(text.strip()[:40]) if text else None
+    text = element.attributes.get(name)
+    if not text:
+        return 0.0
+    try:
+        return min(abs(float(text)), 1e9)
+    except ValueError:
+        found = _NUMBER.match(text.strip()[:40])
     if found is None:
         return 0.0
     value = abs(float(found[0]))
@@ -89,6 +95,14 @@ def crossings(element: Element, view: tuple[float, float]) -> float:
     stretch = _length_of(element)
     width, height = view
     return stretch * stretch / (math.pi * width * height) if stretch > 4 * max(view) else 0.0
+
+
+def magnification(transform: str) -> float:
+    """How much larger a transform makes things at most; less than one where it makes them small."""
+    found = 1.0
+    for arguments in _SCALES.findall(transform):
+        found *= max((abs(number) for number in numbers(arguments)[:4]), default=1.0)
+    return found
 
 
 def endless(d: str) -> str | None:

@@ -260,7 +260,9 @@ class RenderPool:
 
     def _give_back(self, worker: Worker, answer: Answer) -> None:
         is_spent = (
-            worker.num_drawn >= self._cfg.recycle_after or answer.peak_mb > self._cfg.recycle_mb
+            answer.is_last
+            or worker.num_drawn >= self._cfg.recycle_after
+            or answer.peak_mb > self._cfg.recycle_mb
         )
         if is_spent or self._template is None:
             self._measures.counts["recycled"] += 1

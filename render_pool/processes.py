@@ -61,6 +61,8 @@ class Answer:
     """Processor seconds that the request took."""
     peak_mb: float
     """Resident memory of the worker, at its highest."""
+    is_last: bool
+    """The worker ends: what it went through was too much for it."""
 
 
 class Worker:
@@ -91,7 +93,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._socket, wire.REQUEST.pack(kind, len(svg)) + svg)
         header = wire.REPLY.unpack(await self._receive(wire.REPLY.size))
-        answered, width, height, cpu_us, peak_kb, note_length, length = header
+        answered, is_last, width, height, cpu_us, peak_kb, note_length, length = header
         if answered not in (kind, wire.INVALID) or max(width, height) > side:
             raise ValueError(f"a frame of kind {answered!r}, {width} x {height}")
         if note_length > wire.NOTE_BYTES or length > width * height * 4 + 65536:
@@ -102,7 +104,8 @@ class Worker:
             raise ValueError("not a PNG of its size")
         if answered == wire.RGB and length != width * height * 3:
             raise ValueError(f"{length} bytes for {width} x {height} pixels")
-        return Answer(answered, width, height, note, payload, cpu_us / 1e6, peak_kb / 1024)
+        cpu_s, peak_mb = cpu_us / 1e6, peak_kb / 1024
+        return Answer(answered, width, height, note, payload, cpu_s, peak_mb, is_last)
 
     def used_cpu_s(self) -> float:
         """Processor seconds of its life; 0 where it is gone, or the system doesn't tell."""

@@ -17,10 +17,10 @@ HELLO = struct.Struct("!I60s")
 REQUEST = struct.Struct("!cI")
 """To a worker: PNG or RGB, bytes of the SVG source that follows."""
 PNG, RGB = b"P", b"R"
-REPLY = struct.Struct("!cHHIIHI")
-"""From a worker: PNG, RGB or INVALID; width; height; microseconds of processor time; peak KiB of
-memory; bytes of the note and of the payload that follow. The note names characters drawn as boxes,
-or is a reason and a detail."""
+REPLY = struct.Struct("!c?HHIIHI")
+"""From a worker: PNG, RGB or INVALID; whether it ends now; width; height; microseconds of
+processor time; peak KiB of memory; bytes of the note and of the payload that follow. The note names
+characters drawn as boxes, or is a reason and a detail."""
 INVALID = b"I"
 NOTE_BYTES = 400
 

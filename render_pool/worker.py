@@ -96,7 +96,14 @@ def serve_worker(sock: socket.socket, warm: Warm, confined: str) -> None:
         spent_us = int((usage.ru_utime + usage.ru_stime - began) * 1e6)
         told = note.encode(errors="replace")[:NOTE_BYTES]
         reply = REPLY.pack(
-            kind, width, height, max(0, spent_us), usage.ru_maxrss, len(told), len(payload)
+            kind,
+            draws.is_spent,
+            width,
+            height,
+            max(0, spent_us),
+            usage.ru_maxrss,
+            len(told),
+            len(payload),
         )
         sock.sendall(reply + told + payload)
 
