@@ -39,7 +39,7 @@ _NOT_INHERITED = frozenset({"class", "clip-path", "filter", "href", "id", "mask"
     "viewBox",
 }
 _SEARCHED_NAMES = _REFERRING | {
-    *("clip", "color", "flood-color", "font", "gradientTransform", "lighting-color"),
+    *("clip", "color", "flood-color", "font", "gradientTransform", "href", "lighting-color"),
     *("patternTransform", "stop-color", "transform", "transform-origin"),
 }
 _FRAGMENT = re.compile(r"#([^\s\"')#]+)")
@@ -49,23 +49,28 @@ _OPACITY = re.compile(r"(?:^|[;\s])opacity\s*:")
 _BUILD = 0.35
 _DRAW = 0.5
 _PAINT = 1.0
+_NAMED = 0.3
 _LETTER = 0.6
 _USE = 4.0
 _GRADIENT = 1.0
 _PATTERN = 18.0
 _CLIP = 4.0
-_MASK = 8.0
+_MASK = 14.0
 _MARKER = 1.5
 _LOOK_UP = 1 / 1300
 """For each element of the document, wherever a reference is followed by searching it."""
 _STYLE = 1 / 15
 """A character of a style attribute or sheet."""
 _SELECTOR = 1.2
-_PATH = 1 / 22
-"""A character of path data or points."""
-_SEARCHED = 2.5e-5
+_NUMBER = 0.06
+"""A number of path data, points or a dash pattern."""
+_PIXELS_OF_GROUP = 50_000
+_SEARCHED = 5e-5
 """The square of the length of an attribute that patterns search which may start anywhere."""
-_MAX_SCALE = 1e7
+_BLEND_IN_TILE = 5000.0
+"""Cairo falls back to an image of print resolution."""
+_MAX_SCALE = 1e5
+_MAX_COMBINATORS = 30
 _MAX_MATCHES = 300_000
 """Pairs of a rule and an element."""
 
@@ -130,7 +135,10 @@ class _Counter:
         self._refs = [self._references(place) for place in range(len(self._elements))]
         self._long, self._dash, self._is_clip = self._from_above()
         self._build = self._nodes()
+        self._is_round = any("round" in e.attributes.values() for e in self._elements)
+        self._blends = {element.parent for element in self._elements if element.tag == "feBlend"}
         self._has_markers = any(name in refs for refs in self._refs for name in _MARKERS)
+        self._clipped = self._clips_above()
         self._known: dict[int, _Work] = {}
         self._visiting: set[int] = set()
 
@@ -145,6 +153,8 @@ class _Counter:
         """The rules that may match each element."""
         if not self._rules.num_selectors:
             return [()] * len(self._elements)
+        if self._rules.longest > _MAX_COMBINATORS:
+            raise TooCostly("a selector without end")
         found, num_pairs = [], 0
         for element in self._elements:
             rules = tuple(self._rules.candidates(element))
@@ -213,6 +223,16 @@ class _Counter:
             is_clip.append(element.tag == "clipPath" or (parent >= 0 and is_clip[parent]))
         return long, dash, is_clip
 
+    def _clips_above(self) -> list[float]:
+        """By element: steps that the clip paths around it add to each thing drawn."""
+        found: list[float] = []
+        for place, element in enumerate(self._elements):
+            above = found[element.parent] if element.parent >= 0 else 0.0
+            for target in self._targets(self._refs[place].get("clip-path", ())):
+                above += 0.7 + self._edges(target) * 0.1
+            found.append(above)
+        return found
+
     # building the tree
 
     def _nodes(self) -> list[float]:
@@ -278,18 +298,21 @@ class _Counter:
         element, references = self._elements[place], self._refs[place]
         tag = element.tag
         share = geometry.share(element, self._view) if tag in _SHAPES else 0.0
-        work.own += _DRAW + self._long[place]
+        work.own += _DRAW + self._long[place] + ("id" in element.attributes) * _NAMED
         for rule in self._candidates[place]:
             work.own += rule.values
         if tag in _PAINTED:
             work.own += _PAINT
             work.fill += 1.0
             work.stroke += 1.0
+            work.own += self._clipped[place]
         if tag in _SHAPES:
             work.own += self._outlined(place, share)
             work.marker += self._vertices(place) if self._has_markers else 0.0
         elif tag in _TEXTS:
             work.own += self._letters(element)
+        elif tag == "svg":
+            work.own += (element.end - place) * 0.006  # definitions are looked for in all of it
         elif tag == "image":
             png = embedded_png(element.attributes.get("href", ""))
             work.own += pixels(png) / 10_000 if png else 0.0
@@ -312,17 +335,23 @@ class _Counter:
         element = self._elements[place]
         found = share * self._num_pixels / 100_000
         if dash := self._dash[place]:
-            found += geometry.perimeter(element, self._view) / dash * 0.01
+            per_dash = 0.25 if self._is_round else 0.06
+            found += geometry.perimeter(element, self._view) / dash * per_dash
         return found + geometry.crossings(element, self._view) * 0.1
 
     def _letters(self, element: Element) -> float:
         num_letters = len(element.text)
         per_letter = _LETTER + (2.0 if "rotate" in element.attributes else 0.0)
-        found = 4.0 if {"font-family", "font"} & element.attributes.keys() else 1.0
+        attributes = element.attributes
+        found = 1.0
+        if "font-size" in attributes or "font-family" in attributes or "font" in attributes:
+            found += 4.0
+        if "transform" in attributes and "rotate" in attributes["transform"]:
+            found += 4.0
         for target in self._linked(element):
             path = self._elements[target].attributes.get("d", "")
             per_letter += len(path) / 400  # each letter walks along the flattened path
-            found += 2 * len(path) * _PATH
+            found += 2 * _reading("d", path)
         return found + num_letters * per_letter
 
     def _vertices(self, place: int) -> float:
@@ -360,8 +389,8 @@ class _Counter:
         found, chain = _GRADIENT, {place}
         while True:
             element = self._elements[place]
-            found += (element.end - place) * 0.03
-            found += painted / (4_000 if element.tag == "radialGradient" else 90_000)
+            found += (element.end - place) * 0.03 + self._long[place]
+            found += painted / (2_000 if element.tag == "radialGradient" else 90_000)
             following = [target for target in self._linked(element) if target not in chain]
             if not following:
                 return found
@@ -387,7 +416,13 @@ class _Counter:
                 work.stroke = 0.0
             work.give(None, None, self._markers(references))
             at = element.parent
-        if self._elements[place].tag == "pattern":
+        if self._elements[place].tag in ("pattern", "mask"):
+            if self._blends and any(
+                target in self._blends
+                for at in range(place, self._elements[place].end)
+                for target in self._targets(self._refs[at].get("filter", ()))
+            ):
+                work.own += _BLEND_IN_TILE
             for target in list(self._linked(self._elements[place]))[:1]:
                 if target not in self._visiting:
                     work.own += self._content(target) + len(self._elements) / 200
@@ -400,29 +435,36 @@ class _Counter:
             for target in self._targets(references.get("filter", ())):
                 num_parts = self._elements[target].end - target
                 found += num_parts * (0.3 + self._num_pixels / 250_000)
+                if target in self._blends:
+                    found += self._num_pixels / 7_000
             for target in self._targets(references.get("mask", ())):
                 found += _MASK + self._content(target)
                 found += max(share, 0.3) * self._num_pixels / 7_000
             for target in self._targets(references.get("clip-path", ())):
-                found += _CLIP + self._content(target) + self._clip_edges(target)
+                # Edges meet the edges of the clip path around this one.
+                found += _CLIP + self._content(target) + self._edges(target) ** 2 / 160
             if "mask" in references or "filter" in references:
-                found += self._num_pixels / 100_000
+                found += self._num_pixels / _PIXELS_OF_GROUP
         attributes = element.attributes
         if "opacity" in attributes or _OPACITY.search(attributes.get("style", "")):
-            found += self._num_pixels / 100_000
+            found += self._num_pixels / _PIXELS_OF_GROUP
         return found
 
-    def _clip_edges(self, place: int) -> float:
-        """Steps to intersect a clip path with the one around it: edges times edges."""
+    def _edges(self, place: int) -> float:
+        """Edges of a clip path."""
         end = self._elements[place].end
-        edges = sum(geometry.vertices(self._elements[at]) for at in range(place, end))
-        return edges * edges / 160
+        return sum(geometry.vertices(self._elements[at]) for at in range(place, end))
 
 
 def _reading(name: str, value: str) -> float:
     """Steps to read a long attribute, for each element that has or inherits it."""
-    if name in ("d", "points"):
-        return len(value) * _PATH + len(value) ** 2 * 1.5e-7  # repetitions copy what is left
+    if name in ("d", "points", "stroke-dasharray"):
+        minus = value.count("-")
+        num_numbers = minus * (5 if minus > len(value) / 4 else 1)
+        num_numbers += value.count(" ") + value.count(",") + value.count(".") / 2
+        return num_numbers * _NUMBER + len(value) ** 2 * 1.5e-7  # repetitions copy the rest
+    if name == "href" and value.startswith("data:"):
+        return len(value) / 2000
     if name == "style":
         longest = max(len(part) for _, part in declarations(value))
         return longest**2 * _SEARCHED if longest > 40 else 0.0

@@ -11,7 +11,7 @@ from xml.parsers import expat
 from engine.types import Invalid
 from render_pool.reasons import Reason, invalid
 
-MAX_ELEMENTS = 20_000
+MAX_ELEMENTS = 5000
 MAX_DEPTH = 256
 
 _NAMESPACES = frozenset({"", "http://www.w3.org/2000/svg"})

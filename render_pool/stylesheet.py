@@ -21,6 +21,7 @@ class Rule:
     kind: str
     """What the last compound asks for: "#" an id, "." a class, "" a tag, "*" anything."""
     name: str
+    combinators: int
     ancestors: int
     """Descendant combinators: each tries every ancestor."""
     siblings: int
@@ -47,11 +48,14 @@ class Rules:
         self._by_key: dict[tuple[str, str], list[Rule]] = {}
         self.num_characters = 0
         self.num_selectors = 0
+        self.longest = 0
+        """Combinators of a selector, at most."""
         for element in elements:
             if element.tag == "style":
                 self.num_characters += len(element.text)
                 for rule in _rules(element.text):
                     self.num_selectors += 1
+                    self.longest = max(self.longest, rule.combinators)
                     self._by_key.setdefault((rule.kind, rule.name), []).append(rule)
 
     def candidates(self, element: Element) -> Iterator[Rule]:
@@ -103,6 +107,7 @@ def _rule(
     return Rule(
         kind=kind,
         name=name,
+        combinators=len(_COMPOUND_ENDS.findall(selector)),
         ancestors=selector.count(" "),
         siblings=selector.count("~") + selector.count(":nth-"),
         subtrees=selector.count(":has(") + selector.count(" of "),

@@ -17,8 +17,11 @@ from render_pool.outline import Outline, outline
 from render_pool.reasons import invalid
 
 MAX_ASPECT = 100.0
-MAX_STEPS = 8000
+MAX_STEPS = 5000
 """Far more than a picture is worth, and less than the processor time that one may take."""
+
+MAX_RADIUS = 1e5
+"""Times the page: cairo divides an arc into pieces according to its size."""
 
 _UNITS = {"mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96, "pt": 96 / 72, "pc": 16, "px": 1} | {
     "em": 16,
@@ -58,11 +61,12 @@ def prepare(svg: bytes, page: Page) -> Drawing | Invalid:
     document = outline(svg)
     if isinstance(document, Invalid):
         return document
-    view = _view(document)
-    if isinstance(view, Invalid):
-        return view
-    drawing = _sized(svg, view, page, _letters(svg, document))
-    if refused := _undrawable(document):
+    size = _size(document)
+    if isinstance(size, Invalid):
+        return size
+    drawing = _sized(svg, size, page, _letters(svg, document))
+    view = _view_box(document.root.attributes.get("viewBox", "")) or size
+    if refused := _undrawable(document, view):
         return refused
     try:
         steps = cost.steps(document, view, drawing.width * drawing.height)
@@ -73,7 +77,7 @@ def prepare(svg: bytes, page: Page) -> Drawing | Invalid:
     return drawing
 
 
-def _view(document: Outline) -> tuple[float, float] | Invalid:
+def _size(document: Outline) -> tuple[float, float] | Invalid:
     """(width, height) of the root: its own lengths, and the viewBox's where one lacks."""
     root = document.root.attributes
     width, height = _length(root.get("width")), _length(root.get("height"))
@@ -98,10 +102,10 @@ def _letters(svg: bytes, document: Outline) -> str:
     return "".join(element.text for element in document.elements if element.tag in texts)
 
 
-def _sized(svg: bytes, view: tuple[float, float], page: Page, letters: str) -> Drawing:
+def _sized(svg: bytes, size: tuple[float, float], page: Page, letters: str) -> Drawing:
     """The drawing in pixels: its longer side is the page's."""
-    scale = page.side / max(view)
-    columns, rows = (max(1, round(side * scale)) for side in view)
+    scale = page.side / max(size)
+    columns, rows = (max(1, round(side * scale)) for side in size)
     if page.fit == "scale":
         columns, rows = _nearest(columns, page.grid), _nearest(rows, page.grid)
     page_size = _above(columns, page.grid), _above(rows, page.grid)
@@ -112,14 +116,16 @@ def _is_drawable(href: str) -> bool:
     return not href.strip().startswith("data:") or embedded_png(href) is not None
 
 
-def _undrawable(document: Outline) -> Invalid | None:
+def _undrawable(document: Outline, view: tuple[float, float]) -> Invalid | None:
+    """Why a renderer should not see this: it would never come back, or it would ask for files."""
     for element in document.elements:
         if (d := element.attributes.get("d")) and (why := geometry.endless(d)):
             return invalid("malformed", why)
         if element.tag == "image" and not _is_drawable(element.attributes.get("href", "")):
             return invalid("forbidden", "an image that is no small PNG of its own")
         if element.tag in ("circle", "ellipse") and any(
-            geometry.length(element, name, 1.0) > 1e7 for name in ("r", "rx", "ry")
+            geometry.length(element, name, max(view)) > MAX_RADIUS * max(view)
+            for name in ("r", "rx", "ry")
         ):
             return invalid("too_costly", "a radius without end")
     return None
@@ -158,4 +164,4 @@ def _view_box(text: str) -> tuple[float, float] | None:
         return None
     if len(numbers) != 4 or not all(math.isfinite(n) and abs(n) <= 1e7 for n in numbers):
         return None
-    return (numbers[2], numbers[3]) if min(numbers[2:]) > 0 else None
+    return (numbers[2], numbers[3]) if min(numbers[2:]) > 1e-6 else None

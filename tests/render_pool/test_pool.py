@@ -265,17 +265,21 @@ def test_a_worker_opens_no_url() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    groups = '<g opacity=".9">' * 60 + '<circle r="900"/>' + "</g>" * 60
+    huge = (
+        '<svg viewBox="0 0 96 96"><pattern id="p" width="30000" height="30000" '
+        'patternUnits="userSpaceOnUse"><circle r="9"/></pattern>'
+        '<rect width="96" height="96" fill="url(#p)"/></svg>'
+    )
 
     async def scene() -> None:
-        async with RenderPool(config(side=2048, memory_mb=512)) as pool:
-            result = await pool.render(f'<svg viewBox="0 0 999 999">{groups}</svg>')
-            assert isinstance(result, Invalid), "sixty pages of 16 MB fit into 512"
+        async with RenderPool(config(workers=1)) as pool:
+            result = await pool.render(huge)
+            assert isinstance(result, Invalid), "a tile of 3.6 GB"
             assert result.reason == "memory"
             assert isinstance(await pool.render(circle()), Picture)
-            again = await pool.render(f'<svg viewBox="0 0 999 999">{groups}</svg>')
-            assert again == result
-            assert pool.stats()["cached"] == 1
+            assert await pool.render(huge) == result
+            stats = pool.stats()
+            assert (stats["cached"], stats["recycled"], stats["kills"]) == (1, 1, 0)
 
     asyncio.run(scene())
 
