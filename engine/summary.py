@@ -28,12 +28,14 @@ def build_summary(
     seed: int,
     config_sha256: str,
     versions: Mapping[str, int] | None = None,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run.
 
     `steps` and published `versions` of each policy (None: the newest reserved ones), `max_age` of
-    each stream, `heldout` as `evals.heldout.compare` gives it (None: not measured). Counts that
-    break the conservation law are listed under `violations`, which is empty otherwise.
+    each stream, `heldout` as `evals.heldout.compare` gives it (None: not measured), `parts` what
+    parts count of their own accord since the run was last resumed. Counts that break the
+    conservation law are listed under `violations`, which is empty otherwise.
     """
     counts = buffer.counts()
     counters = buffer.counters()
@@ -63,6 +65,7 @@ def build_summary(
         "attempts": int(counters.get("attempts", 0)),
         "wall_s": counters.get("wall_s", 0.0),
         "busy_fraction": busy_fractions(counters),
+        "parts": {name: dict(counted) for name, counted in (parts or {}).items()},
         "heldout": {key: dict((heldout or {}).get(key, {})) for key in HELDOUT_KEYS},
         "seed": seed,
         "config_sha256": config_sha256,

@@ -24,7 +24,7 @@ from launch.sections.measures import dev_curves, heldout, honesty
 from launch.sections.proposals import read_proposals
 from launch.sections.rewards import rewards
 from launch.sections.run import Run
-from launch.sections.work import ages, learners, time_spent
+from launch.sections.work import ages, learners, renderer, time_spent
 from launch.signs import warnings
 
 NUM_GAMES = 6
@@ -76,6 +76,7 @@ def render(run: Run) -> str:
         ("Development set during the run", dev_curves(run)),
         ("Age of what was trained", ages(run)),
         ("Where the time went", time_spent(run)),
+        ("Pictures", renderer(run)),
         ("Learners", learners(run)),
         ("Games, early and late", _games(run)),
     ]

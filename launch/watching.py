@@ -32,6 +32,7 @@ from launch.config import RootConfig
 from launch.recipe import FUNNEL, STREAMS
 from launch.report import write_report
 from launch.signs import warnings
+from render_pool.measure import summarise
 from render_pool.pool import RenderPool
 
 log = logging.getLogger(__name__)
@@ -241,6 +242,8 @@ class Watcher:
                 / (self._renderer.stats()["workers"] if part == "renderer" else 1)
                 for part in sorted(self._busy)
             },
+            parts={"renderer": self._renderer.stats()},
+            lines=(f"renderer: {summarise(self._renderer.stats())}",),
             events=tuple(self._events),
         )
 
@@ -274,6 +277,7 @@ class Watcher:
             seed=self._config.run.seed,
             config_sha256=digest(self._config),
             versions=versions,
+            parts={"renderer": self._renderer.stats()},
         )
         write_summary(self._run.summary, summary)
         write_report(self._run.path)

@@ -460,7 +460,7 @@ def _reading(name: str, value: str) -> float:
     """Steps to read a long attribute, for each element that has or inherits it."""
     if name in ("d", "points", "stroke-dasharray"):
         minus = value.count("-")
-        num_numbers = minus * (5 if minus > len(value) / 4 else 1)
+        num_numbers = minus * (5.0 if minus > len(value) / 4 else 1.0)
         num_numbers += value.count(" ") + value.count(",") + value.count(".") / 2
         return num_numbers * _NUMBER + len(value) ** 2 * 1.5e-7  # repetitions copy the rest
     if name == "href" and value.startswith("data:"):

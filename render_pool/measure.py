@@ -1,6 +1,7 @@
 """Counters of a render pool, and percentiles of its recent times."""
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from engine.types import Invalid
@@ -57,6 +58,18 @@ class Measures:
             "cpu_s": self.cpu_s,
             "running": self.running,
         }
+
+
+def summarise(stats: Mapping[str, Any]) -> str:
+    """`RenderPool.stats` in a line."""
+    refused = sum(stats["invalid"].values())
+    parts = [f"{stats['rendered']} pictures, {refused} refused, {stats['hit_rate']:.0%} kept ones"]
+    if stats["draw_ms"]:
+        draw, wait = stats["draw_ms"], stats["wait_ms"]
+        parts.append(f"drawing {draw['p50']:.0f} ms (p95 {draw['p95']:.0f})")
+        parts.append(f"waiting {wait['p50']:.0f} ms (p95 {wait['p95']:.0f})")
+    parts.append(f"{stats['kills']} kills, {stats['recycled']} recycled")
+    return ", ".join(parts)
 
 
 def _percentiles(seconds: deque[float]) -> dict[str, float]:

@@ -47,13 +47,17 @@ class Snapshot:
     policies: Mapping[str, PolicyView]
     busy: Mapping[str, float] = field(default_factory=dict)
     """Fraction of the recent time that each server, learner and the renderer worked."""
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What parts count of their own accord, by part; kept with the record."""
+    lines: Sequence[str] = ()
+    """The same in words, a line each."""
     events: Sequence[tuple[str, str]] = ()
     """(level, text), newest last."""
 
     def record(self) -> dict[str, Any]:
         """For `metrics.jsonl`, without what has a line of its own."""
         data = asdict(self)
-        for key in ("name", "events"):
+        for key in ("name", "events", "lines"):
             del data[key]
         return data
 

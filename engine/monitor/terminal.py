@@ -95,6 +95,7 @@ def view(snapshot: Snapshot) -> Group:
         _funnel(snapshot),
         _streams(snapshot),
         Text(f" busy: {busy}" if busy else "", style="dim"),
+        *(Text(f" {text}", style="dim", overflow="ellipsis") for text in snapshot.lines),
         *events,
     )
 

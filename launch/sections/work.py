@@ -7,6 +7,7 @@ from engine.monitor.snapshot import age_stats
 from launch.charts import bar_chart, fraction_bar, line_chart
 from launch.sections.run import Run, in_order
 from launch.sections.tables import decimal, grid, table
+from render_pool.reasons import SENTENCES
 
 SMOOTH = 10
 
@@ -69,6 +70,34 @@ def time_spent(run: Run) -> str:
             rates.setdefault(kind, []).append((minutes, total))
     parts.append(grid([line_chart("Tokens per second", rates, x_label="minutes", smooth=SMOOTH)]))
     return "".join(parts)
+
+
+def renderer(run: Run) -> str:
+    """What the render pool did since the run was last resumed."""
+    snapshots = run.of_kind("engine")
+    parts = (run.summary or {}).get("parts") or (snapshots[-1].get("parts") if snapshots else {})
+    stats = (parts or {}).get("renderer")
+    if not stats:
+        return ""
+    rows = [
+        ("pictures", str(stats["rendered"])),
+        ("answers from the cache", f"{stats['hit_rate']:.1%}"),
+        ("pictures with characters that no font has", str(stats["with_boxes"])),
+        *(
+            (f"{name}, ms: p50, p95, p99", ", ".join(f"{ms:.1f}" for ms in stats[key].values()))
+            for key, name in (("wait_ms", "waiting for a worker"), ("draw_ms", "drawing"))
+        ),
+        ("workers recycled", str(stats["recycled"])),
+        *((f"workers ended: {why}", str(n)) for why, n in stats["kills_by_reason"].items()),
+        ("backend, and what confines it", f"{stats['backend']}, {stats['sandbox']}"),
+    ]
+    refused = [
+        (reason, SENTENCES.get(reason, ""), str(number))
+        for reason, number in sorted(stats["invalid"].items(), key=lambda item: -item[1])
+    ]
+    return table(("renderer", ""), rows) + (
+        table(("refused", "why", "number"), refused) if refused else ""
+    )
 
 
 def learners(run: Run) -> str:

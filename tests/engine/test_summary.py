@@ -10,7 +10,7 @@ from tests.engine.make_groups import make_group
 
 KEYS = {
     "games", "groups", "funnel", "steps", "version", "tokens", "age", "judge_age", "attempts",
-    "wall_s", "busy_fraction", "heldout", "seed", "config_sha256", "violations",
+    "wall_s", "busy_fraction", "parts", "heldout", "seed", "config_sha256", "violations",
 }  # fmt: skip
 
 
