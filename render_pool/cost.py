@@ -16,6 +16,7 @@ from what pictures are made of: an ordinary picture has some hundred steps.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from render_pool import geometry
 from render_pool.embedded import embedded_png, pixels
@@ -49,10 +50,13 @@ _OPACITY = re.compile(r"(?:^|[;\s])opacity\s*:")
 _BUILD = 0.35
 _DRAW = 0.5
 _PAINT = 1.0
-_NAMED = 0.3
+_NAMED = 1.0
 _LETTER = 0.6
 _USE = 4.0
 _GRADIENT = 1.0
+_RADIAL = 1 / 4_000
+"""A pixel."""
+_LINEAR = 1 / 90_000
 _PATTERN = 18.0
 _CLIP = 4.0
 _MASK = 14.0
@@ -64,7 +68,6 @@ _STYLE = 1 / 15
 _SELECTOR = 1.2
 _NUMBER = 0.06
 """A number of path data, points or a dash pattern."""
-_PIXELS_OF_GROUP = 50_000
 _SEARCHED = 5e-5
 """The square of the length of an attribute that patterns search which may start anywhere."""
 _BLEND_IN_TILE = 5000.0
@@ -79,37 +82,58 @@ class TooCostly(Exception):
     """The work has no bound: a reference that leads back to itself, or a stylesheet's product."""
 
 
+class _Paint(NamedTuple):
+    """Steps of a gradient or pattern."""
+
+    each: float
+    """Whenever something is painted with it."""
+    page: float
+    """To paint the whole page with it."""
+
+
 class _Work:
-    """own + fill * F + stroke * S + marker * M steps, where F, S and M are the steps of the fill,
-    the stroke and the markers that the element inherits."""
+    """Steps of an element, of which some depend on the paints and markers that it inherits."""
 
-    __slots__ = ("fill", "marker", "own", "stroke")
+    __slots__ = ("fills", "fills_area", "markers", "own", "strokes", "strokes_area")
 
-    def __init__(
-        self, own: float = 0.0, fill: float = 0.0, stroke: float = 0.0, marker: float = 0.0
-    ) -> None:
-        self.own = own
-        self.fill = fill
-        self.stroke = stroke
-        self.marker = marker
+    def __init__(self) -> None:
+        self.own = 0.0
+        self.fills = 0.0
+        """Things that are painted with the inherited fill."""
+        self.fills_area = 0.0
+        """Pages that they cover together."""
+        self.strokes = 0.0
+        self.strokes_area = 0.0
+        self.markers = 0.0
+        """Places at which the inherited markers are drawn."""
+
+    def copy(self) -> "_Work":
+        found = _Work()
+        found.add(self)
+        return found
 
     def add(self, other: "_Work") -> None:
         self.own += other.own
-        self.fill += other.fill
-        self.stroke += other.stroke
-        self.marker += other.marker
+        self.fills += other.fills
+        self.fills_area += other.fills_area
+        self.strokes += other.strokes
+        self.strokes_area += other.strokes_area
+        self.markers += other.markers
 
-    def give(self, fill: float | None, stroke: float | None, marker: float | None) -> None:
-        """An inherited paint has become known: None where it has not."""
-        if fill is not None:
-            self.own += self.fill * fill if fill else 0.0
-            self.fill = 0.0
-        if stroke is not None:
-            self.own += self.stroke * stroke if stroke else 0.0
-            self.stroke = 0.0
-        if marker is not None:
-            self.own += self.marker * marker if marker else 0.0
-            self.marker = 0.0
+    def give_fill(self, paint: _Paint | None) -> None:
+        """The inherited fill has become known; None: a plain colour."""
+        if paint is not None and self.fills:
+            self.own += self.fills * paint.each + self.fills_area * paint.page
+        self.fills = self.fills_area = 0.0
+
+    def give_stroke(self, paint: _Paint | None) -> None:
+        if paint is not None and self.strokes:
+            self.own += self.strokes * paint.each + self.strokes_area * paint.page
+        self.strokes = self.strokes_area = 0.0
+
+    def give_markers(self, each: float) -> None:
+        self.own += self.markers * each if self.markers else 0.0
+        self.markers = 0.0
 
 
 def steps(document: Outline, view: tuple[float, float], num_pixels: int) -> float:
@@ -135,10 +159,13 @@ class _Counter:
         self._refs = [self._references(place) for place in range(len(self._elements))]
         self._long, self._dash, self._is_clip = self._from_above()
         self._build = self._nodes()
+        self._contents: dict[int, float] = {}
+        self._paints: dict[int, _Paint] = {}
+        self._num_edges: dict[int, float] = {}
         self._is_round = any("round" in e.attributes.values() for e in self._elements)
         self._blends = {element.parent for element in self._elements if element.tag == "feBlend"}
         self._has_markers = any(name in refs for refs in self._refs for name in _MARKERS)
-        self._clipped = self._clips_above()
+        self._clipped, self._is_layered = self._layers_above()
         self._known: dict[int, _Work] = {}
         self._visiting: set[int] = set()
 
@@ -212,10 +239,12 @@ class _Counter:
                     else:
                         above += _reading(name, value)
             scale = magnified[parent] if parent >= 0 else 1.0
+            if "font-size" in element.attributes:
+                scale *= geometry.em(element.attributes["font-size"])
             if "transform" in element.attributes:
                 scale *= geometry.magnification(element.attributes["transform"])
-                if not scale < _MAX_SCALE:
-                    raise TooCostly("magnified without end")
+            if not scale < _MAX_SCALE:
+                raise TooCostly("magnified without end")
             magnified.append(scale)
             inherited.append(above)
             long.append(own + above)
@@ -223,15 +252,32 @@ class _Counter:
             is_clip.append(element.tag == "clipPath" or (parent >= 0 and is_clip[parent]))
         return long, dash, is_clip
 
-    def _clips_above(self) -> list[float]:
-        """By element: steps that the clip paths around it add to each thing drawn."""
-        found: list[float] = []
+    def _layers_above(self) -> tuple[list[float], list[bool]]:
+        """By element: steps that the clip paths around it add to each thing drawn, and whether
+        a group with an opacity, mask or filter is around it."""
+        clipped: list[float] = []
+        is_layered: list[bool] = []
+        is_layer: list[bool] = []
         for place, element in enumerate(self._elements):
-            above = found[element.parent] if element.parent >= 0 else 0.0
-            for target in self._targets(self._refs[place].get("clip-path", ())):
-                above += 0.7 + self._edges(target) * 0.1
-            found.append(above)
-        return found
+            parent, references = element.parent, self._refs[place]
+            clips = clipped[parent] if parent >= 0 else 0.0
+            for target in self._targets(references.get("clip-path", ())):
+                clips += 0.7 + self._edges(target) * 0.1
+            clipped.append(clips)
+            is_layered.append(parent >= 0 and is_layer[parent])
+            is_layer.append(is_layered[place] or self._has_layer(place))
+        return clipped, is_layered
+
+    def _has_layer(self, place: int) -> bool:
+        """Whether an element is drawn on a page of its own first."""
+        attributes, references = self._elements[place].attributes, self._refs[place]
+        return (
+            "mask" in references
+            or "filter" in references
+            or "opacity" in attributes
+            or _OPACITY.search(attributes.get("style", "")) is not None
+            or any(rule.has_opacity for rule in self._candidates[place])
+        )
 
     # building the tree
 
@@ -295,22 +341,23 @@ class _Counter:
 
     def _add(self, place: int, work: _Work) -> None:
         """Add one element's steps to those of its children."""
-        element, references = self._elements[place], self._refs[place]
+        element = self._elements[place]
         tag = element.tag
         share = geometry.share(element, self._view) if tag in _SHAPES else 0.0
         work.own += _DRAW + self._long[place] + ("id" in element.attributes) * _NAMED
         for rule in self._candidates[place]:
             work.own += rule.values
         if tag in _PAINTED:
-            work.own += _PAINT
-            work.fill += 1.0
-            work.stroke += 1.0
-            work.own += self._clipped[place]
+            work.own += _PAINT + self._clipped[place]
+            work.fills += 1.0
+            work.fills_area += share
+            work.strokes += 1.0
+            work.strokes_area += share
         if tag in _SHAPES:
             work.own += self._outlined(place, share)
-            work.marker += self._vertices(place) if self._has_markers else 0.0
+            work.markers += self._vertices(place) if self._has_markers else 0.0
         elif tag in _TEXTS:
-            work.own += self._letters(element)
+            work.own += self._letters(place)
         elif tag == "svg":
             work.own += (element.end - place) * 0.006  # definitions are looked for in all of it
         elif tag == "image":
@@ -318,17 +365,23 @@ class _Counter:
             work.own += pixels(png) / 10_000 if png else 0.0
         elif tag in ("use", "tref"):
             self._add_used(element, work)
+        self._give(place, work)
+        work.own += self._layers(place, share)
+
+    def _give(self, place: int, work: _Work) -> None:
+        """An element's own paints and markers for what it draws with what is in it."""
+        element, references = self._elements[place], self._refs[place]
         if "fill" in references:
-            work.give(self._paint(references["fill"], share), None, None)
+            work.give_fill(self._paint(references["fill"]))
         elif not _inherits(element, "fill"):
-            work.fill = 0.0
+            work.give_fill(None)
         if "stroke" in references:
-            work.give(None, self._paint(references["stroke"], share), None)
+            work.give_stroke(self._paint(references["stroke"]))
         elif not _inherits(element, "stroke"):
-            work.stroke = 0.0
-        if references:
-            work.give(None, None, self._markers(references))
-        work.own += self._layers(element, references, share)
+            work.give_stroke(None)
+        markers = self._markers(references) if references else None
+        if markers is not None:
+            work.give_markers(markers)
 
     def _outlined(self, place: int, share: float) -> float:
         """Steps for a shape's pixels, its dashes, and where a long line crosses itself."""
@@ -339,20 +392,25 @@ class _Counter:
             found += geometry.perimeter(element, self._view) / dash * per_dash
         return found + geometry.crossings(element, self._view) * 0.1
 
-    def _letters(self, element: Element) -> float:
-        num_letters = len(element.text)
-        per_letter = _LETTER + (2.0 if "rotate" in element.attributes else 0.0)
+    def _letters(self, place: int) -> float:
+        element = self._elements[place]
         attributes = element.attributes
         found = 1.0
         if "font-size" in attributes or "font-family" in attributes or "font" in attributes:
             found += 4.0
         if "transform" in attributes and "rotate" in attributes["transform"]:
             found += 4.0
-        for target in self._linked(element):
-            path = self._elements[target].attributes.get("d", "")
-            per_letter += len(path) / 400  # each letter walks along the flattened path
-            found += 2 * _reading("d", path)
-        return found + num_letters * per_letter
+        if element.tag == "tspan" and ("x" in attributes or "y" in attributes):
+            found += 3.0
+        per_letter = _LETTER + (2.0 if "rotate" in attributes else 0.0)
+        followed = element if "href" in attributes else self._elements[max(element.parent, 0)]
+        for target in self._linked(followed):
+            # Whatever has "path" in its name may be followed: it is drawn before, twice.
+            if "path" in self._elements[target].tag.lower():
+                path = self._elements[target].attributes.get("d", "")
+                per_letter += len(path) / 400  # each letter walks along the flattened path
+                found += 2 * self._content(target)
+        return found + len(element.text) * per_letter
 
     def _vertices(self, place: int) -> float:
         """Places of an element at which a marker may be drawn."""
@@ -367,11 +425,11 @@ class _Counter:
         if targets:
             work.own += max(self._build[target] for target in targets) * _BUILD
             drawn = [self._drawn(target) for target in targets]
-            work.add(max(drawn, key=lambda one: (one.own, one.fill, one.marker)))
+            work.add(max(drawn, key=lambda one: (one.own, one.fills, one.markers)))
 
-    def _paint(self, ids: Sequence[str], share: float) -> float:
-        """Steps to paint so much of the page with a gradient or pattern."""
-        return max((self._server(target, share) for target in self._targets(ids)), default=0.0)
+    def _paint(self, ids: Sequence[str]) -> _Paint:
+        """The costliest of the gradients and patterns of that name."""
+        return max(map(self._server, self._targets(ids)), default=_Paint(0.0, 0.0))
 
     def _markers(self, references: dict[str, list[str]]) -> float | None:
         ids = [name for marker in _MARKERS for name in references.get(marker, ())]
@@ -380,57 +438,57 @@ class _Counter:
         contents = [_MARKER + self._content(target) for target in self._targets(ids)]
         return max(contents, default=0.0)
 
-    def _server(self, place: int, share: float) -> float:
-        """Steps to paint with a gradient or a pattern, once, so much of the page."""
-        element = self._elements[place]
-        painted = share * self._num_pixels
-        if element.tag == "pattern":
-            return _PATTERN + self._content(place) + painted / 20_000
+    def _server(self, place: int) -> _Paint:
+        """What it costs to paint with a gradient or a pattern."""
+        if place not in self._paints:
+            element = self._elements[place]
+            if element.tag == "pattern":
+                paint = _Paint(_PATTERN + self._content(place), self._num_pixels / 20_000)
+            else:
+                per_page = _RADIAL if element.tag == "radialGradient" else _LINEAR
+                paint = _Paint(self._gradient(place), self._num_pixels * per_page)
+            self._paints[place] = paint
+        return self._paints[place]
+
+    def _gradient(self, place: int) -> float:
+        """Steps to read a gradient with all those that it refers to."""
         found, chain = _GRADIENT, {place}
         while True:
-            element = self._elements[place]
-            found += (element.end - place) * 0.03 + self._long[place]
-            found += painted / (2_000 if element.tag == "radialGradient" else 90_000)
-            following = [target for target in self._linked(element) if target not in chain]
+            end = self._elements[place].end
+            found += (end - place) * 0.03 + sum(self._long[place:end])
+            following = [t for t in self._linked(self._elements[place]) if t not in chain]
             if not following:
                 return found
             found += self._build[place] * _BUILD + len(self._elements) / 200
-            place, painted = following[0], 0.0
+            place = following[0]
             chain.add(place)
 
     def _content(self, place: int) -> float:
         """Steps to draw what is inside of a pattern, marker, mask or clip path, with the paints
         and markers that it inherits where it stands."""
-        drawn = self._drawn(place)
-        work = _Work(drawn.own, drawn.fill, drawn.stroke, drawn.marker)
-        at = self._elements[place].parent
-        while at >= 0 and (work.fill or work.stroke or work.marker):
-            references, element = self._refs[at], self._elements[at]
-            if "fill" in references:
-                work.give(self._paint(references["fill"], 0.0), None, None)
-            elif not _inherits(element, "fill"):
-                work.fill = 0.0
-            if "stroke" in references:
-                work.give(None, self._paint(references["stroke"], 0.0), None)
-            elif not _inherits(element, "stroke"):
-                work.stroke = 0.0
-            work.give(None, None, self._markers(references))
-            at = element.parent
+        if place in self._contents:
+            return self._contents[place]
+        work, at = self._drawn(place).copy(), self._elements[place].parent
+        while at >= 0 and (work.fills or work.strokes or work.markers):
+            self._give(at, work)
+            at = self._elements[at].parent
+        found = work.own
         if self._elements[place].tag in ("pattern", "mask"):
             if self._blends and any(
                 target in self._blends
                 for at in range(place, self._elements[place].end)
                 for target in self._targets(self._refs[at].get("filter", ()))
             ):
-                work.own += _BLEND_IN_TILE
+                found += _BLEND_IN_TILE
             for target in list(self._linked(self._elements[place]))[:1]:
                 if target not in self._visiting:
-                    work.own += self._content(target) + len(self._elements) / 200
-        return work.own
+                    found += self._content(target) + len(self._elements) / 200
+        self._contents[place] = found
+        return found
 
-    def _layers(self, element: Element, references: dict[str, list[str]], share: float) -> float:
+    def _layers(self, place: int, share: float) -> float:
         """Steps for masks, clip paths, filters and groups with an opacity."""
-        found = 0.0
+        found, references = 0.0, self._refs[place]
         if references:
             for target in self._targets(references.get("filter", ())):
                 num_parts = self._elements[target].end - target
@@ -443,17 +501,17 @@ class _Counter:
             for target in self._targets(references.get("clip-path", ())):
                 # Edges meet the edges of the clip path around this one.
                 found += _CLIP + self._content(target) + self._edges(target) ** 2 / 160
-            if "mask" in references or "filter" in references:
-                found += self._num_pixels / _PIXELS_OF_GROUP
-        attributes = element.attributes
-        if "opacity" in attributes or _OPACITY.search(attributes.get("style", "")):
-            found += self._num_pixels / _PIXELS_OF_GROUP
+        if self._has_layer(place):
+            # Pages within pages are new memory, others are the same again.
+            found += self._num_pixels / (12_500 if self._is_layered[place] else 50_000)
         return found
 
     def _edges(self, place: int) -> float:
         """Edges of a clip path."""
-        end = self._elements[place].end
-        return sum(geometry.vertices(self._elements[at]) for at in range(place, end))
+        if place not in self._num_edges:
+            inside = self._elements[place : self._elements[place].end]
+            self._num_edges[place] = sum(map(geometry.vertices, inside))
+        return self._num_edges[place]
 
 
 def _reading(name: str, value: str) -> float:
@@ -462,6 +520,8 @@ def _reading(name: str, value: str) -> float:
         minus = value.count("-")
         num_numbers = minus * (5.0 if minus > len(value) / 4 else 1.0)
         num_numbers += value.count(" ") + value.count(",") + value.count(".") / 2
+        if name == "d" and num_numbers > 300 and geometry.has_arcs_and_curves(value):
+            return num_numbers  # an arc refines the curves of its whole path
         return num_numbers * _NUMBER + len(value) ** 2 * 1.5e-7  # repetitions copy the rest
     if name == "href" and value.startswith("data:"):
         return len(value) / 2000

@@ -105,6 +105,18 @@ def magnification(transform: str) -> float:
     return found
 
 
+def em(font_size: str) -> float:
+    """How much larger the letters inside are, where the size is relative to those outside."""
+    text = font_size.strip()
+    values = numbers(text[:40]) if text.endswith(("em", "ex", "ch")) else []
+    return abs(values[0]) if values else 1.0
+
+
+def has_arcs_and_curves(d: str) -> bool:
+    letters = set(d)
+    return bool(letters & set("aA")) and bool(letters & set("cCsSqQtT"))
+
+
 def endless(d: str) -> str | None:
     """Why path data would keep the renderer for ever; None where it would not.
 

@@ -30,6 +30,7 @@ class Rule:
     """`:has()`, which tries everything below."""
     values: float
     """Steps that its long values cost each element that they are given to."""
+    has_opacity: bool
     references: tuple[tuple[str, tuple[str, ...]], ...]
     """(property, ids)."""
 
@@ -80,18 +81,22 @@ def _rules(sheet: str) -> Iterator[Rule]:
         if not prelude:
             continue
         values = [value for _, _, value in (part.partition(":") for part in body.split(";"))]
-        weight = sum(len(value) / 22 for value in values if len(value) > 60)
+        weight = len(values) * 0.008 + sum(len(value) / 22 for value in values if len(value) > 60)
+        has_opacity = "opacity" in body
         references = tuple(
             (name.strip().lower(), tuple(_FRAGMENT.findall(value)))
             for name, _, value in (part.partition(":") for part in body.split(";"))
             if "(" in value and "#" in value
         )
         for selector in prelude.rpartition("{")[2].split(","):
-            yield _rule(selector, weight, references)
+            yield _rule(selector, weight, has_opacity, references)
 
 
 def _rule(
-    selector: str, values: float, references: tuple[tuple[str, tuple[str, ...]], ...]
+    selector: str,
+    values: float,
+    has_opacity: bool,
+    references: tuple[tuple[str, tuple[str, ...]], ...],
 ) -> Rule:
     selector = " ".join(selector.split())
     for combinator in ">+~":
@@ -112,6 +117,7 @@ def _rule(
         siblings=selector.count("~") + selector.count(":nth-"),
         subtrees=selector.count(":has(") + selector.count(" of "),
         values=values,
+        has_opacity=has_opacity,
         references=references,
     )
 

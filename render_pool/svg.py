@@ -7,13 +7,15 @@ heavy to draw, and the worker's limits are the net below it.
 """
 
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.types import Invalid
 from render_pool import cost, geometry
 from render_pool.embedded import embedded_png
-from render_pool.outline import Outline, outline
+from render_pool.outline import Element, Outline, outline
 from render_pool.reasons import invalid
 
 MAX_ASPECT = 100.0
@@ -23,6 +25,7 @@ MAX_STEPS = 5000
 MAX_RADIUS = 1e5
 """Times the page: cairo divides an arc into pieces according to its size."""
 
+_PATH_PROPERTY = re.compile(r"(?:^|[;{\s/])d\s{0,9}:", re.IGNORECASE)
 _UNITS = {"mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96, "pt": 96 / 72, "pc": 16, "px": 1} | {
     "em": 16,
     "ex": 8,
@@ -112,6 +115,15 @@ def _sized(svg: bytes, size: tuple[float, float], page: Page, letters: str) -> D
     return Drawing(svg, columns, rows, letters, *page_size)
 
 
+def _path_data(element: Element) -> Iterator[str]:
+    """Path data of an element, by attribute, style or in a stylesheet."""
+    if "d" in element.attributes:
+        yield element.attributes["d"]
+    style = element.text if element.tag == "style" else element.attributes.get("style", "")
+    if _PATH_PROPERTY.search(style):
+        yield from _PATH_PROPERTY.split(style)[1:]
+
+
 def _is_drawable(href: str) -> bool:
     return not href.strip().startswith("data:") or embedded_png(href) is not None
 
@@ -119,15 +131,18 @@ def _is_drawable(href: str) -> bool:
 def _undrawable(document: Outline, view: tuple[float, float]) -> Invalid | None:
     """Why a renderer should not see this: it would never come back, or it would ask for files."""
     for element in document.elements:
-        if (d := element.attributes.get("d")) and (why := geometry.endless(d)):
-            return invalid("malformed", why)
+        for d in _path_data(element):
+            if why := geometry.endless(d):
+                return invalid("malformed", why)
         if element.tag == "image" and not _is_drawable(element.attributes.get("href", "")):
             return invalid("forbidden", "an image that is no small PNG of its own")
-        if element.tag in ("circle", "ellipse") and any(
-            geometry.length(element, name, max(view)) > MAX_RADIUS * max(view)
-            for name in ("r", "rx", "ry")
-        ):
-            return invalid("too_costly", "a radius without end")
+        if element.tag in ("circle", "ellipse"):
+            radii = [geometry.length(element, name, max(view)) for name in ("r", "rx", "ry")]
+            known = [radius for radius in radii if radius]
+            if known and (
+                max(known) > MAX_RADIUS * max(view) or max(known) > MAX_RADIUS * min(known)
+            ):
+                return invalid("too_costly", "a radius without end")
     return None
 
 
