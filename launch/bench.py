@@ -1,149 +1,43 @@
 """Measurements of the parts, as ratios from one run.
 
     python launch/bench.py server [MODEL_DIR] --concurrency 16
+    python launch/bench.py render --pictures 60 --rounds 5
+    python launch/bench.py render --attack
 
-`server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`. Both sample
-the same number of tokens from equally long random prompts, eight samples each, at the same
-concurrency, on one thread. `generate` gets one fixed batch, which is its best case.
+`server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
+`render`: processor time per picture of the render pool, against the renderer that MM-Zero
+released and against cairosvg alone; or what hostile drawings cost the ordinary ones.
 """
 
 import argparse
-import asyncio
-import os
-import random
-import socket
+import importlib
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.children import end, last_lines, spawn
-
-_SAMPLES = 8
-
-
-def measure_server(options: argparse.Namespace) -> float:
-    """Tokens per second of a server of its own, over HTTP."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = Path(tempfile.mkdtemp()) / "server.log"
-    serve = [sys.executable, "-m", "engine.servers.embedded", "--serve"]
-    process = spawn([*serve, f"{port}={options.model_dir}"], log=log)
-    try:
-        return asyncio.run(_drive(options, f"http://127.0.0.1:{port}"))
-    except aiohttp.ClientError as error:
-        raise SystemExit(f"the server failed ({error}):\n{last_lines(log)}") from error
-    finally:
-        end(process)
-
-
-async def _drive(options: argparse.Namespace, url: str) -> float:
-    rng = random.Random(0)
-    generated = 0
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _until_ready(session, url)
-
-        async def sample(prompt: list[int]) -> None:
-            nonlocal generated
-            body = {
-                "input_ids": prompt,
-                "return_logprob": True,
-                "sampling_params": {"max_new_tokens": options.new_tokens, "ignore_eos": True},
-            }
-            async with session.post(f"{url}/generate", json=body) as response:
-                response.raise_for_status()
-                answer = await response.json()
-            generated += len(answer["output_ids"])
-
-        async def groups(until: float) -> None:
-            while time.perf_counter() < until:
-                prompt = [rng.randrange(options.vocab) for _ in range(options.prompt_tokens)]
-                await asyncio.gather(*(sample(prompt) for _ in range(_SAMPLES)))
-
-        async def run(seconds: float) -> None:
-            until = time.perf_counter() + seconds
-            await asyncio.gather(*(groups(until) for _ in range(options.concurrency // _SAMPLES)))
-
-        await run(1.0)
-        generated, began = 0, time.perf_counter()
-        await run(options.seconds)
-        return generated / (time.perf_counter() - began)
-
-
-async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
-    for _ in range(600):
-        try:
-            async with session.get(f"{url}/ready") as response:
-                if response.status == 200:
-                    return
-        except aiohttp.ClientConnectionError:
-            await asyncio.sleep(0.1)
-    raise aiohttp.ClientConnectionError("not ready after a minute")
-
-
-def measure_generate(module: Any, options: argparse.Namespace) -> float:
-    """Tokens per second of `generate` on one batch, repeated."""
-    import torch
-
-    prompts = torch.randint(0, options.vocab, (options.concurrency, options.prompt_tokens))
-    arguments = {
-        "input_ids": prompts,
-        "attention_mask": torch.ones_like(prompts),
-        "do_sample": True,
-        "top_k": 0,
-        "max_new_tokens": options.new_tokens,
-        "min_new_tokens": options.new_tokens,
-    }
-    with torch.inference_mode():
-        module.generate(**{**arguments, "max_new_tokens": 2, "min_new_tokens": 2})
-        generated, began = 0, time.perf_counter()
-        while time.perf_counter() < began + options.seconds:
-            module.generate(**arguments)
-            generated += options.concurrency * options.new_tokens
-        return generated / (time.perf_counter() - began)
+_PARTS = {
+    "server": "tokens/s: embedded server against generate",
+    "render": "processor time per picture: render pool against the released renderer",
+}
 
 
 def main() -> None:
     """Run the benchmark that the command line names."""
+    # A part is imported when it is asked for: the processes that `render` starts import this file.
+    named = next((word for word in sys.argv[1:] if word in _PARTS), None)
     parser = argparse.ArgumentParser(description="measurements of the parts, as ratios")
-    parts = parser.add_subparsers(required=True)
-    server = parts.add_parser("server", help="tokens/s: embedded server against generate")
-    server.add_argument(
-        "model_dir", type=Path, nargs="?", default=Path(__file__).parent / "tiny_base_model"
-    )
-    server.add_argument("--concurrency", type=int, default=16, help=f"a multiple of {_SAMPLES}")
-    server.add_argument("--prompt-tokens", type=int, default=35)
-    server.add_argument("--new-tokens", type=int, default=40)
-    server.add_argument("--seconds", type=float, default=10.0)
-    server.set_defaults(run=bench_server)
+    parts = parser.add_subparsers(required=True, metavar="{server,render}")
+    for name, summary in _PARTS.items():
+        part = parts.add_parser(name, help=summary)
+        if name == named:
+            module = importlib.import_module(f"launch.benches.{name}")
+            part.description = module.__doc__
+            part.formatter_class = argparse.RawDescriptionHelpFormatter
+            module.add_arguments(part)
+            part.set_defaults(run=module.run)
     options = parser.parse_args()
     options.run(options)
-
-
-def bench_server(options: argparse.Namespace) -> None:
-    """Measure both and print one line."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-    from transformers import Qwen3VLForConditionalGeneration
-
-    torch.set_num_threads(1)
-    module: Any = Qwen3VLForConditionalGeneration.from_pretrained(
-        options.model_dir, dtype=torch.float32
-    )
-    # Special ids come last; as prompts they would only be images without pixels.
-    options.vocab = module.config.text_config.vocab_size - 32
-    served = measure_server(options)
-    plain = measure_generate(module.eval(), options)
-    print(
-        f"concurrency {options.concurrency}: server {served:.0f} tokens/s, "
-        f"generate {plain:.0f} tokens/s, ratio {served / plain:.2f}"
-    )
 
 
 if __name__ == "__main__":

@@ -118,8 +118,10 @@ def load(settings: Settings) -> Warm | str:
             held: list[Any] = []
             reads = (fonts.FOLDER,)
         else:
+            from render_pool.memo import remember
             from render_pool.rasterise import rasterise
 
+            remember()
             held = fonts.hold()
     except OSError as error:  # cairocffi finds no libcairo
         return f"libcairo: {str(error).splitlines()[0][:200]}"

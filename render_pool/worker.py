@@ -60,11 +60,11 @@ class Draws:
             self.is_spent = True
             result = invalid("malformed", "endless recursion")
         except Exception as error:  # noqa: BLE001  a renderer raises anything on hostile input
-            if "NO_MEMORY" in str(error):
-                self.is_spent = True
-                result = invalid("memory")
-            else:
-                result = invalid("malformed", f"{type(error).__name__}: {error}"[:80])
+            # After an error of cairo's own a font may stay broken for all that follows.
+            self.is_spent = type(error).__module__.startswith("cairocffi")
+            is_memory = "NO_MEMORY" in str(error)
+            detail = f"{type(error).__name__}: {error}"[:80]
+            result = invalid("memory") if is_memory else invalid("malformed", detail)
         if isinstance(result, Invalid):
             return INVALID, 0, 0, f"{result.reason}:{result.detail}", b""
         return kind, *result
@@ -105,11 +105,13 @@ def serve_worker(sock: socket.socket, warm: Warm, confined: str) -> None:
             len(told),
             len(payload),
         )
-        sock.sendall(reply + told + payload)
+        sock.sendall(reply + told)
+        sock.sendall(payload)  # apart: it is large, and not worth a copy
 
 
 def confine(fd: int, template: int, warm: Warm) -> str:
     """Give up descriptors, environment, user, memory, files and network; what of it took hold."""
+    os.chdir("/")
     os.environ.clear()
     ctypes.CDLL(None).clearenv()
     _close_all_but(fd)

@@ -1,0 +1,1 @@
+"""Documents to draw, by the thousand: ordinary ones, and hostile ones."""
