@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
+from render_pool.reasons import SENTENCES
+
 Notes = Mapping[str, Any]
 FindImage = Callable[[str], bytes | None]
 MAX_TEXT = 1500
@@ -59,7 +61,9 @@ def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
         leak = ' <span class="mark" title="the picture prints the hard answer">leak</span>'
     parts = [f"<p>{_reward(drawing)}{leak}</p>"]
     if "invalid" in drawing:
-        parts.append(f'<p class="bad">{_text(drawing["invalid"])}</p>')
+        reason = str(drawing["invalid"])
+        sentence = escape(SENTENCES.get(reason.partition(":")[0], ""))
+        parts.append(f'<p class="bad">{_text(reason)}<br><span class="dim">{sentence}</span></p>')
     reference = notes.get(str(drawing.get("picture")))
     png = find_image(reference["png"]) if isinstance(reference, dict) else None
     if png is not None:

@@ -19,7 +19,7 @@ Reason = Literal[
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-SENTENCES: dict[Reason, str] = {
+SENTENCES: dict[str, str] = {
     "not_svg": "The text holds no <svg> element.",
     "too_large": "The document has more bytes, elements or levels than are drawn.",
     "forbidden": "The document asks for something outside of itself.",
@@ -37,9 +37,3 @@ SENTENCES: dict[Reason, str] = {
 def invalid(reason: Reason, detail: str = "") -> Invalid:
     """An `Invalid` with a reason of the closed set."""
     return Invalid(reason, detail)
-
-
-def explain(result: Invalid) -> str:
-    """The sentence of a result's reason, and its detail."""
-    sentence = next((SENTENCES[r] for r in REASONS if r == result.reason), result.reason)
-    return f"{sentence} ({result.detail})" if result.detail else sentence

@@ -89,6 +89,7 @@ def serve_worker(sock: socket.socket, warm: Warm, confined: str) -> None:
         kind, length = REQUEST.unpack(header)
         svg = _receive(sock, length)
         began = _cpu_s()
+        limits.allow_cpu(warm.settings.cpu_s + 1)  # a net below the timer
         limits.cpu_timer(warm.settings.cpu_s)
         kind, width, height, note, payload = draws.draw(svg, kind)
         limits.cpu_timer(0)
