@@ -8,8 +8,8 @@ import re
 from engine.types import Invalid
 from render_pool.reasons import invalid
 
-MAX_TEXT = 1 << 21
-"""Characters (or bytes) of a text that are looked at; an SVG is much shorter."""
+MAX_PROSE = 1 << 17
+"""Characters around the SVG that are looked through; its own come on top."""
 
 _MARK = re.compile(
     r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]{1,64}:)?svg(?=[\s/>])"
@@ -17,12 +17,14 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
+_MAX_MARKS = 4000
+"""Tags of `svg` elements, comments and the like that are counted before a text is given up."""
 _HINT = re.compile(r"<(?:[\w.-]{1,64}:)?svg(?=[\s/>])", re.IGNORECASE)
 
 
 def source(text: str | bytes, max_bytes: int) -> bytes | Invalid:
     """The first complete `<svg ...>...</svg>` of `text`, as UTF-8."""
-    if len(text) > MAX_TEXT:
+    if len(text) > MAX_PROSE + max_bytes:
         return invalid("too_large", f"a text of {len(text)} characters")
     if isinstance(text, bytes):
         decoded = _decode(text)
@@ -49,19 +51,26 @@ def find_svg(text: str) -> str | None:
     DOCTYPE and entity) is left behind, as is all prose. Whether the element is well-formed is for
     others to say.
     """
-    fenced = text.split("```")[1::2]
-    return next(filter(None, map(_first, (*fenced, text))), None)
+    pieces = (*text.split("```")[1::2], text)
+    found = (_first(piece, is_prose) for is_prose in (False, True) for piece in pieces)
+    return next(filter(None, found), None)
 
 
-def _first(text: str) -> str | None:
+def _first(text: str, is_prose: bool) -> str | None:
+    """`is_prose`: a bare `<svg>`, which has no size, is a word of a sentence and opens nothing."""
     depth = start = position = 0
-    while mark := _MARK.search(text, position):
+    for _ in range(_MAX_MARKS):
+        mark = _MARK.search(text, position)
+        if mark is None:
+            return None
         position = mark.end()
         if end := _ENDS.get(mark[0].upper()):
             closed = text.find(end, position)
             if closed < 0:
                 return None
             position = closed + len(end)
+        elif is_prose and depth == 0 and mark[0] == "<svg>":
+            continue
         elif not mark["closing"]:
             start = start if depth else mark.start()
             depth += not mark[0].endswith("/>")

@@ -81,7 +81,11 @@ class RenderPool:
 
     async def __aenter__(self) -> "RenderPool":
         self._template = await Template.start(self._settings)
-        first = await self._forked()
+        try:
+            first = await self._forked()
+        except BaseException:
+            self._template.close(kill=True)
+            raise
         self._sandbox = first.sandbox
         self._idle.append(first)
         level = logging.INFO if "seccomp" in first.sandbox and "land" in first.sandbox else 30
