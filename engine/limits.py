@@ -10,6 +10,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -25,6 +27,12 @@ def become_nobody() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def are_public(files: Iterable[str | Path]) -> bool:
+    """Whether any user, and so nobody, may read in the folders of the files."""
+    folders = {folder for file in files for folder in Path(file).parents}
+    return all(os.stat(folder).st_mode & 0o5 == 0o5 for folder in folders if folder.is_dir())
 
 
 def die_with(parent: int) -> None:

@@ -29,7 +29,7 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
     """Raise ConfigError for what would fail later: libraries, model, layout, folder, ports."""
     check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
     check(config.recipe)
-    check_system()
+    check_system(config.render.backend)
     check_base_model(config.model.base)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):

@@ -12,7 +12,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent / "fonts"
 FAMILIES = ("sans-serif", "serif", "monospace")
 
-_HINTS = {
+HINTS = {
     "DejaVu Serif": re.compile(rb"(?<!sans-)serif|times|georgia|garamond|palatino", re.IGNORECASE),
     "DejaVu Sans Mono": re.compile(rb"mono|courier|consolas|menlo|monaco", re.IGNORECASE),
 }
@@ -88,7 +88,7 @@ class Coverage:
         characters = sorted({c for c in letters if c > "\x7f" and c.isprintable()})
         if not characters:
             return ""
-        names = ["DejaVu Sans"] + [name for name, hint in _HINTS.items() if hint.search(svg)]
+        names = ["DejaVu Sans"] + [name for name, hint in HINTS.items() if hint.search(svg)]
         sets = [self._sets[name] for name in names if name in self._sets]
         has = self._library.FcCharSetHasChar
         return "".join(c for c in characters if not all(has(one, ord(c)) for one in sets))

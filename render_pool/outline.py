@@ -76,11 +76,12 @@ class _Builder:
             raise _Refused("too_large", f"deeper than {MAX_DEPTH} elements")
         namespace, _, local = name.rpartition(" ")
         tag = local if namespace in _NAMESPACES else name
+        if tag in _FETCHES:
+            for key in ("href", _XLINK_HREF):
+                if not _is_inside(tag, attributes.get(key, "")):
+                    raise _Refused("forbidden", f"{tag} of {attributes[key][:40]!r}")
         if _XLINK_HREF in attributes:
             attributes["href"] = attributes.pop(_XLINK_HREF)
-        href = attributes.get("href")
-        if href is not None and tag in _FETCHES and not _is_inside(tag, href):
-            raise _Refused("forbidden", f"{tag} of {href[:40]!r}")
         if _XML_BASE in attributes:
             raise _Refused("forbidden", "xml:base")
         self.elements.append(Element(tag, attributes, self._open[-1] if self._open else -1, depth))

@@ -76,11 +76,12 @@ class RenderPool:
         self._cache = Cache(cfg.cache_entries)
         self._poisons = Cache(_POISONS)
         self._measures = Measures()
-        self._salt = _salt(cfg)
+        self._salt = b""
         self._sandbox = ""
 
     async def __aenter__(self) -> "RenderPool":
         self._template = await Template.start(self._settings)
+        self._salt = _salt(self._cfg)  # not before: the backend is known to be installed now
         try:
             first = await self._forked()
         except BaseException:

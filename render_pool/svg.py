@@ -83,7 +83,7 @@ def prepare(svg: bytes, page: Page) -> Drawing | Invalid:
 def _size(document: Outline) -> tuple[float, float] | Invalid:
     """(width, height) of the root: its own lengths, and the viewBox's where one lacks."""
     root = document.root.attributes
-    width, height = _length(root.get("width")), _length(root.get("height"))
+    width, height = length(root.get("width")), length(root.get("height"))
     if "viewBox" in root:
         box = _view_box(root["viewBox"])
         if box is None:
@@ -154,7 +154,7 @@ def _nearest(pixels: int, grid: int) -> int:
     return max(1, round(pixels / grid)) * grid
 
 
-def _length(text: str | None) -> float:
+def length(text: str | None) -> float:
     """A length in pixels as cairosvg reads it; 0 for what depends on a page around it ("100%"),
     and for what is no length. Not finite, or negative, where the text says so."""
     if text is None or len(text) > 64:

@@ -20,7 +20,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,18 +59,12 @@ def main(arguments: Sequence[str]) -> int:
 def _confine(parent: int, memory_bytes: int) -> str:
     """Give up for good what grading doesn't need. Returns what is in force besides the limits."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    if _are_public(filter(None, files)):  # else nobody could not import what is imported late
+    if limits.are_public(filter(None, files)):  # else nobody could not import what is imported late
         limits.become_nobody()
         limits.die_with(parent)
     limits.confine(memory_bytes)
     libraries = [*filter(None, sys.path), f"{sys.base_prefix}/lib"]
     return str(sandbox.enter(read=[Path(library) for library in libraries]))
-
-
-def _are_public(files: Iterable[str]) -> bool:
-    """Whether any user may read the folders of the files."""
-    folders = {folder for file in files for folder in Path(file).parents}
-    return all(os.stat(folder).st_mode & 0o5 == 0o5 for folder in folders if folder.is_dir())
 
 
 def _result(functions: Sequence[Callable[..., Any]], request: Sequence[Any]) -> Any:

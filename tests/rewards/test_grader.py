@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from engine import limits
 from engine.errors import EngineError
 from rewards import grader as module
-from rewards import grading_worker
 from rewards.config import GraderConfig
 from rewards.grader import MAX_PAIR_CHARS, Grader
 from rewards.grading import canonical, tally
@@ -260,9 +260,9 @@ def test_what_confines_the_workers_is_logged_once(caplog: pytest.LogCaptureFixtu
 def test_root_stays_root_where_nobody_could_not_import() -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # for its owner only
     try:
-        assert not grading_worker._are_public([os.__file__, str(folder / "loaded.py")])
+        assert not limits.are_public([os.__file__, str(folder / "loaded.py")])
         folder.chmod(0o755)
-        assert grading_worker._are_public([str(folder / "loaded.py")])
+        assert limits.are_public([str(folder / "loaded.py")])
     finally:
         folder.rmdir()
 
