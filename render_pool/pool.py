@@ -200,12 +200,12 @@ class RenderPool:
     async def _draw_on(self, worker: Worker, svg: bytes, kind: bytes) -> tuple[Result, bool]:
         """One drawing on one worker, which afterwards is idle again, or ended. With it, whether
         the source is to blame for that end."""
-        used_before_s, began = worker.used_cpu_s(), time.monotonic()
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._cfg.deadline_s):
                 answer = await worker.draw(svg, kind, self._cfg.side)
         except TimeoutError:  # before OSError, whose subclass it is
-            used_s = worker.used_cpu_s() - used_before_s
+            used_s = worker.used_cpu_s() - worker.told_cpu_s
             self._kill(worker, "deadline")
             if used_s < _STALLED * self._cfg.deadline_s:
                 raise _StoodStill from None

@@ -73,6 +73,8 @@ class Worker:
         self.sandbox = sandbox
         """What it gave up."""
         self.num_drawn = 0
+        self.told_cpu_s = 0.0
+        """Processor seconds of the requests that it answered."""
         self._socket = sock
 
     @property
@@ -105,6 +107,7 @@ class Worker:
         if answered == wire.RGB and length != width * height * 3:
             raise ValueError(f"{length} bytes for {width} x {height} pixels")
         cpu_s, peak_mb = cpu_us / 1e6, peak_kb / 1024
+        self.told_cpu_s += cpu_s
         return Answer(answered, width, height, note, payload, cpu_s, peak_mb, is_last)
 
     def used_cpu_s(self) -> float:
