@@ -13,7 +13,7 @@ MAX_PROSE = 1 << 17
 
 _MARK = re.compile(
     r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]{1,64}:)?svg(?=[\s/>])"
-    r"""(?:[^<>"']|"[^"<]*"|'[^'<]*')*>""",
+    r"""(?:[^<>"']++|"[^"<]*"|'[^'<]*')*+>""",
     re.IGNORECASE,
 )
 _ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
@@ -52,23 +52,27 @@ def find_svg(text: str) -> str | None:
     others to say.
     """
     pieces = (*text.split("```")[1::2], text)
-    found = (_first(piece, is_prose) for is_prose in (False, True) for piece in pieces)
+    found = (_first(piece, is_prose) for piece in pieces for is_prose in (True, False))
     return next(filter(None, found), None)
 
 
 def _first(text: str, is_prose: bool) -> str | None:
     """`is_prose`: a bare `<svg>`, which has no size, is a word of a sentence and opens nothing."""
     depth = start = position = 0
+    never_closed: set[str] = set()
     for _ in range(_MAX_MARKS):
         mark = _MARK.search(text, position)
         if mark is None:
             return None
         position = mark.end()
         if end := _ENDS.get(mark[0].upper()):
-            closed = text.find(end, position)
-            if closed < 0:
+            closed = -1 if end in never_closed else text.find(end, position)
+            if closed >= 0:
+                position = closed + len(end)
+            elif depth:
                 return None
-            position = closed + len(end)
+            else:  # words of a sentence
+                never_closed.add(end)
         elif is_prose and depth == 0 and mark[0] == "<svg>":
             continue
         elif not mark["closing"]:

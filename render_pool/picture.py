@@ -36,11 +36,12 @@ class Pixels:
 def nothing_to_see(pixels: np.ndarray) -> Invalid | None:
     """Why there is nothing to see in `pixels` (uint8 [height, width, 4]); None where there is.
 
-    The ground is the colour of the first pixel. Of the rest it is asked whether it can be told
+    The ground is the colour of most corners. Of the rest it is asked whether it can be told
     from the ground at all, how much there is of it, and how far it reaches.
     """
     whole = pixels.view(np.uint32)[:, :, 0]
-    ink = whole != whole[0, 0]
+    corners = [int(whole[row, column]) for row in (0, -1) for column in (0, -1)]
+    ink = whole != max(corners, key=corners.count)
     share = float(np.count_nonzero(ink)) / ink.size
     if share > _ENOUGH and _varies(pixels[::4, ::4]):
         return None
