@@ -9,7 +9,7 @@ class RenderConfig(BaseModel, frozen=True, extra="forbid"):
     """How pictures are drawn, and what one drawing may cost."""
 
     backend: Literal["cairosvg", "resvg"] = "cairosvg"
-    """The library that draws; `resvg` needs `pip install 'streamzero[resvg]'`."""
+    """The library that draws; `resvg` needs `pip install -e '.[resvg]'`."""
     workers: int = Field(2, ge=1, le=64)
     """Worker processes; each draws one picture at a time."""
     deadline_s: float = Field(3.0, gt=0)

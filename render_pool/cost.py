@@ -43,6 +43,7 @@ _SEARCHED_NAMES = _REFERRING | {
     *("clip", "color", "flood-color", "font", "gradientTransform", "href", "lighting-color"),
     *("patternTransform", "stop-color", "transform", "transform-origin"),
 }
+_NOT_PASSED_ON = _NOT_INHERITED - {"class"} | {"height", "overflow", "width", "x", "y"}
 _FRAGMENT = re.compile(r"#([^\s\"')#]+)")
 _OPACITY = re.compile(r"(?:^|[;\s])opacity\s*:")
 
@@ -364,7 +365,7 @@ class _Counter:
             png = embedded_png(element.attributes.get("href", ""))
             work.own += pixels(png) / 10_000 if png else 0.0
         elif tag in ("use", "tref"):
-            self._add_used(element, work)
+            self._add_used(place, work)
         self._give(place, work)
         work.own += self._layers(place, share)
 
@@ -418,14 +419,30 @@ class _Counter:
         # Within a clip path each marker draws the whole path once more.
         return count * (1 + count) if self._is_clip[place] else count
 
-    def _add_used(self, element: Element, work: _Work) -> None:
+    def _add_used(self, place: int, work: _Work) -> None:
         """What a `use` draws: its target is looked up, built and drawn anew."""
+        element = self._elements[place]
         work.own += _USE + len(self._elements) * _LOOK_UP
+        href = element.attributes.get("href", "")
         targets = list(self._linked(element))
+        if "#" not in href or href.endswith("#"):
+            # A `use` of nothing is one of the whole document, if it has any attribute at all.
+            targets = [0] if self._has_attributes(place) else []
         if targets:
             work.own += max(self._build[target] for target in targets) * _BUILD
             drawn = [self._drawn(target) for target in targets]
             work.add(max(drawn, key=lambda one: (one.own, one.fills, one.markers)))
+
+    def _has_attributes(self, place: int) -> bool:
+        """Whether an element has an attribute, or inherits one."""
+        if self._elements[place].attributes:
+            return True
+        at = self._elements[place].parent
+        while at >= 0:
+            if self._elements[at].attributes.keys() - _NOT_PASSED_ON:
+                return True
+            at = self._elements[at].parent
+        return False
 
     def _paint(self, ids: Sequence[str]) -> _Paint:
         """The costliest of the gradients and patterns of that name."""

@@ -13,6 +13,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _ARC = re.compile(r"[aA]([^a-df-zA-DF-Z]*)")
 _AFTER_CLOSE = re.compile(r"[zZ][\s,]*[^\s,achlmqstvzACHLMQSTVZ]")
 _SCALES = re.compile(r"(?:scale|matrix)\s{0,9}\(([^()]*)")
+_EXTREME = re.compile(r"\d{6}|[eE]|\.0{6}")
 _MANY = 400
 """Numbers of a line from which on it is worth a look whether it crosses itself."""
 _UNKNOWN = 0.05
@@ -117,19 +118,21 @@ def has_arcs_and_curves(d: str) -> bool:
     return bool(letters & set("aA")) and bool(letters & set("cCsSqQtT"))
 
 
-def endless(d: str) -> str | None:
+def endless(d: str, reach: float) -> str | None:
     """Why path data would keep the renderer for ever; None where it would not.
 
-    Numbers after a `z` are read again and again, and arcs whose radii have no finite ratio are
-    divided without end. Tiny *coordinates* are common and harmless.
+    Numbers after a `z` are read again and again. Arcs are divided into pieces by their size, which
+    grows to what they have to reach, and by the ratio of their radii: neither may be beyond
+    `reach`, many times the page. Tiny *coordinates* are common and harmless.
     """
     if ("z" in d or "Z" in d) and _AFTER_CLOSE.search(d):
         return "numbers after z"
-    if "e-" in d or "E-" in d or "e+" in d or "e1" in d or "e2" in d or "e3" in d:
+    if ("a" in d or "A" in d) and _EXTREME.search(d):
+        if any(abs(number) > reach for number in numbers(d)):
+            return "an arc without end"
         for arc in _ARC.findall(d):
-            values = numbers(arc)
-            radii = [abs(r) for i, r in enumerate(values) if i % 7 < 2 and r]
-            if radii and (min(radii) < 1e-9 or max(radii) > 1e12):
+            radii = [abs(r) for i, r in enumerate(numbers(arc)) if i % 7 < 2 and r]
+            if radii and min(radii) < 1e-9:
                 return "an arc without a radius"
     return None
 

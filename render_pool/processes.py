@@ -22,7 +22,7 @@ START_S = 120.0
 """Wall seconds for Python and cairo to load: ten times what a busy two-core machine took."""
 FORK_S = 30.0
 INSTALL = "apt-get install -y libcairo2 libfontconfig1"
-INSTALL_RESVG = "pip install 'streamzero[resvg]'"
+INSTALL_RESVG = "pip install -e '.[resvg]'"
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -94,14 +94,14 @@ class Worker:
         self.num_drawn += 1
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._socket, wire.REQUEST.pack(kind, len(svg)) + svg)
-        header = wire.REPLY.unpack(await self._receive(wire.REPLY.size))
+        header = wire.REPLY.unpack(await receive(self._socket, wire.REPLY.size))
         answered, is_last, width, height, cpu_us, peak_kb, note_length, length = header
         if answered not in (kind, wire.INVALID) or max(width, height) > side:
             raise ValueError(f"a frame of kind {answered!r}, {width} x {height}")
         if note_length > wire.NOTE_BYTES or length > width * height * 4 + 65536:
             raise ValueError(f"{length} bytes for {width} x {height} pixels")
-        note = (await self._receive(note_length)).decode(errors="replace")
-        payload = await self._receive(length)
+        note = (await receive(self._socket, note_length)).decode(errors="replace")
+        payload = await receive(self._socket, length)
         if answered == wire.PNG and not _is_png(payload, width, height):
             raise ValueError("not a PNG of its size")
         if answered == wire.RGB and length != width * height * 3:
@@ -122,17 +122,6 @@ class Worker:
     def close(self) -> None:
         """The worker ends by itself when it next reads; a busy one has to be killed."""
         self._socket.close()
-
-    async def _receive(self, size: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        received = bytearray(size)
-        view = memoryview(received)
-        while view:
-            count = await loop.sock_recv_into(self._socket, view)
-            if count == 0:
-                raise EOFError
-            view = view[count:]
-        return bytes(received)
 
 
 class Template:
@@ -175,7 +164,7 @@ class Template:
             with theirs:
                 command = wire.COMMAND.pack(wire.FORK, 0)
                 socket.send_fds(self._control, [command], [theirs.fileno()])
-            hello = await asyncio.wait_for(worker._receive(wire.HELLO.size), FORK_S)
+            hello = await asyncio.wait_for(receive(ours, wire.HELLO.size), FORK_S)
         except BaseException:
             ours.close()
             raise
@@ -195,16 +184,16 @@ class Template:
         """How a worker ended that closed its socket: its exit status, or minus its signal; None
         where the template is gone too."""
         worker.close()
-        loop = asyncio.get_running_loop()
-        async with self._asking:
+        async with self._asking, asyncio.timeout(FORK_S):
             try:
-                await loop.sock_sendall(self._control, wire.COMMAND.pack(wire.ASK, worker.pid))
-                told = await asyncio.wait_for(
-                    loop.sock_recv(self._control, wire.ENDED.size), FORK_S
-                )
-            except OSError:
+                command = wire.COMMAND.pack(wire.ASK, worker.pid)
+                await asyncio.get_running_loop().sock_sendall(self._control, command)
+                while True:
+                    pid, status = wire.ENDED.unpack(await receive(self._control, wire.ENDED.size))
+                    if pid == worker.pid:  # others were asked for by callers that went away
+                        return int(status)
+            except (OSError, EOFError):
                 return None
-        return wire.ENDED.unpack(told)[0] if len(told) == wire.ENDED.size else None
 
     def close(self, *, kill: bool = False) -> None:
         """End the template and all of its workers; waits until they are gone (milliseconds)."""
@@ -216,6 +205,19 @@ class Template:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+async def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes. Raises EOFError where the other end closed."""
+    loop = asyncio.get_running_loop()
+    received = bytearray(size)
+    view = memoryview(received)
+    while view:
+        count = await loop.sock_recv_into(sock, view)
+        if count == 0:
+            raise EOFError
+        view = view[count:]
+    return bytes(received)
 
 
 def describe(status: int | None) -> str:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 COMMAND = struct.Struct("!cI")
 """To the template: FORK, 0 (and one descriptor) | KILL, process id | ASK, process id."""
 FORK, KILL, ASK = b"F", b"K", b"A"
-ENDED = struct.Struct("!i")
-"""From the template to ASK: exit status, or minus the signal that ended the worker."""
+ENDED = struct.Struct("!Ii")
+"""From the template to ASK: process id, and exit status or minus the signal that ended it."""
 READY = b"ready"
 """From the template, once it is warm; anything else is what went wrong."""
 HELLO = struct.Struct("!I60s")

@@ -132,7 +132,7 @@ def _undrawable(document: Outline, view: tuple[float, float]) -> Invalid | None:
     """Why a renderer should not see this: it would never come back, or it would ask for files."""
     for element in document.elements:
         for d in _path_data(element):
-            if why := geometry.endless(d):
+            if why := geometry.endless(d, MAX_RADIUS * max(view)):
                 return invalid("malformed", why)
         if element.tag == "image" and not _is_drawable(element.attributes.get("href", "")):
             return invalid("forbidden", "an image that is no small PNG of its own")

@@ -80,7 +80,7 @@ def serve_template(control: socket.socket, warm: Warm) -> None:
         elif kind == KILL:
             children.kill(pid)
         elif kind == ASK:
-            control.sendall(ENDED.pack(children.ask(pid)))
+            control.sendall(ENDED.pack(pid, children.ask(pid)))
         children.reap()
     children.close()
 
