@@ -97,7 +97,7 @@ def ancestor(rng: Random) -> str:
 @CYCLES.recipe(*_LOOP)
 def whole_document(rng: Random) -> str:
     """An empty reference is the document that it stands in."""
-    use = rng.choice(('<use href=""/>', '<use href="#"/>', "<use/>"))
+    use = rng.choice(('<use href=""/>', '<use href="#"/>', '<use class="a"/>'))
     return document(rng, use + shape(rng))
 
 
