@@ -6,7 +6,7 @@ A step is about a tenth of a millisecond of processor time on a slow core; the w
 measured with one kind of element at a time (cairosvg 2.9.1). References multiply: what a `use`, a
 pattern, a marker, a mask or a clip path draws is counted wherever it is drawn, and paints and
 markers that children inherit are counted for each child. So the work of an element is linear in
-the paints and markers that it inherits (`_Work`), and is counted once however often the element is
+the paints and markers that it inherits (`Work`), and is counted once however often the element is
 referred to. A reference that leads back to itself has no count.
 
 What can't be known is guessed from what attacks are made of (lengths, depths, repetitions), never
@@ -16,12 +16,23 @@ from what pictures are made of: an ordinary picture has some hundred steps.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from render_pool import geometry
 from render_pool.embedded import embedded_png, pixels
 from render_pool.outline import Element, Outline
-from render_pool.stylesheet import Rule, Rules, declarations
+from render_pool.reading import NOT_INHERITED, NOT_PASSED_ON, inherits, reading
+from render_pool.stylesheet import (
+    LAYERS,
+    MARKERS,
+    REFERRING,
+    Rule,
+    Rules,
+    declarations,
+    fragments,
+    reference,
+    referred,
+)
+from render_pool.work import Paint, Work
 
 _SHAPES = frozenset({"circle", "ellipse", "line", "path", "polygon", "polyline", "rect"})
 _TEXTS = frozenset({"text", "textPath", "a", "tspan"})
@@ -30,21 +41,6 @@ _NOT_DRAWN = frozenset(
     {"clipPath", "defs", "filter", "linearGradient", "marker", "mask", "pattern"}
     | {"radialGradient", "symbol"}
 )
-_PAINTS = ("fill", "stroke")
-_MARKERS = ("marker", "marker-start", "marker-mid", "marker-end")
-_LAYERS = ("mask", "clip-path", "filter")
-_REFERRING = frozenset((*_PAINTS, *_MARKERS, *_LAYERS))
-_NOT_INHERITED = frozenset({"class", "clip-path", "filter", "href", "id", "mask", "opacity"}) | {
-    "style",
-    "transform",
-    "viewBox",
-}
-_SEARCHED_NAMES = _REFERRING | {
-    *("clip", "color", "flood-color", "font", "gradientTransform", "href", "lighting-color"),
-    *("patternTransform", "stop-color", "transform", "transform-origin"),
-}
-_NOT_PASSED_ON = _NOT_INHERITED - {"class"} | {"height", "overflow", "width", "x", "y"}
-_FRAGMENT = re.compile(r"#([^\s\"')#]+)")
 _OPACITY = re.compile(r"(?:^|[;\s])opacity\s*:")
 
 # Steps
@@ -67,10 +63,6 @@ _LOOK_UP = 1 / 1300
 _STYLE = 1 / 15
 """A character of a style attribute or sheet."""
 _SELECTOR = 1.2
-_NUMBER = 0.06
-"""A number of path data, points or a dash pattern."""
-_SEARCHED = 5e-5
-"""The square of the length of an attribute that patterns search which may start anywhere."""
 _BLEND_IN_TILE = 5000.0
 """Cairo falls back to an image of print resolution."""
 _MAX_SCALE = 1e5
@@ -81,60 +73,6 @@ _MAX_MATCHES = 300_000
 
 class TooCostly(Exception):
     """The work has no bound: a reference that leads back to itself, or a stylesheet's product."""
-
-
-class _Paint(NamedTuple):
-    """Steps of a gradient or pattern."""
-
-    each: float
-    """Whenever something is painted with it."""
-    page: float
-    """To paint the whole page with it."""
-
-
-class _Work:
-    """Steps of an element, of which some depend on the paints and markers that it inherits."""
-
-    __slots__ = ("fills", "fills_area", "markers", "own", "strokes", "strokes_area")
-
-    def __init__(self) -> None:
-        self.own = 0.0
-        self.fills = 0.0
-        """Things that are painted with the inherited fill."""
-        self.fills_area = 0.0
-        """Pages that they cover together."""
-        self.strokes = 0.0
-        self.strokes_area = 0.0
-        self.markers = 0.0
-        """Places at which the inherited markers are drawn."""
-
-    def copy(self) -> "_Work":
-        found = _Work()
-        found.add(self)
-        return found
-
-    def add(self, other: "_Work") -> None:
-        self.own += other.own
-        self.fills += other.fills
-        self.fills_area += other.fills_area
-        self.strokes += other.strokes
-        self.strokes_area += other.strokes_area
-        self.markers += other.markers
-
-    def give_fill(self, paint: _Paint | None) -> None:
-        """The inherited fill has become known; None: a plain colour."""
-        if paint is not None and self.fills:
-            self.own += self.fills * paint.each + self.fills_area * paint.page
-        self.fills = self.fills_area = 0.0
-
-    def give_stroke(self, paint: _Paint | None) -> None:
-        if paint is not None and self.strokes:
-            self.own += self.strokes * paint.each + self.strokes_area * paint.page
-        self.strokes = self.strokes_area = 0.0
-
-    def give_markers(self, each: float) -> None:
-        self.own += self.markers * each if self.markers else 0.0
-        self.markers = 0.0
 
 
 def steps(document: Outline, view: tuple[float, float], num_pixels: int) -> float:
@@ -161,13 +99,19 @@ class _Counter:
         self._long, self._dash, self._is_clip = self._from_above()
         self._build = self._nodes()
         self._contents: dict[int, float] = {}
-        self._paints: dict[int, _Paint] = {}
+        self._paints: dict[int, Paint] = {}
         self._num_edges: dict[int, float] = {}
         self._is_round = any("round" in e.attributes.values() for e in self._elements)
         self._blends = {element.parent for element in self._elements if element.tag == "feBlend"}
-        self._has_markers = any(name in refs for refs in self._refs for name in _MARKERS)
+        self._has_markers = any(name in refs for refs in self._refs for name in MARKERS)
         self._clipped, self._is_layered = self._layers_above()
-        self._known: dict[int, _Work] = {}
+        self._undrawn: list[int] = []
+        """By element: the innermost of those around it, itself included, that isn't drawn where
+        it stands; -1: none."""
+        for place, element in enumerate(self._elements):
+            above = self._undrawn[element.parent] if element.parent >= 0 else -1
+            self._undrawn.append(place if element.tag in _NOT_DRAWN else above)
+        self._known: dict[int, Work] = {}
         self._visiting: set[int] = set()
 
     def total(self) -> float:
@@ -196,13 +140,12 @@ class _Counter:
         """{property: ids} of an element's own references, by attribute, style and stylesheet."""
         found: dict[str, list[str]] = {}
         for name, value in self._elements[place].attributes.items():
-            if name in _REFERRING:
-                if "(" in value and "#" in value:
-                    found.setdefault(name, []).extend(_FRAGMENT.findall(value))
-            elif name == "style" and (("(" in value and "#" in value) or "\\" in value):
-                for key, part in declarations(value):
-                    if key in _REFERRING and "(" in part:
-                        found.setdefault(key, []).extend(_FRAGMENT.findall(part))
+            if name in REFERRING:
+                if ids := reference(name, value):
+                    found.setdefault(name, []).extend(ids)
+            elif name == "style" and ("#" in value or "\\" in value):
+                for key, ids in referred(value).items():
+                    found.setdefault(key, []).extend(ids)
         for rule in self._candidates[place]:
             for name, ids in rule.references:
                 found.setdefault(name, []).extend(ids)
@@ -214,7 +157,7 @@ class _Counter:
 
     def _linked(self, element: Element) -> Iterator[int]:
         href = element.attributes.get("href")
-        return self._targets(_FRAGMENT.findall(href)) if href else iter(())
+        return self._targets(fragments(href)) if href else iter(())
 
     def _from_above(self) -> tuple[list[float], list[float], list[bool]]:
         """By element: steps for reading the long attributes that it has or inherits, the length of
@@ -235,10 +178,10 @@ class _Counter:
                 elif name == "style" and "stroke-dasharray" in value:
                     dashes = geometry.total(dict(declarations(value)).get("stroke-dasharray", ""))
                 if len(value) > 40:
-                    if name in _NOT_INHERITED:
-                        own += _reading(name, value)
+                    if name in NOT_INHERITED:
+                        own += reading(name, value)
                     else:
-                        above += _reading(name, value)
+                        above += reading(name, value)
             scale = magnified[parent] if parent >= 0 else 1.0
             if "font-size" in element.attributes:
                 scale *= geometry.em(element.attributes["font-size"])
@@ -313,7 +256,7 @@ class _Counter:
 
     # drawing
 
-    def _drawn(self, place: int) -> _Work:
+    def _drawn(self, place: int) -> Work:
         """Steps to draw an element with all that is in it."""
         if place in self._known:
             return self._known[place]
@@ -322,12 +265,12 @@ class _Counter:
         self._visiting.add(place)
         end = self._elements[place].end
         # Children come after their parents: from the back, each one's own children are complete.
-        works: list[_Work | None] = [None] * (end - place)
+        works: list[Work | None] = [None] * (end - place)
         for at in range(end - 1, place - 1, -1):
             element = self._elements[at]
-            if at > place and element.tag in _NOT_DRAWN:
+            if self._undrawn[at] > place:
                 continue  # drawn where it is referred to
-            work = works[at - place] or _Work()
+            work = works[at - place] or Work()
             works[at - place] = None
             self._add(at, work)
             if at > place:
@@ -340,7 +283,7 @@ class _Counter:
         self._known[place] = work
         return work
 
-    def _add(self, place: int, work: _Work) -> None:
+    def _add(self, place: int, work: Work) -> None:
         """Add one element's steps to those of its children."""
         element = self._elements[place]
         tag = element.tag
@@ -369,16 +312,16 @@ class _Counter:
         self._give(place, work)
         work.own += self._layers(place, share)
 
-    def _give(self, place: int, work: _Work) -> None:
+    def _give(self, place: int, work: Work) -> None:
         """An element's own paints and markers for what it draws with what is in it."""
         element, references = self._elements[place], self._refs[place]
         if "fill" in references:
             work.give_fill(self._paint(references["fill"]))
-        elif not _inherits(element, "fill"):
+        elif not inherits(element, "fill"):
             work.give_fill(None)
         if "stroke" in references:
             work.give_stroke(self._paint(references["stroke"]))
-        elif not _inherits(element, "stroke"):
+        elif not inherits(element, "stroke"):
             work.give_stroke(None)
         markers = self._markers(references) if references else None
         if markers is not None:
@@ -419,19 +362,32 @@ class _Counter:
         # Within a clip path each marker draws the whole path once more.
         return count * (1 + count) if self._is_clip[place] else count
 
-    def _add_used(self, place: int, work: _Work) -> None:
+    def _add_used(self, place: int, work: Work) -> None:
         """What a `use` draws: its target is looked up, built and drawn anew."""
         element = self._elements[place]
         work.own += _USE + len(self._elements) * _LOOK_UP
         href = element.attributes.get("href", "")
         targets = list(self._linked(element))
-        if "#" not in href or href.endswith("#"):
+        if not any(fragments(href)):
             # A `use` of nothing is one of the whole document, if it has any attribute at all.
             targets = [0] if self._has_attributes(place) else []
+        for target in targets:
+            if self._elements[target].tag in _NOT_DRAWN and self._is_inherited(target, place):
+                # Drawn so, it is defined anew, as one that has itself for its paint or marker.
+                raise TooCostly(f"#{href.partition('#')[2][:40]} draws itself")
         if targets:
             work.own += max(self._build[target] for target in targets) * _BUILD
             drawn = [self._drawn(target) for target in targets]
             work.add(max(drawn, key=lambda one: (one.own, one.fills, one.markers)))
+
+    def _is_inherited(self, target: int, place: int) -> bool:
+        """Whether an element has or inherits a paint or marker that is `target`."""
+        while place >= 0:
+            for name, ids in self._refs[place].items():
+                if name not in LAYERS and target in self._targets(ids):
+                    return True
+            place = self._elements[place].parent
+        return False
 
     def _has_attributes(self, place: int) -> bool:
         """Whether an element has an attribute, or inherits one."""
@@ -439,31 +395,31 @@ class _Counter:
             return True
         at = self._elements[place].parent
         while at >= 0:
-            if self._elements[at].attributes.keys() - _NOT_PASSED_ON:
+            if self._elements[at].attributes.keys() - NOT_PASSED_ON:
                 return True
             at = self._elements[at].parent
         return False
 
-    def _paint(self, ids: Sequence[str]) -> _Paint:
+    def _paint(self, ids: Sequence[str]) -> Paint:
         """The costliest of the gradients and patterns of that name."""
-        return max(map(self._server, self._targets(ids)), default=_Paint(0.0, 0.0))
+        return max(map(self._server, self._targets(ids)), default=Paint(0.0, 0.0))
 
     def _markers(self, references: dict[str, list[str]]) -> float | None:
-        ids = [name for marker in _MARKERS for name in references.get(marker, ())]
+        ids = [name for marker in MARKERS for name in references.get(marker, ())]
         if not ids:
             return None
         contents = [_MARKER + self._content(target) for target in self._targets(ids)]
         return max(contents, default=0.0)
 
-    def _server(self, place: int) -> _Paint:
+    def _server(self, place: int) -> Paint:
         """What it costs to paint with a gradient or a pattern."""
         if place not in self._paints:
             element = self._elements[place]
             if element.tag == "pattern":
-                paint = _Paint(_PATTERN + self._content(place), self._num_pixels / 20_000)
+                paint = Paint(_PATTERN + self._content(place), self._num_pixels / 20_000)
             else:
                 per_page = _RADIAL if element.tag == "radialGradient" else _LINEAR
-                paint = _Paint(self._gradient(place), self._num_pixels * per_page)
+                paint = Paint(self._gradient(place), self._num_pixels * per_page)
             self._paints[place] = paint
         return self._paints[place]
 
@@ -529,35 +485,3 @@ class _Counter:
             inside = self._elements[place : self._elements[place].end]
             self._num_edges[place] = sum(map(geometry.vertices, inside))
         return self._num_edges[place]
-
-
-def _reading(name: str, value: str) -> float:
-    """Steps to read a long attribute, for each element that has or inherits it."""
-    if name in ("d", "points", "stroke-dasharray"):
-        minus = value.count("-")
-        num_numbers = minus * (5.0 if minus > len(value) / 4 else 1.0)
-        num_numbers += value.count(" ") + value.count(",") + value.count(".") / 2
-        if name == "d" and num_numbers > 300 and geometry.has_arcs_and_curves(value):
-            return num_numbers  # an arc refines the curves of its whole path
-        return num_numbers * _NUMBER + len(value) ** 2 * 1.5e-7  # repetitions copy the rest
-    if name == "href" and value.startswith("data:"):
-        return len(value) / 2000
-    if name == "style":
-        longest = max(len(part) for _, part in declarations(value))
-        return longest**2 * _SEARCHED if longest > 40 else 0.0
-    if name in _SEARCHED_NAMES:
-        return len(value) ** 2 * _SEARCHED
-    return len(value) / 2000
-
-
-def _inherits(element: Element, name: str) -> bool:
-    """Whether the element takes its paint from its parent."""
-    value = element.attributes.get(name)
-    if value is not None and value != "inherit":
-        return False
-    style = element.attributes.get("style")
-    return (
-        style is None
-        or name not in style
-        or all(value.strip() == "inherit" for key, value in declarations(style) if key == name)
-    )

@@ -10,7 +10,13 @@ from render_pool.outline import Element
 
 _COMPOUND_ENDS = re.compile(r"[ >+~]")
 _KEY = re.compile(r"(?P<kind>[#.]?)(?P<name>[\w-]+)")
-_FRAGMENT = re.compile(r"#([^\s\"')#]+)")
+_DROPPED = {ord(character): None for character in "\t\r\n"}
+
+PAINTS = ("fill", "stroke")
+MARKERS = ("marker", "marker-start", "marker-mid", "marker-end")
+LAYERS = ("mask", "clip-path", "filter")
+REFERRING = frozenset((*PAINTS, *MARKERS, *LAYERS))
+"""Properties that may refer to an element of the document."""
 _ESCAPE = re.compile(r"\\([0-9a-fA-F]{1,6})\s?")
 
 
@@ -31,7 +37,7 @@ class Rule:
     values: float
     """Steps that its long values cost each element that they are given to."""
     has_opacity: bool
-    references: tuple[tuple[str, tuple[str, ...]], ...]
+    references: tuple[tuple[str, list[str]], ...]
     """(property, ids)."""
 
     def steps(self, depth: int, siblings: int, num_elements: int) -> float:
@@ -83,11 +89,7 @@ def _rules(sheet: str) -> Iterator[Rule]:
         values = [value for _, _, value in (part.partition(":") for part in body.split(";"))]
         weight = len(values) * 0.008 + sum(len(value) / 22 for value in values if len(value) > 60)
         has_opacity = "opacity" in body
-        references = tuple(
-            (name.strip().lower(), tuple(_FRAGMENT.findall(value)))
-            for name, _, value in (part.partition(":") for part in body.split(";"))
-            if "(" in value and "#" in value
-        )
+        references = tuple(referred(body).items()) if "#" in body else ()
         for selector in prelude.rpartition("{")[2].split(","):
             yield _rule(selector, weight, has_opacity, references)
 
@@ -96,7 +98,7 @@ def _rule(
     selector: str,
     values: float,
     has_opacity: bool,
-    references: tuple[tuple[str, tuple[str, ...]], ...],
+    references: tuple[tuple[str, list[str]], ...],
 ) -> Rule:
     selector = " ".join(selector.split())
     for combinator in ">+~":
@@ -127,6 +129,35 @@ def declarations(style: str) -> Iterator[tuple[str, str]]:
     for declaration in (unescape(style) if "\\" in style else style).split(";"):
         name, _, value = declaration.partition(":")
         yield name.strip().lower(), value
+
+
+def fragments(value: str) -> list[str]:
+    """The ids that a value may refer to, read as cairosvg reads it: what follows the first "#" of
+    the outermost `url(...)`, or of the whole value, whatever characters it is made of."""
+    start, end = value.find("url("), value.rfind(")")
+    found = []
+    if end > start + 4 >= 4:
+        found.append(value[start + 4 : end])
+    if not found or "\n" in value or "\r" in value:  # which `url(...)` does not reach across
+        found.append(value)
+    parts = (text.strip("'\"").partition("#") for text in found)
+    return [after.translate(_DROPPED) for _, sign, after in parts if sign]
+
+
+def reference(name: str, value: str) -> list[str]:
+    """The ids that a property refers to; a colour is none."""
+    if "#" not in value or (name in PAINTS and "url(" not in value):
+        return []
+    return fragments(value)
+
+
+def referred(style: str) -> dict[str, list[str]]:
+    """{property: ids} of the declarations of a style."""
+    found: dict[str, list[str]] = {}
+    for name, value in declarations(style):
+        if name in REFERRING and (ids := reference(name, value)):
+            found.setdefault(name, []).extend(ids)
+    return found
 
 
 def unescape(text: str) -> str:
