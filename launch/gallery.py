@@ -63,7 +63,7 @@ def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
     if "invalid" in drawing:
         reason = str(drawing["invalid"])
         sentence = escape(SENTENCES.get(reason.partition(":")[0], ""))
-        parts.append(f'<p class="bad">{_text(reason)}<br><span class="dim">{sentence}</span></p>')
+        parts.append(f'<p class="bad">{_text(reason)}</p><p class="dim">{sentence}</p>')
     reference = notes.get(str(drawing.get("picture")))
     png = find_image(reference["png"]) if isinstance(reference, dict) else None
     if png is not None:

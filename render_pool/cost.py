@@ -391,7 +391,7 @@ class _Counter:
 
     def _has_attributes(self, place: int) -> bool:
         """Whether an element has an attribute, or inherits one."""
-        if self._elements[place].attributes:
+        if self._elements[place].attributes or self._candidates[place]:
             return True
         at = self._elements[place].parent
         while at >= 0:

@@ -7,6 +7,7 @@ text, colour profiles or animations.
 import base64
 import binascii
 import struct
+import zlib
 
 MAX_PIXELS = 1 << 20
 
@@ -17,7 +18,7 @@ _MAX_CHUNKS = 1000
 
 
 def embedded_png(href: str) -> bytes | None:
-    """The PNG of a `data:image/png;base64,` reference; None where it is none, or too large."""
+    """The PNG of a `data:image/png;base64,` reference; None where it is none, broken, or large."""
     href = href.strip()
     if not href.startswith(_PREFIX):
         return None
@@ -30,12 +31,17 @@ def embedded_png(href: str) -> bytes | None:
     chunks, position = [_SIGNATURE], len(_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if position + 12 > len(data):
-            break
+            return None  # cut off
         length, kind = struct.unpack_from("!I4s", data, position)
+        chunk = data[position : position + 12 + length]
         if kind in _KEPT:
-            chunks.append(data[position : position + 12 + length])
+            if zlib.crc32(chunk[4:-4]).to_bytes(4, "big") != chunk[-4:]:
+                return None
+            chunks.append(chunk)
+        if kind == b"IEND":
+            return b"".join(chunks)
         position += 12 + length
-    return b"".join(chunks)
+    return None
 
 
 def pixels(png: bytes) -> float:

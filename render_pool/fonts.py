@@ -37,6 +37,7 @@ def hold() -> list[Any]:
     """Every face, opened; cairo closes none of them while the result lives.
 
     Each is needed before the process gives up its files: cairo opens them when it first uses them.
+    And no more than ten may be: with more, cairo closes some, held or not (cairo-ft-font.c).
     """
     import cairocffi as cairo
 

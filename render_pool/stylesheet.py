@@ -140,8 +140,14 @@ def fragments(value: str) -> list[str]:
         found.append(value[start + 4 : end])
     if not found or "\n" in value or "\r" in value:  # which `url(...)` does not reach across
         found.append(value)
-    parts = (text.strip("'\"").partition("#") for text in found)
-    return [after.translate(_DROPPED) for _, sign, after in parts if sign]
+    ids: list[str] = []
+    for text in found:
+        # A stylesheet drops the blanks around an address, an attribute keeps them.
+        for address in (text.strip("'\""), text.strip(" \t\r\n'\"")):
+            _, sign, after = address.partition("#")
+            if sign and (name := after.translate(_DROPPED)) not in ids:
+                ids.append(name)
+    return ids
 
 
 def reference(name: str, value: str) -> list[str]:

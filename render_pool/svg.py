@@ -136,6 +136,8 @@ def _undrawable(document: Outline, view: tuple[float, float]) -> Invalid | None:
                 return invalid("malformed", why)
         if element.tag == "image" and not _is_drawable(element.attributes.get("href", "")):
             return invalid("forbidden", "an image that is no small PNG of its own")
+        if geometry.length(element, "stroke-width", max(view)) > MAX_RADIUS * max(view):
+            return invalid("too_costly", "a stroke without end")
         if element.tag in ("circle", "ellipse"):
             radii = [geometry.length(element, name, max(view)) for name in ("r", "rx", "ry")]
             known = [radius for radius in radii if radius]

@@ -176,15 +176,6 @@ def test_a_run_root_that_cannot_be_written(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in refusal(run(command, tmp_path, timeout_s=REFUSAL_S))
 
 
-def test_missing_fonts(arguments: Arguments, tmp_path: Path) -> None:
-    empty = tmp_path / "fonts.conf"
-    empty.write_text(f"<fontconfig><dir>{tmp_path}</dir></fontconfig>")
-    env = {"FONTCONFIG_FILE": str(empty)}
-    line = refusal(run(arguments(), tmp_path, env=env, timeout_s=REFUSAL_S))
-    assert "font" in line
-    assert "apt-get install" in line
-
-
 def test_missing_libcairo(arguments: Arguments, tmp_path: Path) -> None:
     (tmp_path / "cairosvg").mkdir()
     broken = "raise OSError('no library called \"cairo-2\" was found')"

@@ -55,13 +55,14 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     noted: list[Any] = []
     watched: list[Any] = []
     watcher = SimpleNamespace(on_note=lambda key, value: watched.append((key, value)))
-    samplers, renderer, grader = {"solver": object()}, object(), object()
+    samplers, grader = {"solver": object()}, object()
+    renderer = SimpleNamespace(of=lambda game: f"renderer of game {game}")
     bound = engine.bind(config, samplers, renderer, grader, watcher)  # type: ignore[arg-type]
     for game in (5, 6):
         asyncio.run(bound(game, submitted.append, lambda *note: noted.append(note)))
     assert seen["table"].game == 6
     assert seen["table"].samplers is samplers
-    assert seen["table"].renderer is renderer
+    assert seen["table"].renderer == "renderer of game 6"
     assert seen["table"].grader is grader
     assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
     assert seen["cfg"] is config.recipe

