@@ -115,6 +115,15 @@ def _sized(svg: bytes, size: tuple[float, float], page: Page, letters: str) -> D
     return Drawing(svg, columns, rows, letters, *page_size)
 
 
+def _magnifies(page: Element, view: tuple[float, float]) -> bool:
+    """Whether a nested page shows its content many times larger than a picture can need."""
+    box = _view_box(page.attributes.get("viewBox", "")) or view
+    return any(
+        geometry.length(page, name, whole) > MAX_RADIUS * shown
+        for name, whole, shown in zip(("width", "height"), view, box, strict=True)
+    )
+
+
 def _path_data(element: Element) -> Iterator[str]:
     """Path data of an element, by attribute, style or in a stylesheet."""
     if "d" in element.attributes:
@@ -138,6 +147,8 @@ def _undrawable(document: Outline, view: tuple[float, float]) -> Invalid | None:
             return invalid("forbidden", "an image that is no small PNG of its own")
         if geometry.length(element, "stroke-width", max(view)) > MAX_RADIUS * max(view):
             return invalid("too_costly", "a stroke without end")
+        if element.tag == "svg" and element.parent >= 0 and _magnifies(element, view):
+            return invalid("too_costly", "a nested page without end")
         if element.tag in ("circle", "ellipse"):
             radii = [geometry.length(element, name, max(view)) for name in ("r", "rx", "ry")]
             known = [radius for radius in radii if radius]
