@@ -63,6 +63,7 @@ _LOOK_UP = 1 / 1300
 _STYLE = 1 / 15
 """A character of a style attribute or sheet."""
 _SELECTOR = 1.2
+_DASH = 0.005
 _BLEND_IN_TILE = 5000.0
 """Cairo falls back to an image of print resolution."""
 _MAX_SCALE = 1e5
@@ -96,7 +97,7 @@ class _Counter:
         self._rules = Rules(self._elements)
         self._candidates = self._matching_rules()
         self._refs = [self._references(place) for place in range(len(self._elements))]
-        self._long, self._dash, self._is_clip = self._from_above()
+        self._long, self._dash, self._stroke, self._is_clip = self._from_above()
         self._build = self._nodes()
         self._contents: dict[int, float] = {}
         self._paints: dict[int, Paint] = {}
@@ -159,11 +160,13 @@ class _Counter:
         href = element.attributes.get("href")
         return self._targets(fragments(href)) if href else iter(())
 
-    def _from_above(self) -> tuple[list[float], list[float], list[bool]]:
+    def _from_above(self) -> tuple[list[float], list[float], list[float], list[bool]]:
         """By element: steps for reading the long attributes that it has or inherits, the length of
-        its dash pattern (0: none), and whether it is inside of a clip path."""
+        its dash pattern (0: none), the width of its stroke, and whether it is inside of a clip
+        path."""
         long: list[float] = []
         dash: list[float] = []
+        stroke: list[float] = []
         is_clip: list[bool] = []
         inherited: list[float] = []
         magnified: list[float] = []
@@ -171,12 +174,19 @@ class _Counter:
             parent = element.parent
             above = inherited[parent] if parent >= 0 else 0.0
             dashes = dash[parent] if parent >= 0 else 0.0
+            width = stroke[parent] if parent >= 0 else 1.0
             own = 0.0
             for name, value in element.attributes.items():
                 if name == "stroke-dasharray":
                     dashes = geometry.total(value)
-                elif name == "style" and "stroke-dasharray" in value:
-                    dashes = geometry.total(dict(declarations(value)).get("stroke-dasharray", ""))
+                elif name == "stroke-width":
+                    width = geometry.total(value)
+                elif name == "style" and "stroke-" in value:
+                    styled = dict(declarations(value))
+                    if "stroke-dasharray" in styled:
+                        dashes = geometry.total(styled["stroke-dasharray"])
+                    if "stroke-width" in styled:
+                        width = geometry.total(styled["stroke-width"])
                 if len(value) > 40:
                     if name in NOT_INHERITED:
                         own += reading(name, value)
@@ -193,8 +203,9 @@ class _Counter:
             inherited.append(above)
             long.append(own + above)
             dash.append(dashes)
+            stroke.append(width)
             is_clip.append(element.tag == "clipPath" or (parent >= 0 and is_clip[parent]))
-        return long, dash, is_clip
+        return long, dash, stroke, is_clip
 
     def _layers_above(self) -> tuple[list[float], list[bool]]:
         """By element: steps that the clip paths around it add to each thing drawn, and whether
@@ -215,10 +226,12 @@ class _Counter:
     def _has_layer(self, place: int) -> bool:
         """Whether an element is drawn on a page of its own first."""
         attributes, references = self._elements[place].attributes, self._refs[place]
+        if "mask" in references or "filter" in references:
+            return True
+        if self._elements[place].end == place + 1:  # a leaf is merely painted paler
+            return False
         return (
-            "mask" in references
-            or "filter" in references
-            or "opacity" in attributes
+            "opacity" in attributes
             or _OPACITY.search(attributes.get("style", "")) is not None
             or any(rule.has_opacity for rule in self._candidates[place])
         )
@@ -332,7 +345,9 @@ class _Counter:
         element = self._elements[place]
         found = share * self._num_pixels / 100_000
         if dash := self._dash[place]:
-            per_dash = 0.25 if self._is_round else 0.06
+            per_dash = _DASH * (4 if self._is_round else 1) * (1 if element.tag == "line" else 2.4)
+            # Wide ones overlap.
+            per_dash *= 1 + self._stroke[place] / max(self._view) * 150
             found += geometry.perimeter(element, self._view) / dash * per_dash
         return found + geometry.crossings(element, self._view) * 0.1
 
