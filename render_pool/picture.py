@@ -3,6 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,15 @@ class Pixels:
     height: int
     boxes: str = ""
     """Characters that no font has, and that were drawn as boxes."""
+
+
+class Canvas(NamedTuple):
+    """What a backend drew."""
+
+    pixels: np.ndarray
+    """uint8 [height, width, 4]: blue, green, red, and 255."""
+    owner: Any = None
+    """Whoever's memory it is: it lives as long as the canvas."""
 
 
 def nothing_to_see(pixels: np.ndarray) -> Invalid | None:

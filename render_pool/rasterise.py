@@ -5,6 +5,7 @@ from cairosvg.parser import Tree
 from cairosvg.surface import PNGSurface
 
 from render_pool.embedded import embedded_png
+from render_pool.picture import Canvas
 from render_pool.svg import Drawing
 
 
@@ -15,8 +16,8 @@ class _Raster(PNGSurface):
         self.cairo.flush()
 
 
-def rasterise(drawing: Drawing) -> np.ndarray:
-    """Pixels on white: uint8 [height, width, 4], blue, green, red, and 255.
+def rasterise(drawing: Drawing) -> Canvas:
+    """Pixels on white.
 
     Raises whatever cairosvg raises on a document that it can't draw, which is any Exception.
     """
@@ -30,9 +31,9 @@ def rasterise(drawing: Drawing) -> np.ndarray:
         background_color="white",
     )
     surface.finish()
-    # cairo's buffer does not keep its surface alive: copy it while the surface is in scope.
-    pixels = np.frombuffer(bytes(surface.cairo.get_data()), np.uint8)
-    return pixels.reshape(drawing.height, surface.cairo.get_stride() // 4, 4)
+    pixels = np.frombuffer(surface.cairo.get_data(), np.uint8)
+    # cairo's buffer does not keep its surface alive, which therefore goes with it.
+    return Canvas(pixels.reshape(drawing.height, surface.cairo.get_stride() // 4, 4), surface.cairo)
 
 
 def _resource(url: str, resource_type: str) -> bytes:

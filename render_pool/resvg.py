@@ -18,6 +18,7 @@ from PIL import Image
 
 from render_pool import fonts, svg
 from render_pool.embedded import embedded_png
+from render_pool.picture import Canvas
 from render_pool.svg import Drawing
 
 _SANS, _SERIF, _MONO = "DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"
@@ -27,8 +28,8 @@ _PNG = re.compile(r"data:image/png;base64,(?:[A-Za-z0-9+/\s]|%2B|%2F)*+={0,2}\s*
 _BOLD = re.compile(rb"bold|font[^;>]{0,60}[6-9]\d\d|font[^;>]{0,60}1000", re.IGNORECASE)
 
 
-def rasterise(drawing: Drawing) -> np.ndarray:
-    """Pixels on white: uint8 [height, width, 4], blue, green, red, and 255.
+def rasterise(drawing: Drawing) -> Canvas:
+    """Pixels on white.
 
     Raises ValueError on a document that resvg can't draw, or that names a picture outside.
     """
@@ -52,7 +53,7 @@ def rasterise(drawing: Drawing) -> np.ndarray:
     if picture.size != (drawing.width, drawing.height):
         raise ValueError(f"resvg drew {picture.size}, not {drawing.width} x {drawing.height}")
     pixels = np.frombuffer(picture.convert("RGBA").tobytes("raw", "BGRA"), np.uint8)
-    return pixels.reshape(drawing.height, drawing.width, 4)
+    return Canvas(pixels.reshape(drawing.height, drawing.width, 4))
 
 
 def _with_size(drawing: Drawing) -> str:

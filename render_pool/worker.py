@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine import limits, sandbox
 from engine.types import Invalid
 from render_pool import fonts
-from render_pool.picture import encode_png, nothing_to_see, page
+from render_pool.picture import Canvas, encode_png, nothing_to_see, page
 from render_pool.protocol import HELLO, INVALID, NOTE_BYTES, PNG, REPLY, REQUEST, Settings
 from render_pool.reasons import invalid
 from render_pool.svg import Drawing, Page, prepare
 
-Rasterise = Callable[[Drawing], np.ndarray]
+Rasterise = Callable[[Drawing], Canvas]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,10 @@ class Draws:
         drawing = prepare(svg, self._page)
         if isinstance(drawing, Invalid):
             return drawing
-        pixels = self._warm.rasterise(drawing)
-        if unseen := nothing_to_see(pixels):
+        canvas = self._warm.rasterise(drawing)
+        if unseen := nothing_to_see(canvas.pixels):
             return unseen
-        picture = page(pixels, drawing.page_width, drawing.page_height)
+        picture = page(canvas.pixels, drawing.page_width, drawing.page_height)
         payload = encode_png(picture) if kind == PNG else picture.tobytes()
         return *picture.size, self._warm.coverage.missing(svg, drawing.letters)[:80], payload
 
