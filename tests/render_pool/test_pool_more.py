@@ -284,7 +284,7 @@ def test_pages_are_multiples_of_the_grid(
 
 
 def test_a_worker_that_grew_is_replaced() -> None:
-    large = HUGE.replace("30000", "5000").replace('<circle r="9"/>', '<path d="M0 0H9999V9999"/>')
+    large = HUGE.replace("30000", "7000").replace('<circle r="9"/>', '<path d="M0 0H9999V9999"/>')
 
     async def scene() -> None:
         async with opened(workers=1, side=1472, recycle_mb=128, cache_entries=0) as pool:
