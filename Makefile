@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: selfplay test lint types suite heldout ablations clean
+.PHONY: selfplay test lint types suite heldout ablations bench-learner clean
 
 selfplay: $(VENV)/.installed
 	$(BIN)/python launch/async_selfplay.py $(CONFIG) $(if $(RUN),run.name=$(RUN),--new-name) $(if $(RESUME),--resume) $(SET)
@@ -56,5 +56,16 @@ ablations: $(VENV)/.installed
 	$(BIN)/python launch/result.py \
 	  $(foreach name,$(ABLATIONS),$(name)=runs/$(name)0,runs/$(name)1,runs/$(name)2)
 
+# The learner against TRL's GRPO trainer, which gets an environment of its own: ten quiet minutes.
+TRL := .venv-trl
+bench-learner: $(VENV)/.installed $(TRL)/.installed
+	$(BIN)/python launch/bench.py learner --trl-python $(TRL)/bin/python
+
+$(TRL)/.installed:
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet torch==2.13.0
+	$(TRL)/bin/pip install --quiet trl==1.16.0 transformers==5.19.0 pillow
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(TRL) build *.egg-info

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import ConfigError
 
@@ -48,6 +48,15 @@ class ModelConfig(Section):
 class LearnerGroupConfig(Section):
     ranks: tuple[int, ...] = Field(min_length=1)
     policies: tuple[str, ...] = Field(min_length=1)
+    shard: int | None = Field(None, ge=1)
+    """Ranks over which one copy of the weights is sharded (FSDP2); None: all. Fewer, e.g. those of
+    one node, and copies are replicated beyond (HSDP): less traffic between nodes."""
+
+    @model_validator(mode="after")
+    def _ranks_are_whole_copies(self) -> "LearnerGroupConfig":
+        if self.shard is not None and len(self.ranks) % self.shard:
+            raise ValueError(f"shard {self.shard}: want a divisor of {len(self.ranks)} ranks")
+        return self
 
 
 class ServerHostConfig(Section):
@@ -96,6 +105,9 @@ class WeightsConfig(Section):
     """Largest difference of log-probs, in nats, between learner and server after a publication."""
     checksum_every: int = Field(20, ge=0)
     """Publications between two comparisons of checksums; 0: only the first."""
+    overlap: bool = False
+    """Send a copy of the weights in host memory by a thread of its own while the next batch
+    trains; else training waits until the servers have them."""
 
 
 def load(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:

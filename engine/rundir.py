@@ -1,7 +1,7 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
 runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html
-              checkpoints/<policy>/step-*/   logs/   pids/
+              checkpoints/<policy>/step-*/   bad_batches/   logs/   pids/
 """
 
 import contextlib
@@ -45,6 +45,11 @@ class RunDir:
     @property
     def pids(self) -> Path:
         return self.path / "pids"
+
+    @property
+    def bad_batches(self) -> Path:
+        """Batches that could not be trained on."""
+        return self.path / "bad_batches"
 
     def checkpoints(self, policy: str) -> Path:
         return self.path / "checkpoints" / policy

@@ -3,10 +3,15 @@
     python launch/bench.py server [MODEL_DIR] --concurrency 16
     python launch/bench.py render --pictures 60 --rounds 5
     python launch/bench.py render --attack
+    python launch/bench.py learner --rounds 7
+    python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
 released and against cairosvg alone; or what hostile drawings cost the ordinary ones.
+`learner`: sampled tokens trained per second, and memory, against TRL's GRPO trainer.
+`staleness`: held-out accuracy by the age of the training data, with off-policy correction and
+without.
 """
 
 import argparse
@@ -19,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 _PARTS = {
     "server": "tokens/s: embedded server against generate",
     "render": "processor time per picture: render pool against the released renderer",
+    "learner": "tokens/s and memory: learner against TRL's GRPO trainer",
+    "staleness": "accuracy by the age of the training data, with correction and without",
 }
 
 
@@ -27,7 +34,7 @@ def main() -> None:
     # A part is imported when it is asked for: the processes that `render` starts import this file.
     named = next((word for word in sys.argv[1:] if word in _PARTS), None)
     parser = argparse.ArgumentParser(description="measurements of the parts, as ratios")
-    parts = parser.add_subparsers(required=True, metavar="{server,render}")
+    parts = parser.add_subparsers(required=True, metavar="{" + ",".join(_PARTS) + "}")
     for name, summary in _PARTS.items():
         part = parts.add_parser(name, help=summary)
         if name == named:

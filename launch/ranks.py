@@ -178,6 +178,8 @@ def _run_learner(
         checkpoint_every=config.run.checkpoint_every,
         keep_checkpoints=config.run.keep_checkpoints,
         checkpoints={policy: run.checkpoints(policy) for policy in group.policies},
+        shard=group.shard,
+        bad_batches=run.bad_batches,
         learner=config.learner,
         weights=config.weights,
         address=_heard(store, "engine", stop),

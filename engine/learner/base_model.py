@@ -3,13 +3,20 @@
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
 
-ARCHITECTURES = ("Qwen3VLForConditionalGeneration",)
-"""Those for which `engine.learner.model_family` has a family."""
+ARCHITECTURES = (
+    "Qwen3VLForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+)
+"""Those for which `engine.learner.families` has a family (MiMo-VL's is Qwen2.5-VL's)."""
+REMOTE_CODE = {"InternVLChatModel": "-hf"}
+"""Architectures that come with code of their own: how the folder for transformers' is called."""
 NEEDED_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
@@ -25,17 +32,14 @@ def check_base_model(path: Path) -> None:
     for name in NEEDED_FILES:
         if not (path / name).is_file():
             raise ConfigError(f"base model {path}: {name} is missing; copy the whole folder again")
-    config = _read_json(path / "config.json")
-    found = config.get("architectures") or [config.get("model_type")]
-    if not set(found) & set(ARCHITECTURES):
-        raise ConfigError(
-            f"base model {path}: architecture {found[0]} is not supported; "
-            f"use one of {', '.join(ARCHITECTURES)}"
-        )
-    shapes = _weight_shapes(path)
-    text = config.get("text_config") or {}
+        if name == "config.json":
+            config = read_json(path / name)
+            _check_architecture(path, config)
+    shapes = weight_shapes(path)
+    text = text_config(config)
     want = [text.get("vocab_size"), text.get("hidden_size")]
-    got = shapes.get("model.language_model.embed_tokens.weight")
+    # Families name it differently, and transformers 5 and the Hub do.
+    got = next((shapes[name] for name in shapes if name.endswith("embed_tokens.weight")), None)
     if got != want:
         raise ConfigError(
             f"base model {path}: the token embedding has shape {got} but config.json says {want}; "
@@ -43,11 +47,33 @@ def check_base_model(path: Path) -> None:
         )
 
 
-def _weight_shapes(path: Path) -> dict[str, list[int]]:
+def _check_architecture(path: Path, config: Mapping[str, Any]) -> None:
+    found = config.get("architectures") or [config.get("model_type")]
+    if set(found) & set(ARCHITECTURES):
+        return
+    suffix = REMOTE_CODE.get(found[0])
+    if suffix:
+        raise ConfigError(
+            f"base model {path}: {found[0]} brings code of its own, which is not run; "
+            f"use the same model's folder for transformers ({path.name}{suffix})"
+        )
+    raise ConfigError(
+        f"base model {path}: architecture {found[0]} is not supported; "
+        f"use one of {', '.join(ARCHITECTURES)}"
+    )
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The decoder's part of a config.json: Qwen2.5-VL's on the Hub are flat."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    return text
+
+
+def weight_shapes(path: Path) -> dict[str, list[int]]:
     """{tensor: shape} over all weight files of the folder."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
     else:
         names = ["model.safetensors"]
     shapes: dict[str, list[int]] = {}
@@ -86,7 +112,8 @@ def read_header(path: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of the folder. Raises ConfigError where it can't be read."""
     try:
         tree = json.loads(path.read_text())
     except (OSError, ValueError) as error:

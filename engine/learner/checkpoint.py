@@ -1,87 +1,44 @@
 """Checkpoints of one policy: `<dir>/step-00000040/`, complete or not there at all.
 
     config.json, tokenizer, processor, ...   copied from the base: a normal Hugging Face folder
-    model.safetensors                        weights as published
-    trainer.safetensors                      AdamW's moments, RNG, float32 masters if published
-                                             weights are a cast of them
+    model.safetensors                        weights as published; several files with an index
+                                             where they are large
+    trainer/shard-00001-of-00002.safetensors ...
+                                             what each rank held of the trainer's state: float32
+                                             masters, optimiser state, RNG
     trainer.json                             step, meta (request number, ...), SHA-256 of the rest
 
-Written into a temporary folder, synced, then renamed, so that a crash or a full disk leaves the
-previous one. Read only after its checksums have been verified. No pickle.
+Written by `checkpoint_writer.py`, read only after the checksums have been verified, on any number
+of ranks. `trainer/` is torch.distributed.checkpoint's safetensors format. No pickle.
 """
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint import DefaultLoadPlanner, HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from engine.errors import CheckpointError
 from engine.learner.trainer import PolicyTrainer
 
-FORMAT = 1
+FORMAT = 2
+SHARDS = "trainer"
+"""The folder of the ranks' shards within a checkpoint."""
 _NAME = re.compile(r"step-(\d{8})")
-_MASTER = "master."
-
-
-def save(directory: Path, trainer: PolicyTrainer, *, base: Path, meta: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of `trainer` at its step; returns its folder.
-
-    `base`: the model folder whose tokenizer, processor and config are copied; `meta`: JSON, given
-    back by `load`. Over several ranks all must call it; rank 0 writes. Raises CheckpointError if
-    it can't be written; what was there stays valid.
-    """
-    target = directory / f"step-{trainer.step_count:08d}"
-    weights = {name: tensor.cpu() for name, tensor in trainer.named_weights()}
-    state = trainer.trainer_state()
-    if trainer.published_dtype != torch.float32:
-        masters = trainer.named_weights(torch.float32)
-        state |= {_MASTER + name: tensor.cpu() for name, tensor in masters}
-    if dist.is_initialized() and dist.get_rank() != 0:
-        return target
-    building = directory / f".building-{target.name}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir()
-        _copy_base(base, building)
-        save_file(weights, building / "model.safetensors", metadata={"format": "pt"})
-        save_file(state, building / "trainer.safetensors")
-        files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
-        record = {
-            "format": FORMAT,
-            "policy": trainer.policy,
-            "step": trainer.step_count,
-            "meta": dict(meta),
-            "files": files,
-        }
-        (building / "trainer.json").write_text(json.dumps(record, indent=1))
-        for path in building.iterdir():
-            _sync(path)
-        _sync(building)
-        _replace(building, target)
-        _sync(directory)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(building, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint {target} not written: {error}; "
-            "make room or fix the folder (earlier checkpoints are still valid)"
-        ) from error
-    return target
 
 
 def load(path: Path, trainer: PolicyTrainer) -> dict[str, Any]:
     """Make `trainer` continue exactly from the checkpoint; returns the `meta` that was saved.
 
-    Raises CheckpointError if the folder is damaged or of another policy or model.
+    Each rank reads its own shards, whatever the number of ranks that wrote them. Raises
+    CheckpointError if the folder is damaged or of another policy or model.
     """
     record = _verified(path)
     if record["policy"] != trainer.policy:
@@ -89,11 +46,14 @@ def load(path: Path, trainer: PolicyTrainer) -> dict[str, Any]:
             f"checkpoint {path} is of policy {record['policy']!r}, not {trainer.policy!r}"
         )
     try:
-        weights = load_file(path / "model.safetensors")
-        state = load_file(path / "trainer.safetensors")
-        masters = {k.removeprefix(_MASTER): v for k, v in state.items() if k.startswith(_MASTER)}
-        trainer.restore(int(record["step"]), masters or weights, state)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        reader = HuggingFaceStorageReader(str(path / SHARDS))
+        metadata = reader.read_metadata()
+        trainer.restore(
+            int(record["step"]),
+            metadata.state_dict_metadata.keys(),
+            lambda state: _read(reader, metadata, state),
+        )
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path} does not fit this model: {error}; remove it to start from the base"
         ) from error
@@ -125,6 +85,23 @@ def prune(directory: Path, keep: int, *, newest: int | None = None) -> None:
         shutil.rmtree(path)
 
 
+def _read(
+    reader: HuggingFaceStorageReader, metadata: Metadata, state: Mapping[str, Tensor]
+) -> None:
+    """Overwrite the tensors of `state` by what was saved. Raises KeyError, ValueError or
+    RuntimeError if names, dtypes or shapes differ."""
+    if odd := metadata.state_dict_metadata.keys() ^ state.keys():
+        raise KeyError(f"{min(odd)} is on one side only")
+    for name, saved in metadata.state_dict_metadata.items():
+        assert isinstance(saved, TensorStorageMetadata)
+        if saved.properties.dtype != state[name].dtype:
+            raise ValueError(f"{name} is {saved.properties.dtype}, want {state[name].dtype}")
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner.set_up_planner(dict(state), metadata)
+    reader.set_up_storage_reader(metadata, False)
+    reader.read_data(planner.create_local_plan(), planner).wait()
+
+
 def _found(directory: Path) -> list[Path]:
     """Checkpoint folders, oldest step first."""
     if not directory.is_dir():
@@ -137,9 +114,15 @@ def _verified(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / "trainer.json").read_text())
         if record["format"] != FORMAT:
-            raise CheckpointError(f"checkpoint {path}: format {record['format']}, want {FORMAT}")
+            raise CheckpointError(
+                f"checkpoint {path}: format {record['format']}, want {FORMAT}: "
+                "written by another version of streamzero"
+            )
         files, _ = dict(record["files"]), (record["step"], record["policy"], dict(record["meta"]))
-        wrong = [name for name, digest in files.items() if _sha256(path / name) != digest]
+        wrong = [name for name, digest in files.items() if sha256(path / name) != digest]
+        # The reader takes every file in this folder.
+        shards = {f"{SHARDS}/{found.name}" for found in (path / SHARDS).glob("*")}
+        wrong += sorted(shards - files.keys())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is incomplete: {error}") from error
     if wrong:
@@ -147,35 +130,6 @@ def _verified(path: Path) -> dict[str, Any]:
     return record
 
 
-def _copy_base(base: Path, folder: Path) -> None:
-    """Everything but weights and trainer state."""
-    for path in base.iterdir():
-        is_weights = path.suffix in {".safetensors", ".bin", ".pt", ".pth"}
-        is_ours = path.name in {"trainer.json", "model.safetensors.index.json"}
-        if path.is_file() and not is_weights and not is_ours:
-            shutil.copyfile(path, folder / path.name)
-
-
-def _replace(building: Path, target: Path) -> None:
-    """Rename into place; a folder of the same step (from before a restore) gives way."""
-    if target.exists():
-        stale = building.with_name(f".building-stale-{target.name}")
-        shutil.rmtree(stale, ignore_errors=True)
-        target.rename(stale)
-        building.rename(target)
-        shutil.rmtree(stale)
-    else:
-        building.rename(target)
-
-
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

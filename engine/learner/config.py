@@ -4,12 +4,30 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.learner.presets import ObjectiveConfig
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters in the decoder's linear layers; everything else is frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+    """A layer's weight is W + alpha / rank * B A."""
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+    """Names of the layers."""
+
 
 class LearnerConfig(BaseModel):
     """Objective, optimiser and batch shape. Defaults are the paper's scale on GPUs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What an update maximises, e.g. `{preset: areal, eps_high: 0.3}`."""
     lr: float = Field(1e-6, gt=0)
     """Learning rate at the first step."""
     lr_decay: Literal["linear", "constant"] = "constant"
@@ -20,31 +38,27 @@ class LearnerConfig(BaseModel):
     """AdamW's decoupled weight decay."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest L2 norm of the gradient."""
-    eps_low: float = Field(0.2, gt=0, lt=1)
-    """PPO clip: ratio to the proximal policy at least 1 - eps_low."""
-    eps_high: float = Field(0.3, gt=0)
-    """PPO clip: at most 1 + eps_high."""
-    dual_clip: float | None = Field(3.0, gt=1)
-    """For negative advantages the objective is at least dual_clip * A; None is off."""
-    weight_cap: float = Field(2.0, ge=1)
-    """Cap C of the importance weight pi_prox / mu."""
-    sequence_band: tuple[float, float] | None = (0.5, 2.0)
-    """A rollout counts only if the geometric mean of pi_prox / mu lies in it; None is off."""
-    kl_beta: float = Field(0.0, ge=0)
-    """Weight of the k3 KL to the reference model; above 0 costs one more forward."""
-    divide_by_std: bool = True
-    """Advantages are divided by the standard deviation of their group."""
     tokens_per_micro_batch: int = Field(8192, ge=1)
-    """Bound on a micro-batch's rows x longest row: prompts, images and padding included."""
+    """Bound on the tokens of a micro-batch, prompts and images included; nothing is padded."""
     updates_per_step: int = Field(1, ge=1)
     """Optimiser updates per batch, each on its own part of the groups."""
+    max_gap: float = Field(1.0, gt=0)
+    """A batch whose |log pi_prox - log mu| is larger than this on average, in nats per token, was
+    not sampled by anything like this policy: it is skipped as `exploding_ratio`."""
+    gap_alarm: float = Field(0.1, gt=0)
+    """A warning is given while |log pi - log mu| of tokens that these very weights sampled is
+    larger than this on average: sampler and learner compute different things."""
+    max_bad_batches: int = Field(5, ge=1)
+    """So many batches in a row that are not finite or explode stop the run."""
+    activation_checkpointing: bool = False
+    """Keep only the layers' inputs; the rest is computed again in the backward pass."""
+    offload_optimizer: bool = False
+    """Keep AdamW's moments in host memory while other policies of the group train."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all weights (needs peft)."""
 
     @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> Self:
-        if self.sequence_band is not None:
-            low, high = self.sequence_band
-            if not 0 < low <= 1 <= high:
-                raise ValueError(f"sequence_band {self.sequence_band}: want 0 < low <= 1 <= high")
+    def _decay_rates_are_below_one(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: want both in [0, 1)")
         return self

@@ -3,16 +3,19 @@
 Every rank executes the commands in rank 0's order on its one thread, so no two collectives ever
 interleave. They travel over a gloo group of their own, pictures as raw frames.
 
-    step POLICY BATCH      train on the groups of a batch
+    prepare POLICY BATCH   begin to turn groups into tensors, in a thread of each rank
+    step POLICY            train on the batch that was prepared
     gather POLICY PASSES   take part in gathering whole buckets, so many times
     score POLICY           log-probs of the probe
-    save POLICY            checkpoint
+    save POLICY            begin a checkpoint; a thread of each rank writes it
     stop                   leave
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +26,13 @@ import torch.distributed as dist
 from engine.config import WeightsConfig
 from engine.errors import TransportError
 from engine.layout import Follower
-from engine.learner import checkpoint
+from engine.learner import checkpoint, sharding
+from engine.learner.checkpoint_writer import CheckpointWriter
 from engine.learner.config import LearnerConfig
-from engine.learner.trainer import PolicyTrainer, load_reference
+from engine.learner.preparation import Prepared
+from engine.learner.trainer import PolicyTrainer, StepReport, load_reference
 from engine.transport import Images, Message
+from engine.types import Group
 from engine.wire import decode_group, from_frames, to_frames
 
 log = logging.getLogger(__name__)
@@ -51,6 +57,10 @@ class LearnerSpec:
     checkpoint_every: int
     keep_checkpoints: int
     checkpoints: dict[str, Path]
+    shard: int | None = None
+    """Ranks over which one copy of the weights is sharded; None: all."""
+    bad_batches: Path
+    """Folder for batches that could not be trained on."""
     learner: LearnerConfig
     weights: WeightsConfig
     address: str
@@ -68,7 +78,7 @@ class LearnerGroup:
     def __init__(self, spec: LearnerSpec, store: dist.Store) -> None:
         self.spec = spec
         self._control: dist.ProcessGroup | None = None
-        if spec.world > 1:
+        if spec.world > 1 or spec.device == "cuda":
             prefix = dist.PrefixStore(f"learners/{spec.policies[0]}", store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo",
@@ -78,10 +88,17 @@ class LearnerGroup:
             )
             # The other ranks wait in it for the next command, however long that takes.
             self._control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        self.checkpoints = CheckpointWriter()
         self.requests: dict[str, int] = {}
+        # One thread: batches are prepared in the order in which they will be trained on.
+        self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._preparing: dict[str, Future[Prepared]] = {}
+        self._mesh = sharding.world_mesh(torch.device(spec.device), spec.shard)
         # The KL anchor is the base, frozen and shared, also after a resume.
         self._reference = (
-            load_reference(spec.base, device=spec.device) if spec.learner.kl_beta else None
+            load_reference(spec.base, device=spec.device, mesh=self._mesh)
+            if spec.learner.objective.needs_reference
+            else None
         )
         self.trainers = {policy: self._load(policy) for policy in spec.policies}
 
@@ -98,6 +115,7 @@ class LearnerGroup:
             seed=self.spec.seed,
             device=self.spec.device,
             reference=self._reference,
+            mesh=self._mesh,
         )
         self.requests[policy] = 0
         if path is not None:
@@ -125,15 +143,20 @@ class LearnerGroup:
         while True:
             command, images = self.broadcast({}, {})
             if command["kind"] == "stop":
+                self.checkpoints.wait()
                 return
             self.execute(command, images)
 
     def execute(self, command: Message, images: Images) -> Any:
         """One command, on this rank."""
         policy = command["policy"]
+        if command["kind"] == "prepare":
+            self._preparing[policy] = self._preparer.submit(
+                self._prepare, policy, command["groups"], images, command["current"]
+            )
+            return None
         if command["kind"] == "step":
-            groups = [decode_group(row, images) for row in command["groups"]]
-            return self.trainers[policy].step(groups)
+            return self._step(policy)
         if command["kind"] == "save":
             return self.save(policy, int(command["request"]))
         if command["kind"] == "score":
@@ -145,9 +168,31 @@ class LearnerGroup:
             return None
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 
+    def _prepare(
+        self, policy: str, rows: Sequence[Message], images: Images, current: int
+    ) -> Prepared:
+        groups = [decode_group(row, images) for row in rows]
+        return self.trainers[policy].prepare(groups, version=current)
+
+    def _step(self, policy: str) -> tuple[StepReport, Sequence[Group]]:
+        """What became of the prepared batch, and its groups."""
+        started = time.monotonic()
+        batch = self._preparing.pop(policy).result()
+        waited = time.monotonic() - started
+        report = self.trainers[policy].step(batch)
+        self.trainers[policy].rest()
+        metrics = {**report.metrics, "prepare_wait_s": waited}
+        return replace(report, metrics=metrics), batch.groups
+
     def save(self, policy: str, request: int) -> None:
-        folder = self.spec.checkpoints[policy]
-        trainer = self.trainers[policy]
-        checkpoint.save(folder, trainer, base=self.spec.base, meta={"request": request})
-        if self.spec.rank == 0:
-            checkpoint.prune(folder, self.spec.keep_checkpoints, newest=trainer.step_count)
+        """Begin a checkpoint; rank 0 learns from `checkpoints` what becomes of it."""
+        if self.spec.rank != 0:
+            self.checkpoints.poll()  # nobody asks this rank
+        self.checkpoints.start(
+            self.trainers[policy],
+            self.spec.checkpoints[policy],
+            base=self.spec.base,
+            meta={"request": request},
+            keep=self.spec.keep_checkpoints,
+        )
+        self.trainers[policy].rest()

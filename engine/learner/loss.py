@@ -1,50 +1,45 @@
-"""The learner's objective and its diagnostics. Pure.
+"""The learner's objective, put together from `objectives.py` as the config says; diagnostics. Pure.
 
-    L = - sum_t w_t dualclip(min(rho A, clip(rho, 1 - el, 1 + eh) A)) / N + beta sum_t k3_t / N
+    L = aggregate(- w m surrogate(r, A) + beta KL - c H)
 
-rho = pi_theta / pi_prox, w = stop_grad(min(pi_prox / mu, C)): decoupled PPO (arXiv:2110.00641)
-with separate clip bounds (DAPO, arXiv:2503.14476) and a dual clip (arXiv:1912.09729). N counts
-all sampled tokens of the update over all ranks: what is masked or dropped never shrinks it.
+r = pi_theta / pi_prox, w a weight and m a mask from pi_prox / mu, H the entropy. The default is
+decoupled PPO (arXiv:2110.00641) with separate clip bounds, a dual clip, w = min(pi_prox / mu, C)
+and a mask on the rollout's geometric mean, over all sampled tokens of the update.
 
-T: sampled tokens, flat over all rollouts. Log-probs in nats, of logits / temperature.
+T: sampled tokens, flat over all rollouts; S: rollouts. Log-probs in nats, of logits / temperature.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.learner.corrections import log_ratio, sequence_mask, truncated_weights
+from engine.learner.objectives import (
+    aggregate,
+    approximated_proximal,
+    band_mask,
+    band_weights,
+    cispo_surrogate,
+    entropy_bonus,
+    group_advantages,
+    gspo_ratios,
+    k1,
+    k2,
+    k3,
+    kl_in_reward,
+    leave_one_out_advantages,
+    log_ratio,
+    ppo_surrogate,
+    reinforce_surrogate,
+    sequence_ratios,
+    token_ratios,
+    truncated_weights,
+    veto_mask,
+)
+from engine.learner.presets import Level, ObjectiveConfig
 
-
-def surrogate(
-    ratio_T: Tensor,
-    advantages_T: Tensor,
-    *,
-    eps_low: float,
-    eps_high: float,
-    dual_clip: float | None,
-) -> Tensor:
-    """[T] PPO's pessimistic objective (to be maximised).
-
-    For a negative advantage it is at least `dual_clip` * A, so that a token whose probability
-    exploded can't dominate; there the gradient is zero.
-    """
-    clipped_T = ratio_T.clamp(1 - eps_low, 1 + eps_high)
-    value_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
-    if dual_clip is None:
-        return value_T
-    bounded_T = torch.maximum(value_T, dual_clip * advantages_T)
-    return torch.where(advantages_T < 0, bounded_T, value_T)
-
-
-def k3(logprobs_T: Tensor, reference_T: Tensor) -> Tensor:
-    """[T] the estimate exp(x) - x - 1 >= 0 of KL(pi || ref), x = log ref - log pi.
-
-    Source: J. Schulman, "Approximating KL divergence" (2020).
-    """
-    gap_T = log_ratio(reference_T, logprobs_T)
-    return gap_T.exp() - gap_T - 1
+KL: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def policy_loss(
@@ -56,39 +51,185 @@ def policy_loss(
     *,
     num_sequences: int,
     num_loss_tokens: int,
-    eps_low: float,
-    eps_high: float,
-    dual_clip: float | None,
-    weight_cap: float,
-    sequence_band: tuple[float, float] | None,
-    kl_beta: float = 0.0,
+    num_loss_sequences: int,
+    objective: ObjectiveConfig,
     reference_T: Tensor | None = None,
+    entropy_T: Tensor | None = None,
+    staleness_T: Tensor | None = None,
 ) -> Tensor:
-    """The scalar loss of one micro-batch; micro-batches of one update add up.
+    """The scalar loss of one micro-batch; the micro-batches of an update add up.
 
-    `proximal_T=None` means pi_prox := stop_grad(pi_theta): one update per step. A token whose
-    sampler log-prob is not finite is dropped. The KL term needs no mu, so it covers every token.
-    Rollouts must be whole: the sequence mask looks at all tokens of one.
+    `proximal_T`: the recomputed log-probs; None means pi_prox := stop_grad(pi_theta), as with one
+    update per step. Rollouts must be whole. A token whose sampler log-prob is not finite is
+    dropped: it counts in the denominators alone. KL and entropy need no mu, so they cover every
+    token. A nan of the learner's own makes the loss nan, whatever is masked.
+    `reference_T`, `entropy_T` (with gradient) and `staleness_T` are needed by a KL in the loss, an
+    entropy bonus and an approximated proximal policy.
     """
-    proximal_T = logprobs_T.detach() if proximal_T is None else proximal_T.detach()
     valid_T = torch.isfinite(sampler_T)
+    rollouts = _Rollouts(sequences_T, num_sequences, valid_T)
+    proximal_T = proximal_logprobs(
+        logprobs_T, proximal_T, sampler_T, objective=objective, staleness_T=staleness_T
+    )
     # Replaced before exp: inf * 0 would be nan in the gradient.
     sampler_T = torch.where(valid_T, sampler_T, proximal_T)
-    keep_T = valid_T & sequence_mask(
-        proximal_T, sampler_T, valid_T, sequences_T, num_sequences=num_sequences, band=sequence_band
+    counts_T = valid_T & _mask(proximal_T, sampler_T, rollouts, objective)
+    gain_T = _weights(proximal_T, sampler_T, rollouts, objective) * _surrogate(
+        logprobs_T, proximal_T, advantages_T, rollouts, objective
     )
-    objective_T = truncated_weights(proximal_T, sampler_T, cap=weight_cap) * surrogate(
-        log_ratio(logprobs_T, proximal_T).exp(),
-        advantages_T,
-        eps_low=eps_low,
-        eps_high=eps_high,
-        dual_clip=dual_clip,
+    # A learner that is broken must not hide behind a mask: its nan reaches the loss.
+    broken_T = logprobs_T.isnan() | proximal_T.isnan()
+    loss_T = -torch.where(counts_T | broken_T, gain_T, 0.0)
+    if objective.kl_beta and objective.kl_place == "loss":
+        assert reference_T is not None, "a KL in the loss needs the reference's log-probs"
+        kl_T = KL[objective.kl_estimator](logprobs_T, reference_T.detach())
+        loss_T = loss_T + objective.kl_beta * kl_T
+    if objective.entropy_bonus:
+        assert entropy_T is not None, "entropy_bonus needs the entropies"
+        assert entropy_T.requires_grad or not logprobs_T.requires_grad, "entropy without gradient"
+        loss_T = loss_T - entropy_bonus(entropy_T, coefficient=objective.entropy_bonus)
+    return aggregate(
+        loss_T,
+        sequences_T,
+        num_sequences=num_sequences,
+        by=objective.aggregation,
+        num_loss_tokens=num_loss_tokens,
+        num_loss_sequences=num_loss_sequences,
+        constant=objective.aggregation_constant,
     )
-    loss = -torch.where(keep_T, objective_T, 0.0).sum()
-    if kl_beta:
-        assert reference_T is not None, "kl_beta needs the reference's log-probs"
-        loss = loss + kl_beta * k3(logprobs_T, reference_T.detach()).sum()
-    return loss / num_loss_tokens
+
+
+def proximal_logprobs(
+    logprobs_T: Tensor,
+    proximal_T: Tensor | None,
+    sampler_T: Tensor,
+    *,
+    objective: ObjectiveConfig,
+    staleness_T: Tensor | None = None,
+) -> Tensor:
+    """[T] log pi_prox, without gradient, of the policy that `objective.proximal` names.
+
+    Where it would be made of a sampler log-prob that is not finite: stop_grad(pi_theta).
+    """
+    current_T = logprobs_T.detach()
+    if objective.proximal == "recomputed" and proximal_T is not None:
+        return proximal_T.detach()
+    if objective.proximal == "sampler":
+        return torch.where(torch.isfinite(sampler_T), sampler_T, current_T)
+    if objective.proximal == "approximated":
+        assert staleness_T is not None, "an approximated proximal policy needs the tokens' ages"
+        approximate_T = approximated_proximal(current_T, sampler_T, staleness_T)
+        return torch.where(torch.isfinite(sampler_T), approximate_T, current_T)
+    return current_T
+
+
+def rollout_advantages(
+    rewards: Sequence[float], objective: ObjectiveConfig, *, kl: Tensor | None = None
+) -> Tensor:
+    """[n] float32 advantages of one group's rollouts.
+
+    `kl` [n]: each rollout's summed KL estimate, to be taken off its reward first; needed where the
+    objective has its KL in the reward.
+    """
+    if objective.kl_beta and objective.kl_place == "reward":
+        assert kl is not None, "a KL in the reward needs the rollouts' KL"
+        rewards = kl_in_reward(rewards, kl, beta=objective.kl_beta).tolist()
+    if objective.advantage == "group":
+        return group_advantages(
+            rewards, divide_by_std=objective.divide_by_std, eps=objective.std_eps
+        )
+    return leave_one_out_advantages(
+        rewards, divide_by_std=objective.divide_by_std, eps=objective.std_eps
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollouts:
+    """Which rollout a token is of, and whether it has a sampler log-prob."""
+
+    sequences_T: Tensor
+    num: int
+    valid_T: Tensor
+
+
+def _ratios(proximal_T: Tensor, sampler_T: Tensor, rollouts: _Rollouts, level: Level) -> Tensor:
+    """[T] w = pi_prox / mu, of the token or of its rollout, without gradient."""
+    if level == "token":
+        return token_ratios(proximal_T, sampler_T)
+    return sequence_ratios(
+        proximal_T,
+        sampler_T,
+        rollouts.sequences_T,
+        num_sequences=rollouts.num,
+        mean=level,
+        valid_T=rollouts.valid_T,
+    )
+
+
+def _weights(
+    proximal_T: Tensor, sampler_T: Tensor, rollouts: _Rollouts, objective: ObjectiveConfig
+) -> Tensor:
+    """[T] float, without gradient."""
+    if objective.weight_bounds is None:
+        return torch.ones_like(proximal_T)
+    low, high = objective.weight_bounds
+    ratios_T = _ratios(proximal_T, sampler_T, rollouts, objective.weight_level)
+    if objective.weight_action == "truncate":
+        return truncated_weights(ratios_T, floor=low, cap=high)
+    return band_weights(ratios_T, low=low, high=high)
+
+
+def _mask(
+    proximal_T: Tensor, sampler_T: Tensor, rollouts: _Rollouts, objective: ObjectiveConfig
+) -> Tensor:
+    """[T] bool: the token counts."""
+    keep_T = torch.ones_like(proximal_T, dtype=torch.bool)
+    if objective.mask_band is not None:
+        low, high = objective.mask_band
+        ratios_T = _ratios(proximal_T, sampler_T, rollouts, objective.mask_level)
+        keep_T = band_mask(ratios_T, low=low, high=high)
+    if objective.veto is not None:
+        keep_T = keep_T & veto_mask(
+            token_ratios(proximal_T, sampler_T),
+            rollouts.sequences_T,
+            num_sequences=rollouts.num,
+            floor=objective.veto,
+        )
+    return keep_T
+
+
+def _surrogate(
+    logprobs_T: Tensor,
+    proximal_T: Tensor,
+    advantages_T: Tensor,
+    rollouts: _Rollouts,
+    objective: ObjectiveConfig,
+) -> Tensor:
+    """[T] what is to be maximised."""
+    if objective.surrogate == "reinforce":
+        return reinforce_surrogate(logprobs_T, advantages_T)
+    low, high = objective.eps_low, objective.eps_high
+    ratios_T = _policy_ratios(logprobs_T, proximal_T, rollouts, objective)
+    if objective.surrogate == "cispo":
+        return cispo_surrogate(logprobs_T, ratios_T, advantages_T, eps_low=low, eps_high=high)
+    return ppo_surrogate(
+        ratios_T, advantages_T, eps_low=low, eps_high=high, dual_clip=objective.dual_clip
+    )
+
+
+def _policy_ratios(
+    logprobs_T: Tensor, proximal_T: Tensor, rollouts: _Rollouts, objective: ObjectiveConfig
+) -> Tensor:
+    """[T] r = pi_theta / pi_prox, by token or, for GSPO, by rollout."""
+    if objective.surrogate != "gspo":
+        return log_ratio(logprobs_T, proximal_T).exp()
+    return gspo_ratios(
+        logprobs_T,
+        proximal_T,
+        rollouts.sequences_T,
+        num_sequences=rollouts.num,
+        valid_T=rollouts.valid_T,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +239,8 @@ class Tokens:
     logprobs_T: Tensor
     """The learner's, at the update that trained the token."""
     proximal_T: Tensor
+    """The learner's at the start of the step, or the approximation in its place; never mu, so that
+    the age of the data shows whatever the objective does about it."""
     sampler_T: Tensor
     advantages_T: Tensor
     sequences_T: Tensor
@@ -105,41 +248,31 @@ class Tokens:
 
 
 @torch.no_grad()
-def diagnostics(
-    tokens: Tokens,
-    *,
-    eps_low: float,
-    eps_high: float,
-    weight_cap: float,
-    sequence_band: tuple[float, float] | None,
-) -> dict[str, float]:
+def diagnostics(tokens: Tokens, *, objective: ObjectiveConfig) -> dict[str, float]:
     """How far the data is from the learner; decides nothing.
 
     ess: effective sample size of pi_prox / mu as a share of the tokens, in (0, 1];
     k1, k3: estimates of KL(mu || pi_prox), nats per token; clipped_fraction: tokens whose gradient
-    the clip removes; truncated_fraction: whose weight the cap cut; masked_fraction: lost to the
-    sequence mask; dropped_tokens: whose sampler log-prob was not finite. Empty without any
-    token with a finite one.
+    the clip removes (CISPO: whose weight it cuts); truncated_fraction: whose weight is out of
+    bounds, cut or 0; masked_fraction: lost to the mask or the veto; dropped_tokens: whose sampler
+    log-prob was not finite. Empty without any token with a finite one.
     """
-    valid_T = torch.isfinite(tokens.sampler_T)
-    num_valid = int(valid_T.sum())
-    dropped = float(valid_T.numel() - num_valid)
+    finite_T = torch.isfinite(tokens.sampler_T)
+    num_valid = int(finite_T.sum())
+    dropped = float(finite_T.numel() - num_valid)
     if num_valid == 0:
         return {"dropped_tokens": dropped}
-    num_sequences = int(tokens.sequences_T.max()) + 1
-    keep_T = sequence_mask(
-        tokens.proximal_T,
-        torch.where(valid_T, tokens.sampler_T, tokens.proximal_T),
-        valid_T,
-        tokens.sequences_T,
-        num_sequences=num_sequences,
-        band=sequence_band,
-    )[valid_T]
-    proximal_T, advantages_T = tokens.proximal_T[valid_T], tokens.advantages_T[valid_T]
-    gap_T = log_ratio(proximal_T, tokens.sampler_T[valid_T])
+    logprobs_T, proximal_T = tokens.logprobs_T[finite_T], tokens.proximal_T[finite_T]
+    sampler_T, advantages_T = tokens.sampler_T[finite_T], tokens.advantages_T[finite_T]
+    sequences_T = tokens.sequences_T[finite_T]
+    rollouts = _Rollouts(
+        sequences_T, int(sequences_T.max()) + 1, torch.ones_like(sequences_T, dtype=torch.bool)
+    )
+    gap_T = log_ratio(proximal_T, sampler_T)
     weight_T = gap_T.double().exp()
-    rho_T = log_ratio(tokens.logprobs_T[valid_T], proximal_T).exp()
-    clipped_T = torch.where(advantages_T > 0, rho_T > 1 + eps_high, rho_T < 1 - eps_low)
+    # With pi_prox := mu there is neither weight nor mask, and the clip looks at pi_theta / mu.
+    anchor_T = sampler_T if objective.proximal == "sampler" else proximal_T
+    clipped_T = _clipped(logprobs_T, anchor_T, advantages_T, rollouts, objective)
     return {
         "dropped_tokens": dropped,
         "ess": float(weight_T.sum() ** 2 / (weight_T.square().sum() * num_valid)),
@@ -147,8 +280,44 @@ def diagnostics(
         "ratio_max": float(weight_T.max()),
         "k1": float(-gap_T.mean()),
         "k3": float((weight_T - 1 - gap_T).mean()),
-        "clipped_fraction": float((clipped_T & (advantages_T != 0)).float().mean()),
-        "truncated_fraction": float((weight_T > weight_cap).float().mean()),
-        "masked_fraction": float((~keep_T).float().mean()),
+        "clipped_fraction": _share(clipped_T),
+        "truncated_fraction": _share(_out_of_bounds(anchor_T, sampler_T, rollouts, objective)),
+        "masked_fraction": _share(~_mask(anchor_T, sampler_T, rollouts, objective)),
         "entropy": float(tokens.entropy_T.mean()),
     }
+
+
+def _clipped(
+    logprobs_T: Tensor,
+    proximal_T: Tensor,
+    advantages_T: Tensor,
+    rollouts: _Rollouts,
+    objective: ObjectiveConfig,
+) -> Tensor:
+    """[T] bool: the clip acts on the token. The dual clip, which is rare, is not counted."""
+    ratios_T = _policy_ratios(logprobs_T, proximal_T, rollouts, objective)
+    above_T = below_T = torch.zeros_like(ratios_T, dtype=torch.bool)
+    if objective.eps_high is not None:
+        above_T = ratios_T > 1 + objective.eps_high
+    if objective.eps_low is not None:
+        below_T = ratios_T < 1 - objective.eps_low
+    if objective.surrogate == "cispo":
+        acts_T = above_T | below_T
+    else:
+        acts_T = torch.where(advantages_T > 0, above_T, below_T)
+    return acts_T & (advantages_T != 0)
+
+
+def _out_of_bounds(
+    proximal_T: Tensor, sampler_T: Tensor, rollouts: _Rollouts, objective: ObjectiveConfig
+) -> Tensor:
+    """[T] bool: the weight is not w itself."""
+    if objective.weight_bounds is None:
+        return torch.zeros_like(proximal_T, dtype=torch.bool)
+    low, high = objective.weight_bounds
+    ratios_T = _ratios(proximal_T, sampler_T, rollouts, objective.weight_level)
+    return ~band_mask(ratios_T, low=low, high=high)
+
+
+def _share(flags_T: Tensor) -> float:
+    return float(flags_T.float().mean())

@@ -7,6 +7,10 @@ comparison of checksums: weights that arrived wrong are never routed to.
 
 A policy's servers get its weights as they are (`Current`); those of a follower
 (`engine.layout.Follower`) get a copy that was made of them some steps ago (`Pinned`).
+
+With `weights.overlap` all that is published is such a copy: making it is a collective, in its place
+among the other commands; all that follows is done by one thread while training goes on. No two
+collectives of the learners ever interleave, and a server's group is used by that thread alone.
 """
 
 import http.client
@@ -14,7 +18,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -121,8 +127,12 @@ class Publisher:
     def __init__(self, group: LearnerGroup, tell: Callable[[Message], None]) -> None:
         self._group = group
         self._spec = group.spec
-        self._tell = tell
-        """Sends a message to the engine."""
+        self._tell_engine = tell
+        """Sends a message to the engine; by the thread of the trainers only."""
+        self._outbox: SimpleQueue[Message] = SimpleQueue()
+        self._sender = ThreadPoolExecutor(1, "publish") if group.spec.weights.overlap else None
+        self._jobs: dict[str, Future[None]] = {}
+        """The last publication of each name, and the last look after the servers (``)."""
         self.states: dict[str, Published] = {}
         """By policy, and by follower."""
         self.busy_s = 0.0
@@ -133,8 +143,9 @@ class Publisher:
         Followers too: a pin is in no checkpoint. A resumed run pins what it restored, under a new
         version, and so renews a follower once more than a run that was not interrupted.
         """
+        kind = Current if self._sender is None else Pinned
         for policy in self._spec.policies:
-            self.states[policy] = Published(int(versions[policy]), Current(self._group, policy))
+            self.states[policy] = Published(int(versions[policy]), kind(self._group, policy))
         for name, follower in self._spec.followers.items():
             self.states[name] = Published(int(versions[name]), Pinned(self._group, follower.policy))
 
@@ -142,12 +153,39 @@ class Publisher:
         """A step was made: send its weights to the servers of the policy, or of a follower that
         it renews, as far as they are linked."""
         state = self.states[name]
+        for job in (self._jobs.get(name), self._jobs.get("")):
+            if job is not None:
+                job.result()  # it reads the copy that is about to be overwritten
         state.weights.renew()
         state.version = version
-        self._publish(name, dict(state.links))
+        self._run(name, lambda: self._publish(name, dict(state.links)))
+        self.report()
 
     def look_after_servers(self) -> None:
         """Fill late and restarted servers; tell the engine which serve our weights."""
+        if all(job.done() for job in self._jobs.values()):
+            self._run("", self._look_after_servers)
+        self.report()
+
+    def report(self) -> None:
+        """Tell the engine what the sending thread has to say. Raises what went wrong in it."""
+        for job in self._jobs.values():
+            if job.done():
+                job.result()
+        while not self._outbox.empty():
+            self._tell_engine(self._outbox.get())
+
+    def _run(self, name: str, job: Callable[[], None]) -> None:
+        """Now, or by the sending thread where there is one."""
+        if self._sender is None:
+            job()
+        else:
+            self._jobs[name] = self._sender.submit(job)
+
+    def _tell(self, message: Message) -> None:
+        self._outbox.put(message)
+
+    def _look_after_servers(self) -> None:
         for policy, state in self.states.items():
             serving, late = [], {}
             for url in self._spec.servers[policy]:
@@ -169,6 +207,10 @@ class Publisher:
                 self._publish(policy, late)
 
     def close(self) -> None:
+        """Let the last publication end; leave the servers."""
+        for job in self._jobs.values():
+            job.result()
+        self.report()
         for state in self.states.values():
             for link in state.links.values():
                 link.close()
@@ -191,7 +233,8 @@ class Publisher:
             failed |= self._compare(policy, [url for url in links if url not in failed])
         state.count += 1
         state.seconds = time.monotonic() - started
-        self.busy_s += state.seconds
+        if self._sender is None:
+            self.busy_s += state.seconds  # the trainers waited for it
         for url, error in failed.items():
             log.warning("publication of %s v%d: %s", policy, state.version, error)
             state.links.pop(url).close()

@@ -1,7 +1,8 @@
 """One policy over the ranks of a learner group: FSDP2 and the few collectives around it.
 
-With `mesh=None` (one rank) every function is the identity, so that a trainer has one code path.
-Every rank calls every function, in the same order.
+A mesh always covers all ranks of torch.distributed. With `mesh=None` (one rank) every function is
+the identity, so that a trainer has one code path. Every rank calls every function, in the same
+order.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,27 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine.learner.batch import Sample
+from engine.learner.families import PolicyModel
 from engine.learner.loss import Tokens
-from engine.learner.model_family import PolicyModel
 
 
-def world_mesh(device: torch.device) -> DeviceMesh | None:
-    """All ranks of torch.distributed, or None where there is one rank only."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+def world_mesh(device: torch.device, shard: int | None = None) -> DeviceMesh | None:
+    """All ranks of torch.distributed; None where there is none, or one rank on a CPU.
+
+    A mesh of one GPU is worth having: FSDP2 then keeps float32 masters and computes in the
+    published dtype. With `shard` less than the number of ranks the mesh is (replicas, shards):
+    HSDP.
+    """
+    if not dist.is_initialized():
         return None
-    return init_device_mesh(device.type, (dist.get_world_size(),))
+    world = dist.get_world_size()
+    if world == 1 and device.type == "cpu":
+        return None
+    if shard is None or shard == world:
+        return init_device_mesh(device.type, (world,))
+    return init_device_mesh(
+        device.type, (world // shard, shard), mesh_dim_names=("replicate", "shard")
+    )
 
 
 def shard(model: PolicyModel, mesh: DeviceMesh, *, dtype: torch.dtype) -> None:
@@ -49,29 +61,20 @@ def like(full: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
-def share(samples: Sequence[Sample], mesh: DeviceMesh) -> list[Sample]:
-    """This rank's samples: those of one prompt stay together, ranks get about equal tokens."""
-    prompts: dict[object, list[Sample]] = {}
-    for sample in samples:
-        prompts.setdefault(sample.rollout.images or sample.rollout.prompt_ids, []).append(sample)
+def rank(mesh: DeviceMesh | None) -> int:
+    """This process's rank among those that share the policy."""
+    return 0 if mesh is None else dist.get_rank()
 
-    def cost(members: list[Sample]) -> int:
-        return sum(len(s.rollout.token_ids) + len(s.rollout.prompt_ids) for s in members)
 
-    loads = [0] * mesh.size()
-    mine: list[Sample] = []
-    for members in sorted(prompts.values(), key=cost, reverse=True):
-        lightest = loads.index(min(loads))
-        loads[lightest] += cost(members)
-        if lightest == mesh.get_local_rank():
-            mine += members
-    return mine
+def size(mesh: DeviceMesh | None) -> int:
+    """How many ranks share the policy."""
+    return 1 if mesh is None else mesh.size()
 
 
 def maximum(value: int, mesh: DeviceMesh) -> int:
     """The largest `value` of any rank."""
     box = torch.tensor([value], device=mesh.device_type)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX, group=mesh.get_group())
+    dist.all_reduce(box, op=dist.ReduceOp.MAX, group=dist.group.WORLD)
     return int(box)
 
 
@@ -79,7 +82,7 @@ def total(value: Tensor, mesh: DeviceMesh | None) -> Tensor:
     """The sum over the ranks."""
     if mesh is not None:
         value = value.clone()
-        dist.all_reduce(value, group=mesh.get_group())
+        dist.all_reduce(value, group=dist.group.WORLD)
     return value
 
 
@@ -123,7 +126,7 @@ def _gather_columns(table: Tensor, num_sequences: int, mesh: DeviceMesh) -> Tens
     padded[0, width] = table.shape[1]
     padded = padded.to(mesh.device_type)
     gathered = [torch.empty_like(padded) for _ in range(mesh.size())]
-    dist.all_gather(gathered, padded, group=mesh.get_group())
+    dist.all_gather(gathered, padded, group=dist.group.WORLD)
     columns: list[Tensor] = []
     offset = 0.0
     for other in gathered:

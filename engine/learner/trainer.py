@@ -2,14 +2,14 @@
 
 Several trainers live in one process. A step either happened (parameters, optimiser and counter
 moved) or it did not (none of them did, bit for bit). Knows nothing of queues, versions or servers.
-Over several ranks (`mesh`) every rank calls the same methods in the same order: `step`,
-`named_weights` and `trainer_state` are collectives.
+Over several ranks (`mesh`) every rank calls the same methods in the same order: `step`, `score`
+and `named_weights` are collectives.
 """
 
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,16 +19,14 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from engine.errors import ConfigError
 from engine.learner import sharding
-from engine.learner.batch import (
-    MicroBatch,
-    Sample,
-    count_tokens,
-    micro_batches,
-    samples_of,
-)
+from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
 from engine.learner.config import LearnerConfig
-from engine.learner.loss import Tokens, diagnostics, policy_loss
-from engine.learner.model_family import ModelFamily, PolicyModel, family_of
+from engine.learner.costs import model_shape, step_flops
+from engine.learner.families import ModelFamily, PolicyModel, family_of
+from engine.learner.lora import add_adapters, merged_weights
+from engine.learner.loss import KL, Tokens, diagnostics, policy_loss
+from engine.learner.offload import HostState
+from engine.learner.preparation import Part, Prepared, prepare
 from engine.types import Group, Rollout, SamplingParams, Segment
 
 log = logging.getLogger(__name__)
@@ -54,7 +52,17 @@ class _Update:
     reason: str
     loss: float
     grad_norm: float
+    gaps: "_Gaps"
     tokens: Sequence[Tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """Mean |log pi - log mu| in nats per token; nan where there is no such token."""
+
+    all: float
+    fresh: float
+    """Of tokens that the newest publication sampled: what sampler and learner compute apart."""
 
 
 class PolicyTrainer:
@@ -62,7 +70,7 @@ class PolicyTrainer:
 
     `model_dir`: the base, or a checkpoint to continue from (then `checkpoint.load` sets the rest).
     `reference`: the KL anchor, from `load_reference`; may be shared between trainers, is never
-    changed; needed if `cfg.kl_beta` > 0, else ConfigError. `mesh`: the ranks that share the
+    changed; needed if the objective has a KL, else ConfigError. `mesh`: the ranks that share the
     policy; default: all of torch.distributed's, where it is initialised with more than one.
     """
 
@@ -87,12 +95,14 @@ class PolicyTrainer:
         self.total_steps = total_steps
         self.device = torch.device(device)
         self.family = family or family_of(model_dir)
+        self.shape = model_shape(model_dir)
         self.published_dtype = self.family.dtype
         """Of the weights in the base folder. Published weights are cast to it, and forward and
         backward compute in it; masters, optimiser, softmax and loss are float32."""
         self._mesh = mesh or sharding.world_mesh(self.device)
-        self.model = _load(self.family, model_dir, self.device, self._mesh)
-        self._named = dict(self.model.weights())
+        self.model = _load(self.family, model_dir, self.device, self._mesh, cfg, seed)
+        self._named = {n: p for n, p in self.model.named_weights() if p.requires_grad}
+        """What is trained."""
         self.optimizer = torch.optim.AdamW(
             self._named.values(),
             lr=cfg.lr,
@@ -100,9 +110,12 @@ class PolicyTrainer:
             weight_decay=cfg.weight_decay,
             fused=True,
         )
+        self._host_state = HostState(self.optimizer)
         self._rng = torch.Generator().manual_seed(seed)
-        if cfg.kl_beta and reference is None:
-            raise ConfigError(f"learner.kl_beta is {cfg.kl_beta} but there is no reference model")
+        if cfg.objective.needs_reference and reference is None:
+            raise ConfigError(
+                f"learner.objective.kl_beta is {cfg.objective.kl_beta} but there is no reference"
+            )
         self._reference = reference
 
     @property
@@ -112,7 +125,22 @@ class PolicyTrainer:
             return self.cfg.lr
         return self.cfg.lr * max(0.0, 1 - self.step_count / self.total_steps)
 
-    def step(self, groups: Sequence[Group]) -> StepReport:
+    def prepare(self, groups: Sequence[Group], *, version: int | None = None) -> Prepared:
+        """What can be done for a batch before its step, also in a thread while another one trains.
+
+        `version`: this policy's newest publication, from which the age of tokens is counted.
+        """
+        return prepare(
+            groups,
+            cfg=self.cfg,
+            family=self.family,
+            shape=self.shape,
+            rank=sharding.rank(self._mesh),
+            ranks=sharding.size(self._mesh),
+            version=version,
+        )
+
+    def step(self, batch: Sequence[Group] | Prepared) -> StepReport:
         """Train on one batch: `updates_per_step` updates, each on its part of the groups.
 
         Skipped without a trace where there is nothing to learn or a value is not finite. With
@@ -120,38 +148,54 @@ class PolicyTrainer:
         `skipped_updates`; the step is skipped only if none was made.
         """
         started = time.perf_counter()
-        samples = samples_of(groups, divide_by_std=self.cfg.divide_by_std)
+        batch = batch if isinstance(batch, Prepared) else self.prepare(batch)
+        samples = batch.samples
         if not samples:
             return StepReport(step=self.step_count, skipped=True, reason="empty")
-        if not self.cfg.kl_beta and not any(sample.advantage for sample in samples):
+        objective = self.cfg.objective
+        has_other_terms = bool(objective.kl_beta or objective.entropy_bonus)
+        if not has_other_terms and not any(sample.advantage for sample in samples):
             return StepReport(step=self.step_count, skipped=True, reason="no_signal")
-        parts = self._parts(groups)
-        batches = [self._micro_batches(part) for part in parts]
+        parts = batch.parts
+        on_device = [[batch.to(self.device) for batch in part.batches] for part in parts]
         # With one update per step pi_prox is pi_theta itself: no forward of its own.
-        proximal = [self._frozen(self.model, part) for part in batches] if len(parts) > 1 else None
+        kl_in_reward = objective.needs_reference and objective.kl_place == "reward"
+        needs_start = objective.proximal == "recomputed" and len(parts) > 1
+        at_start: list[list[Tensor] | None] = [None] * len(parts)
+        if needs_start or kl_in_reward:
+            at_start = [self._frozen(self.model, batches) for batches in on_device]
+        if kl_in_reward:
+            on_device = [
+                self._charge_kl(part, batches, logprobs or [])
+                for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
+            ]
         updates = [
-            self._update(
-                part, proximal[i] if proximal else None, num_loss_tokens=count_tokens(all_)
-            )
-            for i, (part, all_) in enumerate(zip(batches, parts, strict=True))
+            self._update(part, batches, logprobs if needs_start else None)
+            for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
         ]
         failed = [update.reason for update in updates if update.reason]
+        skipped = len(failed) == len(updates)
         metrics = self._metrics(updates) | {
-            "groups": float(len(groups)),
+            "groups": float(len(batch.groups)),
             "rollouts": float(len(samples)),
             "tokens": float(count_tokens(samples)),
-            "micro_batches": float(sum(map(len, batches))),
+            "micro_batches": float(sum(len(part.batches) - part.idle for part in parts)),
+            "images": float(len({png for s in samples for png in s.rollout.images})),
+            "image_passes": float(sum(part.image_passes for part in parts)),
             "advantage_abs_mean": sum(abs(s.advantage) for s in samples) / len(samples),
             "skipped_updates": float(len(failed)),
             "lr": self.lr,
         }
-        skipped = len(failed) == len(updates)
         if skipped:
             log.warning("%s: batch skipped at step %d: %s", self.policy, self.step_count, failed[0])
         else:
             self.step_count += 1
         elapsed_s = time.perf_counter() - started
-        metrics |= {"seconds": elapsed_s, "tokens_per_s": count_tokens(samples) / elapsed_s}
+        metrics |= {
+            "seconds": elapsed_s,
+            "tokens_per_s": count_tokens(samples) / elapsed_s,
+            "flops_per_s": sum(step_flops(part.flops) for part in parts) / elapsed_s,
+        }
         reason = failed[0] if skipped else ""
         return StepReport(step=self.step_count, skipped=skipped, reason=reason, metrics=metrics)
 
@@ -169,13 +213,10 @@ class PolicyTrainer:
             sampling=SamplingParams(max_new_tokens=len(ids) - 1),
             text="",
         )
-        (batch,) = micro_batches(
-            [Sample(rollout, 0.0)],
-            encode=self.family.encode,
-            expand=self.family.expand,
-            token_budget=self.cfg.tokens_per_micro_batch,
-        )
-        logprobs_T, _ = self.model(batch.to(self.device))
+        group = Group(stream="probe", game=0, rollouts=(rollout,), rewards=(0.0,))
+        (part,) = prepare([group], cfg=self.cfg, family=self.family, shape=self.shape).parts
+        (batch,) = part.batches
+        logprobs_T, _ = self._forward(self.model, batch.to(self.device))
         scores: list[float] = logprobs_T.tolist()
         return scores
 
@@ -184,100 +225,105 @@ class PolicyTrainer:
         `published_dtype`.
 
         One tensor is gathered at a time, when it is asked for; every rank must ask for all.
+        Adapters are merged into what they adapt.
         """
-        for name, parameter in self._named.items():
+        for name, parameter, adapter in merged_weights(self.model):
             whole = sharding.whole(parameter.detach())
-            yield name, whole.to(dtype or self.published_dtype)
+            if adapter is not None:
+                a, b = (sharding.whole(factor.detach()).float() for factor in adapter[:2])
+                whole = whole.float() + adapter[2] * (b @ a)
+            yield self.model.published_name(name), whole.to(dtype or self.published_dtype)
+
+    def rest(self) -> None:
+        """Make room for the other policies of the group until the next step or save."""
+        if self.cfg.offload_optimizer:
+            self._host_state.evict()
 
     def trainer_state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs beside the weights: AdamW's moments and the shuffling RNG."""
+        """What a checkpoint needs to continue exactly: masters, AdamW's state, the shuffling RNG.
+
+        The live tensors, sharded as the parameters are: copy before the next step.
+        """
+        self._host_state.fetch()
         state = {"rng": self._rng.get_state()}
         for name, parameter in self._named.items():
+            state[f"master.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"adamw.{key}.{name}"] = sharding.whole(value.detach()).cpu()
+                state[f"adamw.{key}.{name}"] = value
         return state
 
     def restore(
-        self, step: int, weights: Mapping[str, Tensor], trainer_state: Mapping[str, Tensor]
+        self, step: int, names: Collection[str], fill: Callable[[dict[str, Tensor]], None]
     ) -> None:
-        """Continue from a checkpoint, exactly. Raises KeyError if a tensor is missing."""
+        """Continue from a checkpoint, exactly: `fill` overwrites the tensors of `trainer_state`,
+        whose optimiser state is that of `names`."""
+        self._host_state.fetch()
         self.optimizer.state.clear()
-        with torch.no_grad():
-            for name, parameter in self._named.items():
-                parameter.copy_(sharding.like(weights[name].float(), parameter))
-                if f"adamw.step.{name}" in trainer_state:
-                    self.optimizer.state[parameter] = {
-                        "step": trainer_state[f"adamw.step.{name}"].to(self.device, copy=True),
-                        **{
-                            key: sharding.like(trainer_state[f"adamw.{key}.{name}"], parameter)
-                            for key in ("exp_avg", "exp_avg_sq")
-                        },
-                    }
-        self._rng.set_state(trainer_state["rng"])
+        for name, parameter in self._named.items():
+            if f"adamw.step.{name}" in names:
+                self.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=self.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        state = self.trainer_state()
+        fill(state)
+        self._rng.set_state(state["rng"])
         self.step_count = step
 
-    def _parts(self, groups: Sequence[Group]) -> list[list[Sample]]:
-        """The samples of each update; groups are shuffled if there are several."""
-        num_parts = min(self.cfg.updates_per_step, len(groups))
-        order: Iterable[int] = range(len(groups))
-        if num_parts > 1:
-            order = torch.randperm(len(groups), generator=self._rng).tolist()
-        shuffled = [groups[i] for i in order]
-        return [
-            samples_of(shuffled[i::num_parts], divide_by_std=self.cfg.divide_by_std)
-            for i in range(num_parts)
-        ]
+    def _charge_kl(
+        self, part: Part, batches: Sequence[MicroBatch], logprobs: Sequence[Tensor]
+    ) -> list[MicroBatch]:
+        """The micro-batches with the KL to the reference taken off the rewards.
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[MicroBatch]:
-        """This rank's micro-batches; all ranks get equally many, so that collectives match."""
-        mine = samples if self._mesh is None else sharding.share(samples, self._mesh)
-        # A rank without samples runs one of another rank, for nothing.
-        batches = micro_batches(
-            mine or samples[:1],
-            encode=self.family.encode,
-            expand=self.family.expand,
-            token_budget=self.cfg.tokens_per_micro_batch,
-        )
-        idle = replace(batches[0], num_sequences=0)
-        if not mine:
-            batches = [idle]
-        if self._mesh is not None:
-            most = sharding.maximum(len(batches), self._mesh)
-            batches += [idle] * (most - len(batches))
-        return [batch.to(self.device) for batch in batches]
+        `logprobs`: of the weights at the start of the step. A collective.
+        """
+        objective = self.cfg.objective
+        assert self._reference is not None
+        kl = torch.zeros(len(part.samples), device=self.device)
+        for i, batch in enumerate(batches):
+            reference_T = self._frozen(self._reference, [batch])[0]
+            if i < len(batches) - part.idle:
+                kl_T = KL[objective.kl_estimator](logprobs[i], reference_T)
+                kl.index_add_(0, batch.rollouts_S[batch.sequences_T], kl_T)
+        charged = charged_advantages(
+            part.groups, sharding.total(kl, self._mesh).cpu(), objective
+        ).to(self.device)
+        return [
+            replace(batch, advantages_T=charged[batch.rollouts_S[batch.sequences_T]])
+            for batch in batches
+        ]
 
     @torch.no_grad()
     def _frozen(self, model: PolicyModel, batches: Sequence[MicroBatch]) -> list[Tensor]:
         return [self._forward(model, batch)[0] for batch in batches]
 
     def _forward(self, model: PolicyModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        mixed = self.published_dtype != torch.float32
+        # FSDP2 gathers weights in the published dtype; without it they are cast here.
+        mixed = self.published_dtype != torch.float32 and self._mesh is None
         with torch.autocast(self.device.type, dtype=self.published_dtype, enabled=mixed):
             logprobs_T, entropy_T = model(batch)
         return logprobs_T, entropy_T
 
     def _update(
-        self,
-        batches: Sequence[MicroBatch],
-        proximal: Sequence[Tensor] | None,
-        *,
-        num_loss_tokens: int,
+        self, part: Part, batches: Sequence[MicroBatch], proximal: Sequence[Tensor] | None
     ) -> _Update:
         """Gradient of all micro-batches, then one optimiser update if everything is finite."""
         cfg = self.cfg
-        loss_sum = torch.zeros((), device=self.device)
+        sums = torch.zeros(5, device=self.device, dtype=torch.float64)  # the loss, and of the gaps
         tokens: list[Tokens] = []
         self.optimizer.zero_grad(set_to_none=True)
+        kl_in_loss = cfg.objective.needs_reference and cfg.objective.kl_place == "loss"
         for i, batch in enumerate(batches):
             logprobs_T, entropy_T = self._forward(self.model, batch)
-            proximal_T = logprobs_T.detach() if proximal is None else proximal[i]
             reference_T = None
-            if self._reference is not None and cfg.kl_beta:
+            if self._reference is not None and kl_in_loss:
                 reference_T = self._frozen(self._reference, [batch])[0]
-            if batch.num_sequences == 0:
+            if i >= len(batches) - part.idle:
                 # Other ranks have more to do: join their collectives, add nothing.
                 self._backward(logprobs_T.sum() * 0.0)
                 continue
+            proximal_T = None if proximal is None else proximal[i]
             loss = policy_loss(
                 logprobs_T,
                 proximal_T,
@@ -285,25 +331,25 @@ class PolicyTrainer:
                 batch.advantages_T,
                 batch.sequences_T,
                 num_sequences=batch.num_sequences,
-                num_loss_tokens=num_loss_tokens,
-                eps_low=cfg.eps_low,
-                eps_high=cfg.eps_high,
-                dual_clip=cfg.dual_clip,
-                weight_cap=cfg.weight_cap,
-                sequence_band=cfg.sequence_band,
-                kl_beta=cfg.kl_beta,
+                num_loss_tokens=count_tokens(part.samples),
+                num_loss_sequences=len(part.samples),
+                objective=cfg.objective,
                 reference_T=reference_T,
+                entropy_T=entropy_T,
+                staleness_T=batch.staleness_T,
             )
+            learners_T = logprobs_T.detach() if proximal_T is None else proximal_T
             self._backward(loss)
-            loss_sum += loss.detach()
+            sums[0] += loss.detach()
+            sums[1:] += _gap_sums(learners_T, batch)
             tokens.append(
                 Tokens(
                     logprobs_T=logprobs_T.detach(),
-                    proximal_T=proximal_T,
+                    proximal_T=learners_T,
                     sampler_T=batch.sampler_T,
                     advantages_T=batch.advantages_T,
                     sequences_T=batch.sequences_T,
-                    entropy_T=entropy_T,
+                    entropy_T=entropy_T.detach(),
                 )
             )
         for parameter in self._named.values():
@@ -311,20 +357,24 @@ class PolicyTrainer:
             # (`always_see`): AdamW would treat them differently.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        total = float(sharding.total(loss_sum, self._mesh))
+        loss_sum, *gap_sums = sharding.total(sums, self._mesh).tolist()
+        gaps = _Gaps(_mean(*gap_sums[:2]), _mean(*gap_sums[2:]))
         norm = nn.utils.clip_grad_norm_(self._named.values(), cfg.grad_clip)
         grad_norm = float(sharding.whole(norm))
         reason = ""
-        if not math.isfinite(total):
+        if not math.isfinite(loss_sum):
             reason = "non_finite_loss"
+        elif gaps.all > cfg.max_gap:
+            reason = "exploding_ratio"
         elif not math.isfinite(grad_norm):
             reason = "non_finite_gradient"
         else:
+            self._host_state.fetch()
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return _Update(reason=reason, loss=total, grad_norm=grad_norm, tokens=tokens)
+        return _Update(reason=reason, loss=loss_sum, grad_norm=grad_norm, gaps=gaps, tokens=tokens)
 
     def _backward(self, loss: Tensor) -> None:
         # Sharded gradients are averaged over the ranks; the loss is a sum over them.
@@ -332,35 +382,54 @@ class PolicyTrainer:
 
     def _metrics(self, updates: Sequence[_Update]) -> dict[str, float]:
         """Over all updates and ranks."""
-        cfg = self.cfg
         tokens = sharding.gather_tokens(
             [entry for update in updates for entry in update.tokens], self._mesh
         )
-        found = diagnostics(
-            tokens,
-            eps_low=cfg.eps_low,
-            eps_high=cfg.eps_high,
-            weight_cap=cfg.weight_cap,
-            sequence_band=cfg.sequence_band,
-        )
+        found = diagnostics(tokens, objective=self.cfg.objective)
         num = len(updates)
+        fresh = updates[0].gaps.fresh  # later updates compare with weights that have moved
+        if math.isfinite(fresh):
+            found["sampler_gap"] = fresh
         return found | {
             "loss": sum(update.loss for update in updates) / num,
             "grad_norm": sum(update.grad_norm for update in updates) / num,
         }
 
 
-def load_reference(path: Path, *, device: torch.device | str = "cpu") -> PolicyModel:
+def _gap_sums(logprobs_T: Tensor, batch: MicroBatch) -> Tensor:
+    """[4] sum and count of |log pi - log mu| over tokens, and over those that are fresh."""
+    valid_T = torch.isfinite(batch.sampler_T)
+    gap_T = torch.where(valid_T, (logprobs_T.detach() - batch.sampler_T).abs(), 0.0).double()
+    fresh_T = valid_T & (batch.staleness_T == 0)
+    return torch.stack([gap_T.sum(), valid_T.sum(), gap_T[fresh_T].sum(), fresh_T.sum()])
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan
+
+
+def load_reference(
+    path: Path, *, device: torch.device | str = "cpu", mesh: DeviceMesh | None = None
+) -> PolicyModel:
     """A frozen KL anchor from folder `path`, sharded like the trainers where there are ranks."""
     target = torch.device(device)
-    model = _load(family_of(path), path, target, sharding.world_mesh(target))
-    return model.requires_grad_(False)
+    mesh = mesh or sharding.world_mesh(target)
+    return _load(family_of(path), path, target, mesh, LearnerConfig(), 0).requires_grad_(False)
 
 
 def _load(
-    family: ModelFamily, path: Path, device: torch.device, mesh: DeviceMesh | None
+    family: ModelFamily,
+    path: Path,
+    device: torch.device,
+    mesh: DeviceMesh | None,
+    cfg: LearnerConfig,
+    seed: int,
 ) -> PolicyModel:
     model = family.load(path, device=device, always_see=mesh is not None)
+    if cfg.lora is not None:
+        add_adapters(model, cfg.lora, seed=seed, dtype=family.dtype)
+    if cfg.activation_checkpointing:
+        model.checkpoint_activations()
     if mesh is not None:
         sharding.shard(model, mesh, dtype=family.dtype)
     return model

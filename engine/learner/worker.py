@@ -8,7 +8,8 @@ it once, whatever came of it.
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import CheckpointError, TransportError
+from engine.learner.bad_batches import REASONS, BadBatches
+from engine.learner.checkpoint_writer import Saved
 from engine.learner.group import LearnerGroup, LearnerSpec
 from engine.learner.publisher import Publisher
 from engine.learner.trainer import StepReport
@@ -25,6 +28,9 @@ log = logging.getLogger(__name__)
 
 GAP_S = 0.2
 SERVER_CHECK_S = 2.0
+SAVE_GRACE_S = 12.0
+"""How long an interrupt waits for checkpoints before the engine is told to stop; torchrun kills
+after 30 s."""
 HELLO_TIMEOUT_S = 1800.0
 """The engine welcomes nobody before all groups have loaded their weights."""
 
@@ -69,6 +75,11 @@ class Leader:
         self._attempt = 0
         self._kept: dict[str, dict[int, int]] = {}
         """{policy: {step: request}} of the checkpoints of this attempt that are kept."""
+        self._ready: deque[Message] = deque()
+        """Batches that are prepared or being prepared, without their groups."""
+        self._bad_batches = BadBatches(spec.bad_batches, spec.learner.max_bad_batches)
+        self._disagreeing: set[str] = set()
+        """Policies whose sampler and learner disagree."""
         self._checked = 0.0
         self._started = time.monotonic()
         self._busy_s = 0.0
@@ -82,21 +93,33 @@ class Leader:
             if self._should_stop():
                 self._stop()
                 return
-            message = self._socket.receive(GAP_S)
-            if message is None and self._is_engine_gone():
-                raise TransportError("the engine process is gone")
-            if message is not None:
-                command, images = message
-                if command["kind"] == "batch":
-                    self._train(command, images)
-                elif command["kind"] == "save":
-                    self._save_all()
-                elif command["kind"] == "bye":
-                    break
+            # What has arrived meanwhile is prepared while the next batch trains.
+            if not self._receive(0.0 if self._ready else GAP_S):
+                break
+            if self._ready:
+                self._train(self._ready.popleft())
+            self._report_saves(self._group.checkpoints.poll())
+            self._publisher.report()
             if time.monotonic() - self._checked > SERVER_CHECK_S:
                 self._publisher.look_after_servers()
                 self._checked = time.monotonic()
         self._leave()
+
+    def _receive(self, wait_s: float) -> bool:
+        """Handle what the engine has sent, waiting `wait_s` for the first message. False: bye."""
+        message = self._socket.receive(wait_s)
+        if message is None and self._is_engine_gone():
+            raise TransportError("the engine process is gone")
+        while message is not None:
+            command, images = message
+            if command["kind"] == "batch":
+                self._begin(command, images)
+            elif command["kind"] == "save":
+                self._save_all()
+            elif command["kind"] == "bye":
+                return False
+            message = self._socket.receive(0.0)
+        return True
 
     def _hello(self) -> None:
         trainers, requests = self._group.trainers, self._group.requests
@@ -126,13 +149,25 @@ class Leader:
             }
         )
 
-    def _train(self, batch: Message, images: Images) -> None:
-        """One answered request: a step unless the batch is empty or bad, and its publication."""
-        policy, request = batch["policy"], int(batch["request"])
+    def _begin(self, batch: Message, images: Images) -> None:
+        """Begin to prepare an answered request's batch."""
+        policy = batch["policy"]
         if not batch["groups"]:
             self._ask(policy)
             return
-        report, seconds = self._timed(policy, {**batch, "kind": "step"}, images)
+        command = {
+            "kind": "prepare",
+            "policy": policy,
+            "groups": batch["groups"],
+            "current": self._publisher.states[policy].version,
+        }
+        self._group.execute(*self._group.broadcast(command, images))
+        self._ready.append({key: value for key, value in batch.items() if key != "groups"})
+
+    def _train(self, batch: Message) -> None:
+        """One prepared batch: a step unless it is bad, and its publication."""
+        policy, request = batch["policy"], int(batch["request"])
+        (report, groups), seconds = self._timed(policy, {"kind": "step", "policy": policy}, {})
         assert isinstance(report, StepReport)
         published = self._publisher.states[policy]  # of the step before
         self._socket.send(
@@ -153,6 +188,11 @@ class Leader:
                 "alive_s": time.monotonic() - self._started,
             }
         )
+        if report.reason in REASONS:
+            self._bad_batches.bad(policy, request, report.reason, groups)
+        else:
+            self._bad_batches.good(policy)
+        self._watch_gap(policy, report)
         if report.skipped:
             self._ask(policy)
             return
@@ -164,6 +204,23 @@ class Leader:
             self._save(policy, request)
         self._ask(policy)
 
+    def _watch_gap(self, policy: str, report: StepReport) -> None:
+        """Warn once when sampler and learner begin to disagree about the same weights."""
+        gap = report.metrics.get("sampler_gap")
+        if gap is None:
+            return
+        limit = self._spec.learner.gap_alarm
+        if gap > limit and policy not in self._disagreeing:
+            self._disagreeing.add(policy)
+            text = (
+                f"{policy}: the servers' log-probs differ from the learner's by {gap:.3g} nats per "
+                f"token for the same weights (learner.gap_alarm is {limit}): another precision, "
+                "image processor or temperature?"
+            )
+            self._socket.send({"kind": "event", "text": text, "level": "warning"})
+        elif gap <= limit:
+            self._disagreeing.discard(policy)
+
     def _timed(self, policy: str, command: Message, images: Images) -> tuple[Any, float]:
         started = time.monotonic()
         result = self._group.execute(*self._group.broadcast(command, images))
@@ -172,23 +229,32 @@ class Leader:
         return result, seconds
 
     def _save(self, policy: str, request: int) -> None:
-        try:
-            command = {"kind": "save", "policy": policy, "request": request}
-            self._timed(policy, command, {})
-        except CheckpointError as error:
+        self._timed(policy, {"kind": "save", "policy": policy, "request": request}, {})
+
+    def _report_saves(self, results: Sequence[Saved | CheckpointError]) -> None:
+        """Tell the engine of checkpoints that are in place, and of those that failed."""
+        for result in results:
+            if isinstance(result, Saved):
+                self._report_saved(result)
+                continue
             # A full disk must not cost the run: the previous checkpoint stays valid.
-            log.error("%s", error)
-            self._socket.send({"kind": "event", "text": str(error), "level": "warning"})
-            return
-        step = self._group.trainers[policy].step_count
-        kept = self._kept.setdefault(policy, {})
-        kept[step] = request
+            log.error("%s", result)
+            self._socket.send({"kind": "event", "text": str(result), "level": "warning"})
+
+    def _report_saved(self, saved: Saved) -> None:
+        kept = self._kept.setdefault(saved.policy, {})
+        kept[saved.step] = int(saved.meta["request"])
         while len(kept) > self._spec.keep_checkpoints:
             del kept[min(kept)]
         # Until this attempt has written as many as are kept, older ones may still be there.
         oldest = min(kept.values()) if len(kept) == self._spec.keep_checkpoints else 0
         self._socket.send(
-            {"kind": "saved", "policy": policy, "step": step, "oldest_request": oldest}
+            {
+                "kind": "saved",
+                "policy": saved.policy,
+                "step": saved.step,
+                "oldest_request": oldest,
+            }
         )
 
     def _save_all(self) -> None:
@@ -199,6 +265,7 @@ class Leader:
     def _stop(self) -> None:
         """The first Ctrl-C: save, tell the engine, and wait until it has written its summary."""
         self._save_all()
+        self._report_saves(self._group.checkpoints.wait(SAVE_GRACE_S))
         self._socket.send({"kind": "stopping"})
         deadline = time.monotonic() + 20.0
         while not self._is_engine_gone() and time.monotonic() < deadline:
@@ -208,6 +275,7 @@ class Leader:
         self._leave()
 
     def _leave(self) -> None:
+        self._report_saves(self._group.checkpoints.wait())
         self._group.broadcast({"kind": "stop", "policy": ""}, {})
         self._publisher.close()
 

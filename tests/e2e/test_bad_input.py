@@ -221,7 +221,8 @@ def test_corrupt_checkpoints(quick_run: QuickRun, tmp_path: Path) -> None:
     # The solver loses its newest, the coder both, the proposer none.
     lost = [*checkpoints_of(own, "solver")[1:], *checkpoints_of(own, "coder")]
     for path in lost:
-        corrupt(path / ("trainer.safetensors" if path.name.endswith("2") else "model.safetensors"))
+        (shards,) = (path / "trainer").iterdir()
+        corrupt(shards if path.name.endswith("2") else path / "model.safetensors")
     where = ("run.name=quick", f"run.root={own.path.parent}")
     command = selfplay(*where, *QUICK_OVERRIDES, *WITHOUT_MEASURING, "--resume")
     ended = run(command, tmp_path)

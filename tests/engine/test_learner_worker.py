@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from engine.errors import TransportError, WeightSyncError
 from engine.layout import Follower
 from engine.learner import checkpoint, publisher, worker
 from engine.learner.config import LearnerConfig
+from engine.learner.presets import ObjectiveConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
 from engine.transport import Message
 from engine.types import Group
@@ -52,20 +54,39 @@ class FakeEngine:
         self._has_failed = has_failed
         self._peer = b""
         self.serving: list[Message] = []
+        self.heard: list[str] = []
+        """Kinds, in the order of their arrival."""
+        self._saves: deque[Message] = deque()
+        self._others: deque[Message] = deque()
+
+    def _read(self) -> Message:
+        waited = 0.0
+        while not self._socket.poll(100):
+            waited += 0.1
+            assert waited < PATIENCE_S, "the learner says nothing"
+            assert not (failure := self._has_failed()), failure
+        self._peer, *frames = self._socket.recv_multipart()
+        message, _ = from_frames(frames)
+        self.heard.append(message["kind"])
+        return message
 
     def receive(self) -> Message:
-        """The next message that is not a `serving`."""
+        """The next message that is neither `serving` nor `saved`."""
         while True:
-            waited = 0.0
-            while not self._socket.poll(100):
-                waited += 0.1
-                assert waited < PATIENCE_S, "the learner says nothing"
-                assert not (failure := self._has_failed()), failure
-            self._peer, *frames = self._socket.recv_multipart()
-            message, _ = from_frames(frames)
-            if message["kind"] != "serving":
+            message = self._others.popleft() if self._others else self._read()
+            if message["kind"] == "serving":
+                self.serving.append(message)
+            elif message["kind"] == "saved":
+                self._saves.append(message)
+            else:
                 return message
-            self.serving.append(message)
+
+    def saved(self) -> Message:
+        """The next `saved`: it comes when the writing is done, whatever else goes on."""
+        while not self._saves:
+            message = self._read()
+            (self._saves if message["kind"] == "saved" else self._others).append(message)
+        return self._saves.popleft()
 
     def expect(self, kind: str) -> Message:
         message = self.receive()
@@ -149,7 +170,8 @@ def spec_of(address: str, checkpoints: Path, base: Path, *urls: str) -> LearnerS
         checkpoint_every=1,
         keep_checkpoints=2,
         checkpoints={"solver": checkpoints},
-        learner=LearnerConfig(lr=1e-2, sequence_band=None),
+        bad_batches=checkpoints.parent / "bad_batches",
+        learner=LearnerConfig(lr=1e-2, max_gap=100, objective=ObjectiveConfig(mask_band=None)),
         weights=WeightsConfig(bucket_mb=0.5, timeout_s=30, checksum_every=1),
         address=address,
         servers={"solver": urls},
@@ -283,7 +305,7 @@ def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
         trained = life.checksums()
         assert trained != base
         assert same_weights(server, trained)
-        assert engine.expect("saved")["step"] == 1
+        assert engine.saved()["step"] == 1
         assert engine.expect("next")["request"] == 2
 
         bad, good = groups_of(20)
@@ -304,10 +326,11 @@ def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
         assert engine.expect("published")["version"] == 9
         assert same_weights(server, life.checksums())
         # Two checkpoints are kept: no restore needs what came before the older one.
-        assert engine.expect("saved")["oldest_request"] == 1
+        assert engine.saved()["oldest_request"] == 1
         assert engine.expect("next")["request"] == 5
         assert {row["version"] for row in engine.serving} <= {5, 6, 9}
         life.bye()
+        assert engine.heard.count("saved") == 2, "nothing of the bad batch"
 
 
 def test_a_server_that_comes_back_is_filled_again_under_the_same_version(
@@ -329,7 +352,7 @@ def test_a_server_that_comes_back_is_filled_again_under_the_same_version(
         published = life.engine.expect("published")
         assert (published["version"], published["servers"]) == (32, [server.url])
         assert same_weights(server, life.checksums())
-        life.engine.expect("saved")
+        life.engine.saved()
         life.engine.expect("next")
         life.bye()
 
@@ -356,7 +379,7 @@ def test_a_follower_keeps_its_pin_until_the_engine_renews_it(
             weights.append(life.checksums())
             if followers:
                 published = engine.expect("published")
-            engine.expect("saved")
+            engine.saved()
             engine.expect("next")
             return published
 
@@ -392,8 +415,9 @@ def test_the_next_life_pins_what_it_restored(tmp_path: Path, server: LiveServer)
     with life_of(tmp_path) as life:
         life.engine.welcome(1)
         life.engine.batch(1, 2, groups_of(0))
-        for kind in ("stepped", "published", "saved", "next"):
+        for kind in ("stepped", "published", "next"):
             life.engine.expect(kind)
+        life.engine.saved()
         restored = life.checksums()
         life.bye()
     with life_of(tmp_path, judge=server.url) as life:
@@ -409,12 +433,14 @@ def test_a_stop_saves_and_the_next_life_continues_there(tmp_path: Path) -> None:
     with life_of(tmp_path) as life:
         life.engine.welcome(1)
         life.engine.batch(1, 2, groups_of(0))
-        for kind in ("stepped", "published", "saved", "next"):
+        for kind in ("stepped", "published", "next"):
             life.engine.expect(kind)
+        life.engine.saved()
         shutil.rmtree(tmp_path / "checkpoints")
         life.stop.set()
-        assert life.engine.expect("saved")["step"] == 1
+        assert life.engine.saved()["step"] == 1
         life.engine.expect("stopping")
+        assert life.engine.heard[-2:] == ["saved", "stopping"]
         assert not life.ended.done(), "it waits until the engine has written its summary"
         weights = life.checksums()
         life.bye()
@@ -527,7 +553,7 @@ def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
                 published = engine.expect("published")
                 assert (published["policy"], published["servers"]) == (name, [url])
                 assert published["failed"] == {}
-            assert engine.expect("saved")["step"] == number
+            assert engine.saved()["step"] == number
             assert engine.expect("next")["request"] == number + 1
             saved = load_file(checkpoints / f"step-{number:08d}" / "model.safetensors")
             assert same_weights(server, checksums(saved.items()))

@@ -12,7 +12,7 @@ import pytest
 from engine.admission import AdmissionRules, StreamRule
 from engine.buffer import Buffer
 from engine.conservation import violations
-from engine.learner import checkpoint
+from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer
 from engine.types import Group, Segment
@@ -36,7 +36,7 @@ class TrainingLearner(FakeLearner):
     def learn(self, policy: str, request: int, groups: list[Group]) -> bool:
         report = self.trainer.step(groups)
         if report.step % 2 == 0:
-            checkpoint.save(self.folder, self.trainer, base=BASE, meta={"request": request})
+            checkpoint_writer.save(self.folder, self.trainer, base=BASE, meta={"request": request})
         return report.skipped
 
 

@@ -78,7 +78,10 @@ def test_the_reference_makes_a_png_of_the_drawing_s_own_size() -> None:
     assert (width, height) == (40, 30)
 
 
-@pytest.mark.parametrize("part, words", [("render", "reference pool"), ("server", "concurrency")])
+@pytest.mark.parametrize(
+    "part, words",
+    [("render", "reference pool"), ("server", "concurrency"), ("learner", "own forward")],
+)
 def test_help_says_what_is_measured(part: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH), part, "--help"], capture_output=True, text=True, check=True

@@ -1,134 +1,260 @@
-"""Every sample exactly once, within the budget, whatever the sizes."""
+"""From rows to tensors: every number of a rollout at its place, pictures once."""
 
-from collections import Counter
+import dataclasses
+from collections.abc import Sequence
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from engine.learner.batch import (
-    EncodedImage,
+    NO_AGE,
     ExpandedPrompt,
+    ImageSize,
     MicroBatch,
-    Sample,
+    charged_advantages,
+    collate,
     count_tokens,
-    micro_batches,
     samples_of,
 )
-from tests.engine.learner.learner_data import IMAGE, make_group, make_png
+from engine.learner.packing import Prompt, Row, Sample, deal, make_rows
+from engine.learner.presets import ObjectiveConfig
+from engine.types import Group, Rollout, SamplingParams, Segment
+from tests.engine.learner.learner_data import IMAGE, make_group, make_png, make_rollout
 
 
-def encode(png: bytes) -> EncodedImage:
-    """Four visual tokens of four patches; the first byte of the pixels tells pictures apart."""
-    return EncodedImage(torch.full((16, 3), float(hash(png) % 97)), (1, 4, 4), 4)
+def size_of(png: bytes) -> ImageSize:
+    """Two to five visual tokens, of four patches each."""
+    tokens = 2 + png[-20] % 4
+    return ImageSize((1, 2, 2 * tokens), tokens, 4 * tokens, (4 * tokens) ** 2)
 
 
-def expand(prompt_ids: object, images: object) -> ExpandedPrompt:
-    ids = [token for t in prompt_ids for token in ([t] * 4 if t == IMAGE else [t])]  # type: ignore[attr-defined]
-    tensor = torch.tensor(ids)
-    positions = torch.arange(len(ids)).expand(3, -1)
-    return ExpandedPrompt(tensor, tensor == IMAGE, positions, len(ids))
+def encode(png: bytes) -> Tensor:
+    """Rows that tell pictures apart."""
+    return torch.full((size_of(png).num_patches, 3), float(sum(png) % 9973))
 
 
-def build(samples: list[Sample], budget: int, max_row: int = 256) -> list[MicroBatch]:
-    return micro_batches(
-        samples, encode=encode, expand=expand, token_budget=budget, max_row_tokens=max_row
+def expand(sample: Sample) -> ExpandedPrompt:
+    """Positions unlike the tokens' places, so that they can't be confused."""
+    sizes = iter(map(size_of, sample.rollout.images))
+    ids = torch.tensor(
+        [
+            t
+            for t in sample.rollout.prompt_ids
+            for _ in range(next(sizes).num_tokens if t == IMAGE else 1)
+        ]
+    )
+    positions = torch.stack([torch.arange(len(ids)) * factor for factor in (1, 2, 3)])
+    return ExpandedPrompt(ids, ids == IMAGE, positions, 1000 + len(ids))
+
+
+def expanded(samples: Sequence[Sample]) -> dict[Prompt, ExpandedPrompt]:
+    return {sample.prompt: expand(sample) for sample in samples}
+
+
+def build(
+    rows: Sequence[Row], samples: Sequence[Sample], *, version: int | None = None
+) -> MicroBatch:
+    return collate(
+        rows,
+        prompts=expanded(samples),
+        sizes={png: size_of(png) for s in samples for png in s.rollout.images},
+        encode=encode,
+        numbers={id(sample): i for i, sample in enumerate(samples)},
+        version=version,
     )
 
 
-def flat(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[float, ...], float]]:
-    """(token ids, sampler log-probs, advantage) of each rollout in the micro-batch."""
-    rows = []
-    for sequence in range(batch.num_sequences):
-        mine = batch.sequences_T == sequence
-        (advantage,) = set(batch.advantages_T[mine].tolist())
-        rows.append(
-            (
-                tuple(batch.targets_T[mine].tolist()),
-                tuple(batch.sampler_T[mine].tolist()),
-                advantage,
-            )
-        )
-    return rows
+def rows_of(samples: Sequence[Sample], limit: int = 10**6) -> list[Row]:
+    return make_rows(samples, {p: e.ids.numel() for p, e in expanded(samples).items()}, limit)
 
 
-@given(
-    sizes=st.lists(
-        st.tuples(st.integers(1, 5), st.integers(0, 2), st.integers(1, 12), st.integers(0, 3)),
-        min_size=1,
-        max_size=8,
+groups = st.lists(
+    st.builds(
+        lambda seed, n, images, tokens, image_seed, temperature: make_group(
+            seed,
+            num_rollouts=n,
+            num_images=images,
+            prompt_tokens=tokens,
+            image_seed=image_seed,
+            temperature=temperature,
+        ),
+        st.integers(0, 99),
+        st.integers(1, 5),
+        st.integers(0, 2),
+        st.integers(1, 12),
+        st.integers(0, 3),
+        st.sampled_from([0.5, 1.0]),
     ),
-    budget=st.integers(1, 400),
-    max_row=st.integers(1, 60),
+    min_size=1,
+    max_size=6,
 )
+
+
+@given(groups=groups, budget=st.integers(1, 400), ranks=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_every_sample_is_trained_once_and_the_budget_holds(
-    sizes: list[tuple[int, int, int, int]], budget: int, max_row: int
+def test_every_rollout_is_in_one_micro_batch_with_all_its_numbers(
+    groups: list[Group], budget: int, ranks: int
 ) -> None:
-    groups = [
-        make_group(i, num_rollouts=n, num_images=k, prompt_tokens=p, image_seed=seed)
-        for i, (n, k, p, seed) in enumerate(sizes)
-    ]
-    samples = samples_of(groups, divide_by_std=True)
-    batches = build(samples, budget, max_row)
-    got = Counter(row for batch in batches for row in flat(batch))
-    float32 = lambda values: tuple(torch.tensor(values).tolist())  # noqa: E731
-    want = Counter(
-        (s.rollout.token_ids, float32(s.rollout.logprobs), torch.tensor(s.advantage).item())
-        for s in samples
+    samples = samples_of(groups, ObjectiveConfig())
+    lengths = {prompt: entry.ids.numel() for prompt, entry in expanded(samples).items()}
+    dealt = deal(
+        samples,
+        lengths,
+        ranks=ranks,
+        token_budget=budget,
+        cost=lambda rows: float(sum(row.tokens for row in rows)),
     )
-    assert got == want
+    batches = [build(block, samples) for blocks in dealt for block in blocks]
+    numbers = torch.cat([batch.rollouts_S for batch in batches])
+    assert sorted(numbers.tolist()) == list(range(len(samples)))
     assert sum(batch.num_tokens for batch in batches) == count_tokens(samples)
     for batch in batches:
-        rows, length = batch.input_ids_RL.shape
-        assert rows * length <= budget or rows == 1
-        assert len(batch.visual_M) == int(batch.is_image_RL.sum())
-        assert len(batch.pixels_PD) == 4 * (
-            int(batch.visual_M.max()) + 1 if rows and len(batch.visual_M) else 0
-        )
+        seen = visible(batch)
+        for sequence, number in enumerate(batch.rollouts_S.tolist()):
+            check_sequence(batch, seen, sequence, samples[number])
+        check_images(batch)
 
 
-def test_completions_of_one_prompt_share_it_but_not_each_other() -> None:
-    group = make_group(3, num_rollouts=3, prompt_tokens=4)
-    (batch,) = build(samples_of([group], divide_by_std=True), 999)
-    assert len(batch.input_ids_RL) == 1
-    lengths = [len(rollout.token_ids) - 1 for rollout in group.rollouts]
-    assert batch.input_ids_RL.shape[1] == 4 + sum(lengths)
-    part = torch.tensor([0] * 4 + [i + 1 for i, n in enumerate(sorted(lengths)) for _ in range(n)])
-    for query in range(len(part)):
-        for key in range(len(part)):
-            visible = key <= query and (part[key] == 0 or part[key] == part[query])
-            assert bool(batch.attention_R1LL[0, 0, query, key]) == bool(visible)
-    # Each completion starts at the same position, right after the prompt.
-    for i in (1, 2, 3):
-        here = batch.positions_3RL[0, 0, part == i].tolist()
-        assert here == list(range(4, 4 + len(here)))
+def check_sequence(batch: MicroBatch, seen: Tensor, sequence: int, sample: Sample) -> None:
+    """What predicts a token, and all that attention lets it see, is the rollout and no more."""
+    mine, rollout = batch.sequences_T == sequence, sample.rollout
+    assert batch.targets_T[mine].tolist() == list(rollout.token_ids)
+    assert torch.equal(batch.sampler_T[mine], torch.tensor(rollout.logprobs))
+    assert set(batch.advantages_T[mine].tolist()) == {torch.tensor(sample.advantage).item()}
+    assert set(batch.temperatures_T[mine].tolist()) == {rollout.sampling.temperature}
+    prompt = expand(sample)
+    ids = torch.cat([prompt.ids, torch.tensor(rollout.token_ids)])
+    after = prompt.next_position + torch.arange(len(rollout.token_ids))
+    positions = torch.cat([prompt.positions, after.expand(3, -1)], dim=1)
+    for i, at in enumerate(batch.predict_T[mine].tolist()):
+        context = seen[at].nonzero().flatten()
+        assert context[-1] == at
+        assert torch.equal(batch.input_ids_N[context], ids[: len(prompt.ids) + i])
+        assert torch.equal(batch.positions_3N[:, context], positions[:, : len(context)])
 
 
-def test_an_image_is_seen_once_and_stays_in_one_micro_batch() -> None:
-    """Six prompts about three pictures, mixed: two prompts fit a micro-batch."""
-    groups = [make_group(i, num_images=1, image_seed=i % 3, num_rollouts=1) for i in range(6)]
-    for rollout in (g.rollouts[0] for g in groups):
-        object.__setattr__(rollout, "token_ids", (5,))
-        object.__setattr__(rollout, "logprobs", (-1.0,))
-    batches = build(samples_of(groups, divide_by_std=True), budget=2 * 12)
-    assert [len(batch.grid_I3) for batch in batches] == [1, 1, 1]
-    assert [len(batch.input_ids_RL) for batch in batches] == [2, 2, 2]
+def visible(batch: MicroBatch) -> Tensor:
+    """[N, N] bool, read off the plan's spans."""
+    n = batch.input_ids_N.numel()
+    seen = torch.zeros(n, n, dtype=torch.bool)
+    everything = torch.arange(n)
+    for spans in filter(None, (batch.plan.own, batch.plan.prefix)):
+        queries = everything if spans.queries_Q is None else spans.queries_Q
+        keys = everything if spans.keys_K is None else spans.keys_K
+        bounds = zip(spans.cu_queries.tolist(), spans.cu_keys.tolist(), strict=True)
+        (q0, k0), *rest = bounds
+        for q1, k1 in rest:
+            block = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool)
+            block = block.tril() if spans.causal else block
+            at_q, at_k = queries[q0:q1], keys[k0:k1]
+            assert not seen[at_q[:, None], at_k].any(), "seen twice"
+            seen[at_q[:, None], at_k] = block
+            q0, k0 = q1, k1
+    return seen
+
+
+def check_images(batch: MicroBatch) -> None:
+    """Placeholders take the tokens of their own picture, in order; each picture is there once."""
+    counts = (batch.grid_I3.prod(1) // 4).tolist()
+    assert len(batch.pixels_PD) == 4 * sum(counts)
+    assert len(batch.visual_M) == int(batch.is_image_N.sum())
+    assert set(batch.visual_M.tolist()) == set(range(sum(counts)))
+    assert torch.equal(batch.is_image_N, batch.input_ids_N == IMAGE)
+    kinds = [batch.pixels_PD[4 * sum(counts[:i])].tolist() for i in range(len(counts))]
+    assert len({tuple(kind) for kind in kinds}) == len(kinds)
+
+
+def test_a_placeholder_takes_its_own_picture() -> None:
+    """Two prompts with two pictures each, one of them shared, in another order."""
+    a, b, c = (make_png(i) for i in (1, 2, 3))
+    samples = [
+        Sample(make_rollout(i, prompt_ids=(7, IMAGE, 8, IMAGE, 9), images=images), 1.0)
+        for i, images in enumerate([(a, b), (c, a)])
+    ]
+    batch = build(rows_of(samples), samples)
+    assert len(batch.grid_I3) == 3
+    starts = {a: 0, b: size_of(a).num_tokens, c: size_of(a).num_tokens + size_of(b).num_tokens}
+    want = [starts[png] + i for png in (a, b, c, a) for i in range(size_of(png).num_tokens)]
+    assert batch.visual_M.tolist() == want
+    assert batch.pixels_PD[4 * starts[c]].tolist() == encode(c)[0].tolist()
+
+
+def test_without_pictures_there_are_no_pixels() -> None:
+    samples = samples_of([make_group(1)], ObjectiveConfig())
+    batch = build(rows_of(samples), samples)
+    assert batch.pixels_PD.numel() == batch.grid_I3.numel() == batch.visual_M.numel() == 0
+    assert batch.grid_I3.shape == (0, 3)
+
+
+def test_a_placeholder_that_the_model_sampled_is_text() -> None:
+    rollout = make_rollout(1, prompt_ids=(5, 6), num_tokens=4)
+    object.__setattr__(rollout, "token_ids", (IMAGE, IMAGE, 3, 4))
+    samples = [Sample(rollout, 1.0)]
+    batch = build(rows_of(samples), samples)
+    assert batch.input_ids_N.tolist() == [5, 6, IMAGE, IMAGE, 3]
+    assert not batch.is_image_N.any()
+
+
+def test_completions_share_the_prompts_last_token_as_predictor() -> None:
+    """By hand: a prompt of three tokens, completions of two and one."""
+    samples = [
+        Sample(make_rollout(i, prompt_ids=(5, 6, 7), num_tokens=n), 1.0)
+        for i, n in enumerate((2, 1))
+    ]
+    batch = build(rows_of(samples), samples)
+    first, second = (s.rollout.token_ids for s in samples)
+    assert batch.input_ids_N.tolist() == [5, 6, 7, first[0]]
+    assert batch.targets_T.tolist() == [*first, *second]
+    assert batch.predict_T.tolist() == [2, 3, 2]
+    assert batch.sequences_T.tolist() == [0, 0, 1]
+    assert batch.num_sequences == 2
+
+
+def test_staleness_is_counted_token_by_token() -> None:
+    """Versions 3, 7 and 9 sampled it; the learner was told of 8: never less than 0."""
+    rollout = Rollout(
+        policy="a",
+        role="a",
+        prompt_ids=(1, 2),
+        token_ids=(3, 4, 5, 6, 7),
+        logprobs=(-1.0,) * 5,
+        segments=(Segment(0, 3), Segment(2, 7), Segment(4, 9)),
+        finish="stop",
+        sampling=SamplingParams(max_new_tokens=9),
+        text="",
+    )
+    samples = [Sample(rollout, 1.0), Sample(make_rollout(1, prompt_ids=(1, 2), num_tokens=1), 0.0)]
+    batch = build([Row(2, tuple(samples))], samples, version=8)
+    assert batch.staleness_T.tolist() == [5, 5, 1, 1, 0, 8]
+    assert set(build(rows_of(samples), samples).staleness_T.tolist()) == {NO_AGE}
 
 
 def test_given_advantages_win_over_rewards() -> None:
     group = make_group(1, num_rollouts=2, advantages=(0.25, -3.0))
-    assert [s.advantage for s in samples_of([group], divide_by_std=True)] == [0.25, -3.0]
+    assert [s.advantage for s in samples_of([group], ObjectiveConfig())] == [0.25, -3.0]
 
 
-def test_images_are_decoded_once_per_batch() -> None:
-    seen: list[bytes] = []
+def test_a_rollout_pays_for_its_kl() -> None:
+    """By hand: rewards 1 and 0 less a KL of 4 at 1/8 and none: 1/2 and 0, centred: +-1/4.
 
-    def counting(png: bytes) -> EncodedImage:
-        seen.append(png)
-        return encode(png)
+    Advantages that the recipe gave pay what is above the group's mean of 3.
+    """
+    rewarded = dataclasses.replace(make_group(1, num_rollouts=2), rewards=(1.0, 0.0))
+    given = make_group(2, num_rollouts=2, advantages=(0.25, -3.0))
+    objective = ObjectiveConfig(divide_by_std=False, kl_beta=0.125, kl_place="reward")
+    groups = [rewarded, given]
+    free = [s.advantage for s in samples_of(groups, objective)]
+    assert free == [0.5, -0.5, 0.25, -3.0]
+    nothing = charged_advantages(groups, torch.zeros(4), objective)
+    assert nothing.tolist() == free
+    charged = charged_advantages(groups, torch.tensor([4.0, 0.0, 1.0, 5.0]), objective)
+    assert charged.tolist() == [0.25, -0.25, 0.5, -3.25]
 
-    groups = [make_group(i, num_images=2, image_seed=7) for i in range(4)]
-    samples = samples_of(groups, divide_by_std=True)
-    micro_batches(samples, encode=counting, expand=expand, token_budget=50)
-    assert sorted(seen) == sorted({make_png(7), make_png(8, 64)})
+
+def test_moving_a_micro_batch_moves_its_plan_too() -> None:
+    samples = samples_of([make_group(1, num_images=1)], ObjectiveConfig())
+    moved = build(rows_of(samples), samples).to(torch.device("meta"))
+    assert moved.input_ids_N.device.type == moved.pixels_PD.device.type == "meta"
+    assert moved.plan.own.cu_queries.device.type == "meta"

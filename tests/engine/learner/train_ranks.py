@@ -11,14 +11,19 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from engine.learner import checkpoint
+from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.config import LearnerConfig
+from engine.learner.presets import ObjectiveConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
 from tests.engine.learner.learner_data import make_group
 
 CFG = LearnerConfig(
-    lr=1e-3, kl_beta=0.02, sequence_band=None, tokens_per_micro_batch=60, updates_per_step=2
+    lr=1e-3,
+    objective=ObjectiveConfig(kl_beta=0.02, mask_band=None),
+    tokens_per_micro_batch=60,
+    updates_per_step=2,
+    max_gap=100,
 )
 
 
@@ -39,7 +44,7 @@ def run(base: Path, out: Path, checkpoints: Path) -> PolicyTrainer:
     first, second, *rest = batches()
     for groups in (first, second):
         assert not trainer.step(groups).skipped
-    path = checkpoint.save(checkpoints, trainer, base=base, meta={"request": 2})
+    path = checkpoint_writer.save(checkpoints, trainer, base=base, meta={"request": 2})
     if dist.is_initialized():
         dist.barrier()
     resumed = PolicyTrainer("solver", base, CFG, total_steps=9, reference=reference)

@@ -1,0 +1,127 @@
+"""What Qwen2.5-VL and Qwen3-VL share: pictures as patches of any number, and M-RoPE positions.
+
+The prompt template writes `<|vision_start|>`, one `<|image_pad|>` per image and `<|vision_end|>`;
+expansion repeats the placeholder only.
+"""
+
+import copy
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
+
+from engine.learner.base_model import check_base_model
+from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
+from engine.learner.families.base import (
+    PolicyModel,
+    check_full_attention,
+    expand_ids,
+    load_model,
+)
+
+
+class QwenVLPolicy(PolicyModel):
+    @property
+    def language(self) -> Any:
+        return self.model.model.language_model
+
+    @property
+    def vision_blocks(self) -> Sequence[nn.Module]:
+        blocks: Sequence[nn.Module] = self.model.model.visual.blocks
+        return blocks
+
+    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> tuple[Tensor, list[Tensor]]:
+        seen = self.model.model.visual(pixels_PD, grid_thw=grid_I3)
+        return seen.pooler_output, list(getattr(seen, "deepstack_features", None) or ())
+
+    def blank(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        vision = self.model.config.vision_config
+        side = vision.spatial_merge_size
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        pixels_PD = torch.zeros(side * side, width, device=device)
+        return pixels_PD, torch.tensor([[1, side, side]], device=device)
+
+    def decode(self, embeds_NH: Tensor, batch: MicroBatch, layers: list[Tensor]) -> Tensor:
+        deep: Mapping[str, Any] = {}
+        if layers:
+            mask_1N = batch.is_image_N[None]
+            deep = {"visual_pos_masks": mask_1N, "deepstack_visual_embeds": layers}
+        hidden_1NH: Tensor = self.language(
+            inputs_embeds=embeds_NH[None],
+            position_ids=batch.positions_3N[:, None],
+            use_cache=False,
+            plan=batch.plan,
+            **deep,
+        ).last_hidden_state
+        return hidden_1NH[0]
+
+
+class QwenVL:
+    """The family of one of Qwen's architectures. Raises ConfigError for a bad folder."""
+
+    architecture: ClassVar[Any]
+    """transformers' class that is trained."""
+    body: ClassVar[Any]
+    """transformers' class that knows the position ids."""
+    policy: ClassVar[type[QwenVLPolicy]] = QwenVLPolicy
+
+    def __init__(self, path: Path) -> None:
+        check_base_model(path)
+        config = AutoConfig.from_pretrained(path)
+        check_full_attention(path, config.text_config)
+        self.dtype: torch.dtype = config.dtype or torch.float32
+        self._image_token = int(config.image_token_id)
+        self._vision: Any = config.vision_config
+        self._merge = int(self._vision.spatial_merge_size)
+        # By name: what transformers chooses depends on torchvision, and on how the folder calls it
+        # (early Qwen2.5-VL and its children name a class that is gone).
+        self._processor: Any = Qwen2VLImageProcessorPil.from_pretrained(path)
+        # Position ids come from Hugging Face's own code, which is a method of a model: a model
+        # without layers on the meta device costs nothing.
+        bare = copy.deepcopy(config)
+        bare.text_config.num_hidden_layers = 0
+        bare.vision_config.depth = 0
+        with torch.device("meta"):
+            self._layout = self.body(bare)
+
+    def load(self, path: Path, *, device: torch.device, always_see: bool = False) -> PolicyModel:
+        check_base_model(path)
+        return self.policy(load_model(self.architecture, path, device), always_see=always_see)
+
+    def measure(self, png: bytes) -> ImageSize:
+        with Image.open(io.BytesIO(png)) as image:
+            width, height = image.size
+        size, patch = self._processor.size, self._processor.patch_size
+        rows, columns = smart_resize(
+            height, width, patch * self._merge, size["shortest_edge"], size["longest_edge"]
+        )
+        h, w = rows // patch, columns // patch
+        return ImageSize((1, h, w), h * w // self._merge**2, h * w, self.patch_pairs(h, w))
+
+    def patch_pairs(self, height: int, width: int) -> int:
+        """Pairs of patches that see each other in a layer of the tower, its mean layer."""
+        return (height * width) ** 2
+
+    def encode(self, png: bytes) -> Tensor:
+        with Image.open(io.BytesIO(png)) as image:
+            features = self._processor(images=[image.convert("RGB")], return_tensors="pt")
+        pixels_PD: Tensor = features["pixel_values"].float()
+        return pixels_PD
+
+    def expand(self, prompt_ids: Sequence[int], images: Sequence[ImageSize]) -> ExpandedPrompt:
+        ids, is_image = expand_ids(prompt_ids, self._image_token, images)
+        grids = torch.tensor([image.grid_thw for image in images]).reshape(-1, 3)
+        rope_index: Callable[..., tuple[Tensor, Tensor]] = self._layout.get_rope_index
+        positions, _ = rope_index(
+            ids[None], mm_token_type_ids=is_image[None].int(), image_grid_thw=grids
+        )
+        return ExpandedPrompt(ids, is_image, positions[:, 0], int(positions.max()) + 1)

@@ -1,0 +1,170 @@
+"""What can be done for a batch before its step: advantages, dealing to the ranks, tensors.
+
+Touches no weights, so it may run in a thread while another batch trains. Every rank prepares its
+own share of the same groups; what it decides is the same on all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.learner.batch import (
+    ImageSize,
+    MicroBatch,
+    collate,
+    count_tokens,
+    samples_of,
+)
+from engine.learner.config import LearnerConfig
+from engine.learner.costs import ModelShape, forward_flops
+from engine.learner.families import ModelFamily
+from engine.learner.packing import Block, Row, Sample, deal
+from engine.types import Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one optimiser update is made of."""
+
+    groups: Sequence[Group]
+    samples: Sequence[Sample]
+    """Of all ranks, group after group."""
+    batches: Sequence[MicroBatch]
+    """Of this rank, in host memory; as many on every rank."""
+    idle: int
+    """How many of them, the last ones, count for nothing: other ranks have more to do."""
+    flops: float
+    """Of one forward pass over all ranks' micro-batches."""
+    image_passes: int
+    """Pictures that go through the vision tower, over all ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A batch, ready to train on."""
+
+    parts: Sequence[Part]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for part in self.parts for sample in part.samples]
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for part in self.parts for group in part.groups]
+
+
+def prepare(
+    groups: Sequence[Group],
+    *,
+    cfg: LearnerConfig,
+    family: ModelFamily,
+    shape: ModelShape,
+    rank: int = 0,
+    ranks: int = 1,
+    version: int | None = None,
+) -> Prepared:
+    """The micro-batches of rank `rank` of `ranks`, one part for each update of the step.
+
+    `version`: the learner's newest publication, from which the staleness of tokens is counted.
+    """
+    return Prepared(
+        parts=[
+            _prepare_part(part, cfg, family, shape, rank, ranks, version)
+            for part in _split(groups, cfg.updates_per_step)
+        ]
+    )
+
+
+def _split(groups: Sequence[Group], updates: int) -> list[list[Group]]:
+    """The groups of each update, shuffled if there are several."""
+    num_parts = min(updates, len(groups))
+    if num_parts < 2:
+        return [list(groups)] if groups else []
+    # The order follows from the batch: the same after a resume and on every rank.
+    generator = torch.Generator().manual_seed(groups[0].game)
+    order = torch.randperm(len(groups), generator=generator).tolist()
+    return [[groups[i] for i in order[part::num_parts]] for part in range(num_parts)]
+
+
+def _prepare_part(
+    groups: Sequence[Group],
+    cfg: LearnerConfig,
+    family: ModelFamily,
+    shape: ModelShape,
+    rank: int,
+    ranks: int,
+    version: int | None,
+) -> Part:
+    samples = samples_of(groups, cfg.objective)
+    sizes = {
+        png: family.measure(png)
+        for png in dict.fromkeys(png for sample in samples for png in sample.rollout.images)
+    }
+    prompts = {
+        sample.prompt: family.expand(
+            sample.rollout.prompt_ids, [sizes[png] for png in sample.rollout.images]
+        )
+        for sample in {sample.prompt: sample for sample in samples}.values()
+    }
+
+    def cost(rows: Sequence[Row]) -> float:
+        return rows_flops(rows, sizes, shape)
+
+    dealt = deal(
+        samples,
+        {prompt: expanded.ids.numel() for prompt, expanded in prompts.items()},
+        ranks=ranks,
+        token_budget=cfg.tokens_per_micro_batch,
+        cost=cost,
+    )
+    most = max(map(len, dealt))
+    mine = dealt[rank]
+    # All ranks run equally many, so that collectives match: an idle one repeats the cheapest.
+    filler = min((block for blocks in dealt for block in blocks), key=cost)
+    idle = most - len(mine)
+    encoded: dict[bytes, Tensor] = {}
+
+    def encode(png: bytes) -> Tensor:
+        if png not in encoded:
+            encoded[png] = family.encode(png)
+        return encoded[png]
+
+    numbers = {id(sample): i for i, sample in enumerate(samples)}
+    batches = [
+        collate(
+            block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers, version=version
+        )
+        for block in [*mine, *[filler] * idle]
+    ]
+    blocks: list[Block] = [block for blocks in dealt for block in blocks]
+    return Part(
+        groups=groups,
+        samples=samples,
+        batches=batches,
+        idle=idle,
+        flops=sum(map(cost, blocks)),
+        image_passes=sum(len(_images(block)) for block in blocks),
+    )
+
+
+def rows_flops(rows: Sequence[Row], sizes: Mapping[bytes, ImageSize], shape: ModelShape) -> float:
+    """FLOPs of one forward pass over a micro-batch of `rows`."""
+    images = [sizes[png] for png in _images(rows)]
+    return forward_flops(
+        shape,
+        tokens=sum(row.tokens for row in rows),
+        pairs=sum(row.pairs for row in rows),
+        scored=sum(row.scored for row in rows),
+        patches=sum(image.num_patches for image in images),
+        patch_pairs=sum(image.patch_pairs for image in images),
+    )
+
+
+def _images(rows: Sequence[Row]) -> set[bytes]:
+    return {png for row in rows for png in row.images}
+
+
+__all__ = ["Part", "Prepared", "count_tokens", "prepare", "rows_flops"]
