@@ -80,6 +80,11 @@ class LayoutConfig(Section):
     backend: Literal["gloo", "nccl"] = "gloo"
     learners: tuple[LearnerGroupConfig, ...] = Field(min_length=1)
     servers: tuple[ServerHostConfig, ...] = Field(min_length=1)
+    device_memory_gb: float | None = Field(None, gt=0)
+    """Of one learner's GPU, in 10^9 bytes: what would not fit is refused before anything starts.
+    None: CUDA ranks find out when they begin."""
+    host_memory_gb: float | None = Field(None, gt=0)
+    """Of the learners' host, as far as they may have it; None: not checked."""
 
 
 class StreamsConfig(Section):

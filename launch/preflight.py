@@ -10,6 +10,9 @@ import yaml
 from engine.errors import ConfigError
 from engine.layout import check_layout, followers_of
 from engine.learner.base_model import check_base_model
+from engine.learner.costs import model_shape
+from engine.learner.memory import GB, learner_memory
+from engine.learner.memory_check import check_device, check_host, setup_of
 from engine.rundir import RunDir, RunLock
 from launch.config import RootConfig
 from launch.recipe import STREAMS, check
@@ -26,15 +29,43 @@ def free_name(root: Path, name: str) -> str:
 
 
 def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
-    """Raise ConfigError for what would fail later: libraries, model, layout, folder, ports."""
+    """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
+    ports."""
     check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
     check(config.recipe)
     check_system(config.render.backend)
     check_base_model(config.model.base)
+    check_memory(config)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
         for offset in range(len(host.policies) if host.port else 0):
             _check_port(host.port + offset, f"layout.servers.{i}.port")
+
+
+def check_memory(config: RootConfig) -> None:
+    """Refuse learners that don't fit into the memory that the layout says there is."""
+    layout, base = config.layout, config.model.base
+    if layout.device_memory_gb is None and layout.host_memory_gb is None:
+        return
+    shape = model_shape(base)
+    pinned = [follower.policy for follower in followers_of(config.recipe.followers()).values()]
+    estimates = {}
+    for i, group in enumerate(layout.learners):
+        setup = setup_of(
+            base,
+            config.learner,
+            policies=len(group.policies),
+            ranks=len(group.ranks),
+            shard=group.shard,
+            followers=sum(policy in group.policies for policy in pinned),
+            bucket_mb=config.weights.bucket_mb,
+        )
+        where = f"layout.learners.{i}"
+        if layout.device_memory_gb is not None:
+            check_device(where, shape, setup, layout.device_memory_gb * GB)
+        estimates[where] = learner_memory(shape, setup)
+    if layout.host_memory_gb is not None:
+        check_host(estimates, layout.host_memory_gb * GB)
 
 
 def check_run_dir(config: RootConfig, *, resume: bool) -> None:

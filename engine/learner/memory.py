@@ -1,41 +1,33 @@
-"""What a learner's rank will hold: bytes on its device and on its host, before anything starts.
+"""What the ranks of a learner group will hold: bytes on each device and on their host. No torch.
 
-A sum of products of a model's sizes (no torch): each term is one line of `learner_memory`. A step
-passes through *moments* that need different things; a device must have room for the largest of
-them. The coefficients follow from our forward and backward code; tests compare them with what
-autograd keeps, and with the live tensors of real steps.
+Each term is one product of the model's sizes. A step passes through *moments* that need different
+things; a device must have room for the largest of them. `memory_check` compares it with what there
+is.
 
-c: bytes of a number of forward and backward (2: bfloat16); P: parameters, of which P_l are in a
-decoder layer, C x H in an output embedding and R in FSDP2's root group (embeddings, norms, and what
-of the vision tower is no block); p: policies; s: ranks that share a copy of the weights; N: tokens
-of a micro-batch.
+c: bytes of a number of forward and backward (2: bfloat16); p: policies; s: ranks that share a copy
+of the weights; P: parameters; P_l: of a decoder layer; C x H: of an output embedding; R: of FSDP2's
+root group (embeddings, and what of the vision tower is no block); N: tokens of a micro-batch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from engine.errors import ConfigError
-from engine.learner.base_model import read_json
+from engine.learner.activations import (
+    PATCH_NUMBERS,
+    activation_bytes,
+    adapter_params,
+    layer_bytes,
+    passing_bytes,
+    working_bytes,
+)
 from engine.learner.costs import ModelShape
 
 GB = 10**9
 LOGITS_PER_CHUNK = 1 << 26
 """As in `scoring`, which needs torch."""
-VISUAL_SHARE = 0.25
-"""Of the tokens of a micro-batch, those that are pictures: an assumption. With rollouts of a
-thousand tokens on pictures of 800 it is far less."""
 PATCHES_PER_TOKEN = 4
 """The vision towers merge 2 x 2."""
-PATCH_NUMBERS = 3 * 2 * 16 * 16
-"""Pixel values of a patch (Qwen3-VL's; other families have fewer)."""
-MERGERS = 4
-"""Projections to the decoder: one, and three for its first layers (Qwen3-VL's deepstack)."""
-ADAPTED = 7
-"""Linear layers of a decoder layer that LoRA adapts at most."""
-MICRO_BATCHES = 8
-"""Of a rank in a step: an assumption; a batch waits on the device as a whole."""
 BYTES_PER_TOKEN = 200
 """Ids, positions, attention plan and per-token numbers of a prepared batch."""
 PINNED = 1 / math.log(2)
@@ -52,279 +44,230 @@ Terms = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a learner group trains, as far as memory is concerned."""
+
+    policies: int
+    ranks: int
+    shard: int | None = None
+    """Ranks that share a copy of the weights; None: all."""
+    tokens_per_micro_batch: int
+    compute_bytes: int = 2
+    """Of a number of forward and backward, and of published weights."""
+    activation_checkpointing: bool = False
+    offload_optimizer: bool = False
+    lora_rank: int | None = None
+    reference: bool = False
+    """Whether there is a KL anchor."""
+    updates_per_step: int = 1
+    followers: int = 0
+    """Pinned copies of policies (`engine.layout.Follower`)."""
+    bucket_mb: float = 64.0
+    visual_share: float = 0.25
+    """Of a micro-batch's tokens, those that are pictures. An assumption; with answers of a thousand
+    tokens it is less."""
+    micro_batches: int = 8
+    """Of a rank in a step, which are on the device together. An assumption."""
+
+    @property
+    def copies(self) -> int:
+        """s: ranks that share a copy of the weights."""
+        return self.shard or self.ranks
+
+    @property
+    def patches(self) -> float:
+        """That the vision tower sees in a micro-batch."""
+        return self.tokens_per_micro_batch * self.visual_share * PATCHES_PER_TOKEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
     """Bytes by moment and by term."""
 
     device: Mapping[str, Terms]
     """Of each rank: {moment: terms}."""
     host: Mapping[str, Terms]
-    """Of the host of rank 0: its `shard` ranks together."""
+    """Of the s ranks on rank 0's host together: {moment: terms}."""
 
     @property
     def device_bytes(self) -> float:
         """At the worst moment."""
-        return max(sum(terms.values()) for terms in self.device.values())
+        return _total(worst(self.device)[1])
 
     @property
     def host_bytes(self) -> float:
-        return max(sum(terms.values()) for terms in self.host.values())
+        return _total(worst(self.host)[1])
 
     def __str__(self) -> str:
-        """The terms of the worst moment of each, in GB, and the totals of the others."""
-        return "\n\n".join(
-            _table(name, moments)
-            for name, moments in (("device", self.device), ("host", self.host))
-        )
+        """The terms of the worst moment on device and host, in GB, and the totals of the others."""
+        return "\n".join([*_lines("device", self.device), *_lines("host", self.host)])
 
 
 def worst(moments: Mapping[str, Terms]) -> tuple[str, Terms]:
     """The moment that needs most, and its terms, largest first."""
-    name, terms = max(moments.items(), key=lambda item: sum(item[1].values()))
+    name, terms = max(moments.items(), key=lambda item: _total(item[1]))
     return name, dict(sorted(terms.items(), key=lambda item: -item[1]))
 
 
-def _table(title: str, moments: Mapping[str, Terms]) -> str:
+def _total(terms: Terms) -> float:
+    return sum(terms.values())
+
+
+def _lines(title: str, moments: Mapping[str, Terms]) -> Iterator[str]:
     name, terms = worst(moments)
-    lines = [f"{title}: {sum(terms.values()) / GB:.1f} GB at {name}"]
-    lines += [f"  {value / GB:8.2f}  {term}" for term, value in terms.items() if value]
-    others = [
-        f"{other} {sum(found.values()) / GB:.1f}"
-        for other, found in moments.items()
-        if other != name
-    ]
-    return "\n".join(lines + ([f"  (at {', '.join(others)})"] if others else []))
+    yield f"{title}: {_total(terms) / GB:.1f} GB, {name}"
+    for term, value in terms.items():
+        if value:
+            yield f"{value / GB:9.2f}  {term}"
+    for other, found in moments.items():
+        if other != name:
+            yield f"  ({other}: {_total(found) / GB:.1f})"
 
 
-def learner_memory(
-    shape: ModelShape,
-    *,
-    policies: int,
-    ranks: int,
-    tokens_per_micro_batch: int,
-    shard: int | None = None,
-    compute_bytes: int = 2,
-    activation_checkpointing: bool = False,
-    offload_optimizer: bool = False,
-    lora_rank: int | None = None,
-    reference: bool = False,
-    updates_per_step: int = 1,
-    followers: int = 0,
-    bucket_mb: float = 64.0,
-    visual_share: float = VISUAL_SHARE,
-    micro_batches: int = MICRO_BATCHES,
-) -> MemoryEstimate:
-    """What the ranks of a group need that train `policies` of `shape` side by side.
+def learner_memory(shape: ModelShape, setup: Setup) -> MemoryEstimate:
+    """What the ranks of a group need that train policies of `shape` side by side."""
+    return MemoryEstimate(device=_device(shape, setup), host=_host(shape, setup))
 
-    Always on the device:
 
-        masters             4 p P / s, float32; with LoRA of the adapters only
-        frozen base         c p P / s, with LoRA
-        reference           4 P / s
-        Adam's moments      8 p P / s; if offloaded 8 P / s, and only from the first update of a
-                            step to its end
-        batch               all micro-batches: pixel values, ids and per-token numbers
+def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
+    """The moments of a device. Always there is `_always`; while a micro-batch is computed also
 
-    While a micro-batch is computed, also
-
-        gradients           4 P / s, float32: of the micro-batches before
-        activations         `activation_bytes`; with checkpointing the layers' inputs
-        root group          c R, gathered from the forward pass to the end of the backward pass
+        gradients        4 P / s, float32: of the micro-batches before
+        batch            all micro-batches of the step: pixel values, ids, per-token numbers
+        activations      `activation_bytes`; with checkpointing the layers' inputs
+        root group       c R, gathered from the forward pass to the end of the backward pass
 
     and by moment
 
-        output layer        (4 + c) C H, gradient of the output embedding, summed in float32;
-                            12 bytes x logits of a chunk
-        decoder layer       c C H, that gradient; a layer computed again, if checkpointed; working
-                            set N x `working_bytes`; 3 c P_l gathered (this layer, the next one,
-                            and its buffer on the way); (c + 8) P_l gradients on their way, two
-                            layers' in float32
-        reference's pass    c R, its root group; 3 c P_l; 8 bytes x logits of a chunk; working set
-        root's gradients    (4 + c) R before they are summed over ranks, or 4 R + 4 R / s after
+        output layer     (4 + c) C H, gradient of the output embedding, summed in float32;
+                         12 bytes x logits of a chunk
+        decoder layer    c C H, that gradient; the layer computed again, if checkpointed; N x
+                         `working_bytes`; 3 c P_l gathered (this layer, the next one, and its buffer
+                         on the way); (c + 8) P_l, gradients on their way, two layers' in float32
+        root group       (4 + c) R, gradients before they are summed over ranks, or 4 R + 4 R / s
+                         after that, without activations
+        reference        c R, its root group; 3 c P_l; 8 bytes x logits of a chunk; N x
+                         `passing_bytes`
 
     Otherwise
 
-        update              masters, gradients and all moments of the policy
-        publication         (4 + c) C H, a whole tensor, gathered and cast; 3 buckets (gathered,
-                            joined, and the one before, which is being sent)
-        loading             4 P, a whole model before it is sharded
-
-    On the host (with s ranks on one): moments 8 p P x 1.44, if offloaded; snapshots of all
-    policies being written, 12 P each + c P whole on rank 0; followers c P each; two prepared
-    batches a rank; or at the start 4 P a rank, the model as it is read. What servers and the
-    engine hold there is not counted.
+        update           gradients, and 8 P / s, Adam's moments of the policy
+        publication      (4 + c) C H, a whole tensor gathered and cast; 3 buckets: gathered, joined,
+                         and the one before, which is being sent
+        loading          4 P, a model before it is sharded, beside those that are
     """
-    c, shard = compute_bytes, shard or ranks
-    layer, root = _layer_params(shape), _root_params(shape)
-    head = shape.vocabulary * shape.hidden
-    trained = shape.params if lora_rank is None else _adapter_params(shape, lora_rank)
-    grown = 0 if lora_rank is not None else 1  # 1 where the model's own weights have gradients
-    patches = tokens_per_micro_batch * visual_share * PATCHES_PER_TOKEN
-    kept = activation_bytes(
-        shape,
-        tokens=tokens_per_micro_batch,
-        patches=patches * grown,
-        compute_bytes=c,
-        checkpointing=activation_checkpointing,
-        lora_rank=lora_rank,
-    )
-    again = layer_bytes(shape, c) * tokens_per_micro_batch if activation_checkpointing else 0
-    chunk = min(LOGITS_PER_CHUNK, tokens_per_micro_batch * shape.vocabulary)
-    batch = micro_batches * (BYTES_PER_TOKEN * tokens_per_micro_batch + 4 * PATCH_NUMBERS * patches)
-    moments = 8 * trained / shard
-    always = {
-        "master weights": 4 * policies * trained / shard,
-        "frozen base": 0 if lora_rank is None else c * policies * shape.params / shard,
-        "reference": 4 * shape.params / shard if reference else 0,
-        "Adam's moments": 0 if offload_optimizer else policies * moments,
-    }
-    gradients = {"gradients": 4 * trained / shard, "batch": batch}
-    computing = always | gradients | {"activations": kept, "root group, gathered": c * root}
-    if offload_optimizer and updates_per_step > 1:
-        computing["Adam's moments"] = moments
-    device: dict[str, Terms] = {
-        "the output layer": computing
+    c, head = setup.compute_bytes, shape.vocabulary * shape.hidden
+    root, layer = _root_params(shape), shape.language_params / shape.layers
+    trained, full = _trained(shape, setup), setup.lora_rank is None
+    tokens = setup.tokens_per_micro_batch
+    chunk = min(LOGITS_PER_CHUNK, tokens * shape.vocabulary)
+    always = _always(shape, setup)
+    stepping = always | {"gradients": 4 * trained / setup.copies, "batch": _batch_bytes(setup)}
+    moments = {"Adam's moments": max(always["Adam's moments"], 8 * trained / setup.copies)}
+    if setup.updates_per_step > 1:  # the next update's backward pass finds them on the device
+        stepping |= moments
+    computing = stepping | {"activations": _kept(shape, setup), "root group, gathered": c * root}
+    gathered = {"layers, gathered": 3 * c * layer}
+    again = layer_bytes(shape, c) * tokens if setup.activation_checkpointing else 0.0
+    buckets = {"buckets": 3 * max(setup.bucket_mb * 2**20, c * head)}
+    found = {
+        "backward pass of the output layer": computing
+        | {"gradient of the output embedding": (4 + c) * head * full, "logits": 12 * chunk},
+        "backward pass of a decoder layer": computing
+        | gathered
         | {
-            "gradient of the output embedding": (4 + c) * head * grown,
-            "logits": 12 * chunk,
-        },
-        "a decoder layer": computing
-        | {
-            "gradient of the output embedding": c * head * grown,
+            "gradient of the output embedding": c * head * full,
             "layer, computed again": again,
-            "working set of a layer": working_bytes(shape, c) * tokens_per_micro_batch,
-            "layers, gathered": 3 * c * layer,
-            "layers' gradients": (c + 8) * (layer if grown else trained / shape.layers),
+            "working set": working_bytes(shape, c) * tokens,
+            "layers' gradients": (c + 8) * (layer if full else trained / shape.layers),
         },
-        "the root's gradients": always
-        | gradients
-        | {"root's gradients": max((4 + c) * root, 4 * root * (1 + 1 / shard)) * grown},
-        "the update": always
-        | gradients
-        | {"Adam's moments": moments if offload_optimizer else policies * moments},
-        "publication": always
+        "gradients of the root group": stepping
+        | {"root's gradients": max((4 + c) * root, 4 * root * (1 + 1 / setup.copies)) * full},
+        "update": stepping | moments,
+        "publication": always | buckets | {"whole tensor": (4 + c) * head},
+        "loading": {k: v * (1 - 1 / setup.policies) for k, v in always.items()}
+        | {"reference": always["reference"], "whole model": 4 * shape.params},
+    }
+    if setup.reference:
+        found["forward pass of the reference"] = (
+            computing
+            | gathered
+            | {
+                "reference's root group": c * root,
+                "logits": 8 * chunk,
+                "working set": passing_bytes(shape, c) * tokens,
+            }
+        )
+    return {moment: _with_allowance(terms) for moment, terms in found.items()}
+
+
+def _always(shape: ModelShape, setup: Setup) -> dict[str, float]:
+    """What stays on the device:
+
+    master weights   4 p P / s, float32; with LoRA of the adapters only
+    frozen bases     c p P / s, with LoRA
+    reference        4 P / s
+    Adam's moments   8 p P / s; offloaded they are there during an update only
+    """
+    trained, models = _trained(shape, setup), setup.policies / setup.copies
+    return {
+        "master weights": 4 * trained * models,
+        "frozen bases": 0.0
+        if setup.lora_rank is None
+        else setup.compute_bytes * shape.params * models,
+        "reference": 4 * shape.params / setup.copies if setup.reference else 0.0,
+        "Adam's moments": 0.0 if setup.offload_optimizer else 8 * trained * models,
+    }
+
+
+def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
+    """The moments of the host. What servers and the engine hold there is not counted.
+
+    training    8 p P x 1.44, offloaded moments; p (12 P + c P), checkpoints being written; c P for
+                each follower; 2 s prepared batches: one trains, one waits
+    loading     4 s P, a model that every rank reads
+    """
+    trained, ranks = _trained(shape, setup), setup.copies
+    published = setup.compute_bytes * shape.params
+    processes = {"processes": PROCESS * ranks}
+    return {
+        "training": processes
         | {
-            "whole tensor": (4 + c) * head,
-            "buckets": 3 * max(bucket_mb * 2**20, c * head),
+            "offloaded moments": 8 * setup.policies * trained * PINNED * setup.offload_optimizer,
+            "checkpoints being written": setup.policies * (12 * trained + published),
+            "followers": setup.followers * published,
+            "prepared batches": 2 * ranks * _batch_bytes(setup),
         },
-        "loading": {
-            term: value * (policies - 1) / policies if term != "reference" else value
-            for term, value in always.items()
-        }
-        | {"whole model": 4 * shape.params},
+        "loading": processes | {"models being read": 4 * shape.params * ranks},
     }
-    if reference:
-        device["the reference's pass"] = computing | {
-            "reference's root group": c * root,
-            "layers, gathered": 3 * c * layer,
-            "logits": 8 * chunk,
-            "working set of a layer": (3 * c * shape.intermediate + (4 + 2 * c) * shape.hidden)
-            * tokens_per_micro_batch,
-        }
-    host = {
-        "running": {
-            "offloaded moments": 8 * policies * trained * PINNED if offload_optimizer else 0,
-            "checkpoints being written": policies * (12 * trained + c * shape.params),
-            "followers": followers * c * shape.params,
-            "prepared batches": 2 * shard * batch,
-            "processes": PROCESS * shard,
-        },
-        "loading": {"models being read": 4 * shape.params * shard, "processes": PROCESS * shard},
-    }
-    return MemoryEstimate(
-        device={moment: _with_allowance(terms) for moment, terms in device.items()}, host=host
-    )
 
 
 def _with_allowance(terms: Terms) -> Terms:
-    return {
-        **terms,
-        "context": CONTEXT,
-        "fragmentation": FRAGMENTATION * sum(terms.values()),
-    }
+    return {**terms, "context": CONTEXT, "fragmentation": FRAGMENTATION * _total(terms)}
 
 
-def activation_bytes(
-    shape: ModelShape,
-    *,
-    tokens: float,
-    patches: float,
-    compute_bytes: int,
-    checkpointing: bool,
-    lora_rank: int | None = None,
-) -> float:
-    """What autograd keeps of a forward pass.
-
-    A decoder layer keeps `layer_bytes` a token, a vision block `block_bytes` a patch; checkpointed,
-    both keep their inputs: c H and c V. Beside them, a token: (4 + c) H of the last norm, c H of
-    those that are scored, 2 c D of rotary angles; a patch: its pixels, and 4 c V in each merger.
-    """
-    c = compute_bytes
-    layer = c * shape.hidden if checkpointing else layer_bytes(shape, c)
-    block = c * shape.vision_hidden if checkpointing else block_bytes(shape, c)
-    adapters = 0 if lora_rank is None or checkpointing else ADAPTED * c * lora_rank
-    token = shape.layers * (layer + adapters) + (4 + 2 * c) * shape.hidden + 2 * c * shape.head_dim
-    patch = shape.vision_layers * block + MERGERS * 4 * c * shape.vision_hidden + c * PATCH_NUMBERS
-    return token * tokens + patch * patches
-
-
-def layer_bytes(shape: ModelShape, compute_bytes: int) -> float:
-    """Bytes per token that autograd keeps of a decoder layer (Qwen3's, with q/k norms):
-
-        H (8 + 4 c)           two norms: the input in float32, normalised, scaled
-        heads D (4 + 3 c)     q before its norm in float32, normalised, turned; attention's output
-        kv_heads D (4 + 3 c)  k the same, and v
-        F 4 c                 gate, its activation, up, their product
-        4 (2 heads + kv_heads)  log-sum-exp of attention, and the norms' scales
-
-    Layers without q/k norms (Qwen2.5, InternVL) keep less.
-    """
-    c = compute_bytes
-    return (
-        (8 + 4 * c) * shape.hidden
-        + (4 + 3 * c) * (shape.heads + shape.kv_heads) * shape.head_dim
-        + 4 * c * shape.intermediate
-        + 4 * (2 * shape.heads + shape.kv_heads)
+def _kept(shape: ModelShape, setup: Setup) -> float:
+    return activation_bytes(
+        shape,
+        tokens=setup.tokens_per_micro_batch,
+        patches=setup.patches if setup.lora_rank is None else 0,  # adapters are the decoder's
+        compute_bytes=setup.compute_bytes,
+        checkpointing=setup.activation_checkpointing,
+        lora_rank=setup.lora_rank,
     )
 
 
-def block_bytes(shape: ModelShape, compute_bytes: int) -> float:
-    """Bytes per patch that autograd keeps of a vision block (Qwen3-VL's), V wide, W inside:
-
-    V 11 c                two norms: input and output; q, k, v as one; q, k turned; attention's
-                          output as it was computed, and joined over pictures
-    W 2 c                 before and after the activation
-    """
-    return compute_bytes * (11 * shape.vision_hidden + 2 * shape.vision_intermediate)
+def _batch_bytes(setup: Setup) -> float:
+    pixels = 4 * PATCH_NUMBERS * setup.patches
+    return setup.micro_batches * (BYTES_PER_TOKEN * setup.tokens_per_micro_batch + pixels)
 
 
-def working_bytes(shape: ModelShape, compute_bytes: int) -> float:
-    """Bytes per token that the backward pass of a decoder layer needs for itself.
-
-    Its MLP: c (2 F + H), gradients of gate and up, and the one that came in. Its attention: copies
-    of q, k, v, the output and its gradient for the completions, and gradients of both calls,
-    c (8 heads + 6 kv_heads) D, with 4 heads D of the kernel's own; by then what the MLP kept is
-    free: 4 c F + (4 + 2 c) H.
-    """
-    c, size = compute_bytes, shape.head_dim
-    mlp = c * (2 * shape.intermediate + shape.hidden)
-    attention = c * (8 * shape.heads + 6 * shape.kv_heads) * size + 4 * shape.heads * size
-    freed = 4 * c * shape.intermediate + (4 + 2 * c) * shape.hidden
-    return max(mlp, attention - freed)
-
-
-def _layer_params(shape: ModelShape) -> float:
-    return shape.language_params / max(1, shape.layers)
+def _trained(shape: ModelShape, setup: Setup) -> float:
+    return shape.params if setup.lora_rank is None else adapter_params(shape, setup.lora_rank)
 
 
 def _root_params(shape: ModelShape) -> float:
-    """Embeddings, and of the vision tower what is no block (4 V^2 + 2 V W)."""
+    """Embeddings, and of the vision tower what is no block (a block: 4 V^2 + 2 V W)."""
     inside = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_intermediate
     outside = max(0, shape.vision_params - shape.vision_layers * inside)
     return shape.embedding_params + shape.head_params + outside
-
-
-def _adapter_params(shape: ModelShape, rank: int) -> float:
-    """rank (in + out) of all seven linear layers of every decoder layer."""
-    q, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = 2 * (shape.hidden + q) + 2 * (shape.hidden + k)
-    return shape.layers * rank * (attention + 3 * (shape.hidden + shape.intermediate))

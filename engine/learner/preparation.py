@@ -68,8 +68,11 @@ def prepare(
 ) -> Prepared:
     """The micro-batches of rank `rank` of `ranks`, one part for each update of the step.
 
-    `version`: the learner's newest publication, from which the staleness of tokens is counted.
+    `version`: the learner's newest publication, from which the staleness of tokens is counted;
+    ValueError where the objective needs it and it is not given.
     """
+    if cfg.objective.proximal == "approximated" and version is None:
+        raise ValueError("objective.proximal: approximated needs the version of the weights")
     return Prepared(
         parts=[
             _prepare_part(part, cfg, family, shape, rank, ranks, version)

@@ -24,7 +24,7 @@ from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape, step_flops
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.lora import add_adapters, merged_weights
-from engine.learner.loss import KL, Tokens, diagnostics, policy_loss
+from engine.learner.loss import KL, Tokens, diagnostics, policy_loss, proximal_logprobs
 from engine.learner.offload import HostState
 from engine.learner.preparation import Part, Prepared, prepare
 from engine.types import Group, Rollout, SamplingParams, Segment
@@ -103,6 +103,9 @@ class PolicyTrainer:
         self.model = _load(self.family, model_dir, self.device, self._mesh, cfg, seed)
         self._named = {n: p for n, p in self.model.named_weights() if p.requires_grad}
         """What is trained."""
+        # Now, while parameters are sharded: after a forward FSDP2's root has whole ones, which are
+        # its own to free.
+        self._published = list(merged_weights(self.model))
         self.optimizer = torch.optim.AdamW(
             self._named.values(),
             lr=cfg.lr,
@@ -227,7 +230,7 @@ class PolicyTrainer:
         One tensor is gathered at a time, when it is asked for; every rank must ask for all.
         Adapters are merged into what they adapt.
         """
-        for name, parameter, adapter in merged_weights(self.model):
+        for name, parameter, adapter in self._published:
             whole = sharding.whole(parameter.detach())
             if adapter is not None:
                 a, b = (sharding.whole(factor.detach()).float() for factor in adapter[:2])
@@ -339,13 +342,19 @@ class PolicyTrainer:
                 staleness_T=batch.staleness_T,
             )
             learners_T = logprobs_T.detach() if proximal_T is None else proximal_T
+            anchor_T = learners_T
+            if cfg.objective.proximal == "approximated":
+                anchor_T = proximal_logprobs(
+                    logprobs_T, None, batch.sampler_T, objective=cfg.objective,
+                    staleness_T=batch.staleness_T,
+                )  # fmt: skip
             self._backward(loss)
             sums[0] += loss.detach()
             sums[1:] += _gap_sums(learners_T, batch)
             tokens.append(
                 Tokens(
                     logprobs_T=logprobs_T.detach(),
-                    proximal_T=learners_T,
+                    proximal_T=anchor_T,
                     sampler_T=batch.sampler_T,
                     advantages_T=batch.advantages_T,
                     sequences_T=batch.sequences_T,

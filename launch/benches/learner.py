@@ -2,7 +2,7 @@
 
 Both train the same folder on the same stored rollouts (`rollouts.py`): float32 on a CPU, one
 update per step, AdamW, token-level loss, importance weights to the sampler capped at 2, no KL.
-Their losses and gradient norms at the first step must agree to 1e-3, else nothing is printed.
+Their losses and gradient norms at the first step must agree to 1e-3, else nothing is measured.
 Generation and rewards are no part of it. Each lives in a process of its own, and they take turns;
 a round is some steps of each. On a CPU a second is one of processor time (one thread by default).
 
@@ -34,7 +34,8 @@ from launch.benches.turns import ROOT, Worker
 _MODEL = ROOT / "launch" / "tiny_base_model"
 _ROWS = (4, 8, 16, 32)
 _BUDGETS = (2048, 8192, 32768)
-_AGREEMENT = 1e-3
+_AGREEMENT = {"cpu": 1e-3, "cuda": 3e-2}
+"""Largest relative difference of losses and gradient norms: rounding in float32, in bfloat16."""
 OURS, TRL, OWN = "ours", "TRL", "TRL, own forward"
 
 
@@ -43,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trl-python", default=str(ROOT / ".venv-trl" / "bin" / "python"))
     add("--alone", action="store_true", help="ours only, where TRL is not at hand")
+    add("--no-own", action="store_true", help=f"without {OWN!r}: a GPU may not hold three models")
     add("--rounds", type=int, default=7)
     add("--steps", type=int, default=3, help="of each trainer in a round")
     add("--threads", type=int, default=1)
-    add("--device", default="cpu", help="cpu or cuda")
+    add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--rows", type=int, nargs="+", default=_ROWS, help="TRL's micro-batches to try")
     add("--budgets", type=int, nargs="+", default=_BUDGETS, help="ours, in tokens")
     add("--seed", type=int, default=0)
@@ -99,6 +101,8 @@ class Result:
     memory: Mapping[str, Held]
     disagreement: float
     """Of loss and gradient norm at the first step, the larger relative difference."""
+    versions: str
+    """Of the libraries of the last trainer."""
     parts: Mapping[str, float]
     """Seconds of a step of ours."""
 
@@ -195,23 +199,25 @@ class Case:
 
 
 def _measure(case: Case) -> Result:
-    trainers = [OURS] if case.options.alone else [OURS, TRL, OWN]
+    options = case.options
+    trainers = [OURS] if options.alone else [OURS, TRL] if options.no_own else [OURS, TRL, OWN]
     settings = {name: _best(case, name) for name in trainers if name != OWN}
     if OWN in trainers:
         settings[OWN] = settings[TRL]
     workers = {name: case.start(name, settings[name]) for name in trainers}
     try:
         firsts = {name: worker.turn() for name, worker in workers.items()}
+        gap = disagreement(firsts, at_most=_AGREEMENT[options.device])
         rounds: list[dict[str, Spent]] = []
         peaks = {name: first["peak"] for name, first in firsts.items()}
-        for number in range(case.options.rounds):
+        for number in range(options.rounds):
             rounds.append({})
             # The first of a round is the last of the next one.
             for name in trainers if number % 2 == 0 else trainers[::-1]:
-                spent, peak = _turn(workers[name], case.options.steps)
+                spent, peak = _turn(workers[name], options.steps)
                 rounds[-1][name] = spent
                 peaks[name] = max(peaks[name], peak)
-        parts = [workers[OURS].turn("parts") for _ in range(case.options.steps)]
+        parts = [workers[OURS].turn("parts") for _ in range(options.steps)]
         memory = {name: Held(workers[name].began["held"], peaks[name]) for name in trainers}
     finally:
         for worker in workers.values():
@@ -224,7 +230,8 @@ def _measure(case: Case) -> Result:
         settings=settings,
         rounds=rounds,
         memory=memory,
-        disagreement=disagreement(firsts),
+        disagreement=gap,
+        versions=workers[trainers[-1]].began["versions"],
         parts={name: statistics.median(part[name] for part in parts) for name in parts[0]},
     )
 
@@ -259,10 +266,10 @@ def _turn(worker: Worker, steps: int) -> tuple[Spent, float]:
     return Spent(wall_s, cpu_s), max(report["peak"] for report in reports)
 
 
-def disagreement(firsts: Mapping[str, Mapping[str, float]]) -> float:
+def disagreement(firsts: Mapping[str, Mapping[str, float]], *, at_most: float) -> float:
     """The largest relative difference between any two first steps, of loss or gradient norm.
 
-    Raises SystemExit where it is above 1e-3: then times would compare different things.
+    Raises SystemExit where it is above `at_most`: then times would compare different things.
     """
     pairs = itertools.combinations(firsts.values(), 2)
     gaps = [
@@ -271,6 +278,6 @@ def disagreement(firsts: Mapping[str, Mapping[str, float]]) -> float:
         for name in ("loss", "grad_norm")
     ]
     worst = max(gaps, default=0.0)
-    if worst > _AGREEMENT:
+    if worst > at_most:
         raise SystemExit(f"the trainers compute different things: {dict(firsts)}")
     return worst

@@ -30,6 +30,7 @@ def print_all(results: Sequence[Result], model: Path, options: argparse.Namespac
         f"{options.size or model.name}, {model_shape(model).params / 1e6:.1f} M parameters, "
         f"{options.device}, {options.threads} threads, {str(dtype).removeprefix('torch.')}; "
         f"{options.rounds} rounds of {options.steps} steps, {kind} seconds\n"
+        f"{results[0].versions}\n"
     )
     for ratio in ratios(results, seconds):
         print(ratio)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from engine.learner.config import LearnerConfig
@@ -58,7 +59,8 @@ def main() -> None:
         device=options.device,
     )
     forget_peak(options.device)
-    turns.report(**memory(options.device))
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    turns.report(versions=versions, **memory(options.device))
     while word := turns.wait():
         if word == "parts":
             turns.report(**parts(trainer, groups))

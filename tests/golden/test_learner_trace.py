@@ -71,7 +71,7 @@ def sampled(trainer: PolicyTrainer, groups: list[Group]) -> list[Group]:
 
 def trace() -> list[dict[str, float]]:
     torch.set_num_threads(1)
-    cfg = LearnerConfig(lr=1e-3, lr_decay="linear", weight_decay=0, tokens_per_micro_batch=200)
+    cfg = LearnerConfig(lr=3e-5, lr_decay="linear", weight_decay=0, tokens_per_micro_batch=200)
     trainer = PolicyTrainer("solver", BASE, cfg, total_steps=STEPS)
     image_token = json.loads((BASE / "config.json").read_text())["image_token_id"]
     batches = [
@@ -87,7 +87,7 @@ def trace() -> list[dict[str, float]]:
 def test_twenty_steps_are_as_recorded() -> None:
     want, got = json.loads(RECORD.read_text()), trace()
     assert len(want) == len(got) == STEPS
-    assert abs(want[-1]["k3"]) > 1e-3  # the data did age
+    assert want[-1]["k3"] > 1e-3  # the data did age
     for step, (old, new) in enumerate(zip(want, got, strict=True)):
         assert new == pytest.approx(old, rel=2e-3, abs=2e-5), step
 

@@ -93,7 +93,7 @@ groups = st.lists(
 
 
 @given(groups=groups, budget=st.integers(1, 400), ranks=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_rollout_is_in_one_micro_batch_with_all_its_numbers(
     groups: list[Group], budget: int, ranks: int
 ) -> None:

@@ -20,7 +20,7 @@ from tests.engine.learner import train_variants
 from tests.engine.learner.learner_data import make_group
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT_S = 180
+TIMEOUT_S = 240
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ TIMEOUT_S = 180
 )
 def test_ranks_equal_one_process(tiny_base: Path, tmp_path: Path, variant: str, world: int) -> None:
     """Two policies side by side on the same ranks, each the same as alone without ranks."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=180))
     command = [sys.executable, "-m", train_variants.__name__, str(tiny_base), str(tmp_path)]
     ranks = [
         subprocess.Popen(

@@ -69,9 +69,9 @@ def main() -> None:
     rank, world, port = map(int, sys.argv[3:6])
     variant = sys.argv[6]
     torch.set_num_threads(1)
-    minute = timedelta(seconds=60)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=minute)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=minute)
+    patience = timedelta(seconds=180)  # four ranks may share two busy cores
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=patience)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
     for policy, trainer in run(base, variant, ("solver", "coder")).items():
         weights = dict(trainer.named_weights())
         if rank == world - 1:
