@@ -34,7 +34,7 @@ from engine.learner import checkpoint, publisher, worker
 from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
-from engine.transport import Message
+from engine.transport import Images, Message
 from engine.types import Group
 from engine.weights import ServerLink, checksums, server_checksums
 from engine.wire import encode_group, from_frames, to_frames
@@ -194,10 +194,33 @@ class Life:
     """One life of a learner group of one rank, on a thread."""
 
     engine: FakeEngine
+    leader: Leader
     group: LearnerGroup
     stop: threading.Event
     gone: threading.Event
     ended: Future[None]
+
+    @contextmanager
+    def paused(self, num_batches: int) -> Iterator[None]:
+        """The learner goes on when so many batches have arrived meanwhile."""
+        receive = self.leader._receive
+        held, go_on = threading.Event(), threading.Event()
+
+        def wait(seconds: float) -> bool:
+            self.leader._receive = receive  # type: ignore[method-assign]
+            held.set()
+            assert go_on.wait(PATIENCE_S)
+            until(
+                lambda: receive(0.01) and len(self.leader._ready) == num_batches,
+                timeout_s=PATIENCE_S,
+                what=lambda: "batches",
+            )
+            return True
+
+        self.leader._receive = wait  # type: ignore[method-assign]
+        assert held.wait(PATIENCE_S)
+        yield
+        go_on.set()
 
     def checksums(self) -> dict[str, str]:
         return checksums(self.group.trainers["solver"].named_weights())
@@ -208,11 +231,21 @@ class Life:
 
 
 @contextmanager
-def life_of(folder: Path, *urls: str, judge: str = "") -> Iterator[Life]:
+def life_of(
+    folder: Path, *urls: str, judge: str = "", overlap: bool = False, coder: bool = False
+) -> Iterator[Life]:
     address = f"ipc://{folder}/engine.sock"
     spec = spec_of(address, folder / "checkpoints", tiny_dir(0), *urls)
     if judge:
         spec = with_judge(spec, judge)
+    spec = replace(spec, weights=spec.weights.model_copy(update={"overlap": overlap}))
+    if coder:  # one more policy, without a server
+        spec = replace(
+            spec,
+            policies=(*spec.policies, "coder"),
+            servers={**spec.servers, "coder": ()},
+            checkpoints={**spec.checkpoints, "coder": folder / "coder"},
+        )
     group = LearnerGroup(spec, dist.HashStore())
     stop, gone = threading.Event(), threading.Event()
 
@@ -223,7 +256,7 @@ def life_of(folder: Path, *urls: str, judge: str = "") -> Iterator[Life]:
     leader = Leader(spec, group, stop.is_set, gone.is_set)
     ended = in_background(leader.run)
     try:
-        yield Life(engine, group, stop, gone, ended)
+        yield Life(engine, leader, group, stop, gone, ended)
     finally:
         gone.set()
         ended.exception(PATIENCE_S)
@@ -584,3 +617,69 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_the_next_batch_is_prepared_while_one_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches wait: both are being prepared before the first step begins."""
+    monkeypatch.setattr(worker, "SERVER_CHECK_S", 1e9)  # there are none
+    with life_of(tmp_path, coder=True) as life:
+        group = life.group
+        order: list[str] = []
+        execute = group.execute
+
+        def record(command: Message, images: Images) -> Any:
+            order.append(f"{command['kind']} {command['policy']}")
+            return execute(command, images)
+
+        group.execute = record  # type: ignore[method-assign]
+        life.engine.welcome(5, coder=3)
+        life.engine.expect("next")
+        rows = [encode_group(g)[0] for g in groups_of(0)]
+        with life.paused(2):
+            for policy in ("coder", "solver"):
+                life.engine.send("batch", policy=policy, request=1, version=6, groups=rows)
+        for policy in ("coder", "solver"):
+            stepped = life.engine.expect("stepped")
+            assert stepped["policy"] == policy
+            assert stepped["metrics"]["prepare_wait_s"] >= 0
+            life.engine.expect("published")
+            life.engine.expect("next")
+        life.bye()
+    steps = [entry for entry in order if entry.split()[0] in ("prepare", "step")]
+    assert steps == ["prepare coder", "prepare solver", "step coder", "step solver"]
+
+
+def test_weights_are_sent_while_training_goes_on(
+    tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sending thread is held up; the next step is made meanwhile, and is not what is sent."""
+    may_send = threading.Event()
+    send = publisher.publish
+
+    def held_up(*args: Any, **options: Any) -> Any:
+        if options["version"] == 6:
+            assert may_send.wait(PATIENCE_S)
+        return send(*args, **options)
+
+    monkeypatch.setattr(publisher, "publish", held_up)
+    with life_of(tmp_path, server.url, overlap=True) as life:
+        engine = life.engine
+        engine.welcome(5)
+        assert engine.expect("published")["version"] == 5
+        engine.batch(1, 6, groups_of(0))
+        assert engine.expect("stepped")["step"] == 1
+        assert engine.expect("next")["request"] == 2  # nobody has waited for the servers
+        engine.batch(2, 7, groups_of(20))
+        assert engine.expect("stepped")["step"] == 2
+        assert server.version == "5"
+        may_send.set()
+        messages = [engine.receive() for _ in range(3)]  # the next request among them
+        published = [message for message in messages if message["kind"] == "published"]
+        assert [(p["version"], p["step"], p["failed"]) for p in published] == [
+            (6, 1, {}),
+            (7, 2, {}),
+        ]
+        assert same_weights(server, life.checksums())
+        life.bye()
