@@ -137,7 +137,5 @@ def score(
     device = hidden_TH.device.type
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight_CH.dtype
-    # Autocast would also round what is summed over the vocabulary, and not in the backward pass.
-    with torch.autocast(device, enabled=False):
-        logprobs_T, entropy_T = _Score.apply(hidden_TH, weight_CH, targets_T, temperatures_T, dtype)
+    logprobs_T, entropy_T = _Score.apply(hidden_TH, weight_CH, targets_T, temperatures_T, dtype)
     return logprobs_T, entropy_T
