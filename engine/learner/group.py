@@ -109,7 +109,7 @@ class LearnerGroup:
             log.warning("%s", warning)
         trainer = PolicyTrainer(
             policy,
-            path or self.spec.base,
+            self.spec.base,  # a checkpoint's weights have the adapters merged in
             self.spec.learner,
             total_steps=self.spec.steps,
             seed=self.spec.seed,
@@ -121,6 +121,7 @@ class LearnerGroup:
         if path is not None:
             meta = checkpoint.load(path, trainer)
             self.requests[policy] = int(meta["request"])
+        trainer.rest()
         return trainer
 
     def broadcast(self, command: Message, images: Images) -> tuple[Message, Images]:
@@ -195,4 +196,5 @@ class LearnerGroup:
             meta={"request": request},
             keep=self.spec.keep_checkpoints,
         )
+        self.trainers[policy].rest()
         self.trainers[policy].rest()

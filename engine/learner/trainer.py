@@ -68,7 +68,7 @@ class _Gaps:
 class PolicyTrainer:
     """Trains one policy.
 
-    `model_dir`: the base, or a checkpoint to continue from (then `checkpoint.load` sets the rest).
+    `model_dir`: the base, also to continue from a checkpoint, which `checkpoint.load` then reads.
     `reference`: the KL anchor, from `load_reference`; may be shared between trainers, is never
     changed; needed if the objective has a KL, else ConfigError. `mesh`: the ranks that share the
     policy; default: all of torch.distributed's, where it is initialised with more than one.

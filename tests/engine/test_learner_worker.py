@@ -31,6 +31,7 @@ from engine.config import WeightsConfig
 from engine.errors import TransportError, WeightSyncError
 from engine.layout import Follower
 from engine.learner import checkpoint, publisher, worker
+from engine.learner.checkpoint_writer import Saved
 from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
@@ -482,6 +483,34 @@ def test_a_stop_saves_and_the_next_life_continues_there(tmp_path: Path) -> None:
         assert life.engine.welcome(3)["policies"] == {"solver": {"step": 1, "request": 1}}
         assert life.checksums() == weights
         life.bye()
+
+
+@pytest.mark.parametrize("more", [{"offload_optimizer": True}, {"lora": {"rank": 4, "alpha": 8}}])
+def test_a_group_continues_from_its_checkpoints(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Also where the moments are on the host, and where published weights have adapters merged
+    into them."""
+    if "lora" in more:
+        pytest.importorskip("peft")
+    spec = spec_of("", tmp_path, tiny_dir(0))
+    learner = LearnerConfig.model_validate({**spec.learner.model_dump(), **more})
+    spec = replace(spec, learner=learner)
+
+    def weights(group: LearnerGroup) -> dict[str, str]:
+        return checksums(group.trainers["solver"].named_weights())
+
+    group = LearnerGroup(spec, dist.HashStore())
+    base = weights(group)
+    assert not group.trainers["solver"].step(groups_of(0)).skipped
+    group.trainers["solver"].rest()
+    group.save("solver", 7)
+    (saved,) = group.checkpoints.wait()
+    assert isinstance(saved, Saved), saved
+    again = LearnerGroup(spec, dist.HashStore())
+    assert again.requests == {"solver": 7}
+    assert weights(again) == weights(group) != base
+    for one in (group, again):
+        assert not one.trainers["solver"].step(groups_of(10)).skipped
+    assert weights(again) == weights(group)
 
 
 @pytest.mark.parametrize("is_welcome", [False, True])

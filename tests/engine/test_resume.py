@@ -14,6 +14,7 @@ from engine.buffer import Buffer
 from engine.conservation import violations
 from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.config import LearnerConfig
+from engine.learner.presets import ObjectiveConfig
 from engine.learner.trainer import PolicyTrainer
 from engine.types import Group, Segment
 from engine.weights import checksums
@@ -66,9 +67,10 @@ def scripted_games() -> Callable[[FakeRun, int, Callable[[Group], None]], object
 
 
 def make_run(folder: Path, buffer: Buffer, **learner: int) -> FakeRun:
-    trainer = PolicyTrainer(
-        "a", BASE, LearnerConfig(lr=1e-3, lr_decay="linear"), total_steps=STEPS, seed=3
+    cfg = LearnerConfig(
+        lr=1e-3, lr_decay="linear", objective=ObjectiveConfig(mask_band=None), max_gap=100
     )
+    trainer = PolicyTrainer("a", BASE, cfg, total_steps=STEPS, seed=3)
     restored = {}
     newest, warnings = checkpoint.latest_valid(folder / "checkpoints")
     assert not warnings
