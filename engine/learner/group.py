@@ -29,6 +29,8 @@ from engine.layout import Follower
 from engine.learner import checkpoint, sharding
 from engine.learner.checkpoint_writer import CheckpointWriter
 from engine.learner.config import LearnerConfig
+from engine.learner.costs import model_shape
+from engine.learner.memory_check import check_device, setup_of
 from engine.learner.preparation import Prepared
 from engine.learner.trainer import PolicyTrainer, StepReport, load_reference
 from engine.transport import Images, Message
@@ -72,11 +74,28 @@ class LearnerSpec:
     """Of this group's policies."""
 
 
+def _check_device(spec: LearnerSpec) -> None:
+    """Raise ConfigError where this rank's GPU is too small for what it is to hold."""
+    setup = setup_of(
+        spec.base,
+        spec.learner,
+        policies=len(spec.policies),
+        ranks=spec.world,
+        shard=spec.shard,
+        followers=len(spec.followers),
+        bucket_mb=spec.weights.bucket_mb,
+    )
+    available = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    check_device("layout.learners", model_shape(spec.base), setup, available)
+
+
 class LearnerGroup:
     """The trainers of this rank, and the commands that all ranks execute together."""
 
     def __init__(self, spec: LearnerSpec, store: dist.Store) -> None:
         self.spec = spec
+        if spec.device == "cuda":
+            _check_device(spec)
         self._control: dist.ProcessGroup | None = None
         if spec.world > 1 or spec.device == "cuda":
             prefix = dist.PrefixStore(f"learners/{spec.policies[0]}", store)

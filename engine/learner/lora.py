@@ -22,8 +22,8 @@ _WRAPPED = ".base_layer."
 def add_adapters(model: PolicyModel, cfg: LoraConfig, *, seed: int, dtype: torch.dtype) -> None:
     """Freeze `model` in `dtype`, and give its decoder's layers adapters that change nothing yet.
 
-    B is 0; A is the same for the same seed, so that all ranks agree. Raises ConfigError where peft is
-    missing or no layer is named as `cfg.targets` say.
+    B is 0; A is the same for the same seed, so that all ranks agree. Raises ConfigError where peft
+    is missing or no layer is named as `cfg.targets` say.
     """
     try:
         import peft

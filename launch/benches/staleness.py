@@ -227,16 +227,19 @@ MEASURES: Mapping[str, Callable[[Outcome], float]] = {
 
 
 def panels(outcomes: Mapping[Plan, Outcome]) -> Iterator[Panel]:
-    """A panel per measure and learning rate; at age 0 all variants share the value."""
+    """A panel per measure and learning rate; the fresh run begins the line of every variant."""
     cells = by_cell(outcomes)
     lrs = sorted({lr for lr, _, _ in cells})
-    names = [name for name in VARIANTS if any(v == name and age for _, age, v in cells)]
     for (title, measure), lr in product(MEASURES.items(), lrs):
+        here = sorted(
+            (age, name, seeds) for (rate, age, name), seeds in cells.items() if rate == lr
+        )
         lines: dict[str, dict[int, list[float]]] = {}
-        for name in names:
-            lines[name] = {
+        for variant in VARIANTS:
+            is_run = any(name == variant and age for age, name, _ in here)
+            lines[variant] = {
                 age: [measure(seed) for seed in seeds]
-                for (rate, age, variant), seeds in sorted(cells.items())
-                if rate == lr and (variant == name or age == 0)
+                for age, name, seeds in here
+                if is_run and (name == variant or age == 0)
             }
         yield Panel(title, f"learning rate {lr:g}", lines)

@@ -36,7 +36,7 @@ from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
 from engine.transport import Images, Message
-from engine.types import Group
+from engine.types import Group, Segment
 from engine.weights import ServerLink, checksums, server_checksums
 from engine.wire import encode_group, from_frames, to_frames
 from tests.engine.learner.learner_data import make_group
@@ -678,6 +678,34 @@ def test_the_next_batch_is_prepared_while_one_trains(
         life.bye()
     steps = [entry for entry in order if entry.split()[0] in ("prepare", "step")]
     assert steps == ["prepare coder", "prepare solver", "step coder", "step solver"]
+
+
+def test_a_gap_between_sampler_and_learner_is_told_once(tmp_path: Path) -> None:
+    """Tokens that claim to be of these very weights, with log-probs that they never gave."""
+
+    def fresh(group: Group, version: int) -> Group:
+        segments = (Segment(0, version),)
+        return replace(group, rollouts=tuple(replace(r, segments=segments) for r in group.rollouts))
+
+    with life_of(tmp_path) as life:
+        engine = life.engine
+        engine.welcome(5)
+        for request_number, version in ((1, 6), (2, 7)):
+            groups = [fresh(g, version - 1) for g in groups_of(20 * request_number)]
+            engine.batch(request_number, version, groups)
+            stepped = engine.expect("stepped")
+            assert stepped["metrics"]["sampler_gap"] > 0.1
+            if request_number == 1:
+                event = engine.expect("event")
+                assert event["level"] == "warning"
+                assert "for the same weights (learner.gap_alarm is 0.1)" in event["text"]
+            engine.expect("published")
+            engine.expect("next")
+        engine.batch(3, 8, groups_of(60))  # of version 0: says nothing about it
+        assert "sampler_gap" not in engine.expect("stepped")["metrics"]
+        engine.expect("published")
+        engine.expect("next")
+        life.bye()
 
 
 def test_weights_are_sent_while_training_goes_on(

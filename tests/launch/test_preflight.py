@@ -13,10 +13,12 @@ from launch.config import RootConfig, load_root
 from launch.preflight import (
     changes,
     check_before_start,
+    check_memory,
     finished,
     free_name,
     write_config,
 )
+from tests.engine.learner.eight_b import EIGHT
 
 
 @pytest.fixture
@@ -93,6 +95,31 @@ def test_a_bound_on_judges_must_leave_room_for_a_pinned_one() -> None:
     load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=10"])
     with pytest.raises(ConfigError, match=r"streams.max_judge_age: 9 .* judge .* need 10"):
         load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=9"])
+
+
+def test_learners_that_do_not_fit_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    small = [f"run.root={tmp_path}", "layout.device_memory_gb=2.5"]
+    with pytest.raises(ConfigError, match=r"layout.learners.0: 3 x .* GB more than there are: "):
+        check_before_start(load_root(CONFIGS / "quickstart.yaml", small), resume=False)
+    check_memory(load_root(CONFIGS / "quickstart.yaml", ["layout.device_memory_gb=24"]))
+    host = ["layout.device_memory_gb=24", "layout.host_memory_gb=1"]
+    with pytest.raises(ConfigError, match=r"layout.host_memory_gb: the learners need \d+ GB"):
+        check_memory(load_root(CONFIGS / "quickstart.yaml", host))
+
+
+def test_three_8b_policies_fit_on_the_layout_for_eight_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's config.json and the headers of its weights are all that is read."""
+    monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    layout = CONFIGS / "mm_zero_8gpu.yaml"
+    wanted = [f"model.base={tmp_path}"]
+    check_memory(load_root(layout, wanted))
+    with pytest.raises(ConfigError, match=r"learner.offload_optimizer=true needs 69.0 GB$"):
+        check_memory(load_root(layout, [*wanted, "learner.offload_optimizer=false"]))
+    with pytest.raises(ConfigError, match=r"learner.activation_checkpointing=true needs 69.0 GB$"):
+        check_memory(load_root(layout, [*wanted, "learner.activation_checkpointing=false"]))
 
 
 def test_a_prompt_set_that_does_not_exist_is_named_before_the_start() -> None:

@@ -170,6 +170,7 @@ def test_each_rate_has_its_panels_and_all_variants_begin_at_the_fresh_run() -> N
     ]
     assert panels[0].lines == {
         "none": {0: [0.8], 8: [pytest.approx(0.88)]},
+        "grpo": {},  # was not run
         "decoupled": {0: [0.8], 8: [pytest.approx(0.88)]},
     }
 

@@ -20,7 +20,7 @@ from engine.errors import ConfigError
 from engine.learner import memory, scoring
 from engine.learner.activations import activation_bytes, adapter_params
 from engine.learner.config import LearnerConfig
-from engine.learner.costs import ModelShape, model_shape
+from engine.learner.costs import model_shape
 from engine.learner.families import family_of
 from engine.learner.lora import add_adapters
 from engine.learner.memory import GB, Setup, learner_memory
@@ -28,6 +28,7 @@ from engine.learner.memory_check import check_device, check_host, setup_of
 from engine.learner.preparation import prepare
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
+from tests.engine.learner.eight_b import EIGHT
 from tests.engine.learner.learner_data import (
     IMAGE,
     VISION_END,
@@ -104,7 +105,8 @@ SHAPES = {
 def save(path: Path, config: Qwen3VLConfig, dtype: torch.dtype) -> Path:
     """A model folder with random weights; nobody reads its tokenizer."""
     torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(config).to(dtype)
+    model = Qwen3VLForConditionalGeneration(config)
+    nn.Module.to(model, dtype)  # transformers' own `to` is not typed
     model.save_pretrained(path)
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
@@ -215,8 +217,7 @@ def trainer_of(
     [
         ("grouped heads, wide inside", torch.float32, False, False),
         ("grouped heads, wide inside", torch.bfloat16, True, False),
-        ("all heads, narrow inside", torch.bfloat16, True, True),
-        ("all heads, narrow inside", torch.bfloat16, False, False),
+        ("all heads, narrow inside", torch.bfloat16, False, True),
     ],
 )
 def test_a_step_needs_what_was_estimated(
@@ -229,7 +230,7 @@ def test_a_step_needs_what_was_estimated(
 ) -> None:
     base = bases[name, dtype]
     trainer = trainer_of(base, mesh, checkpointing=checkpointing, reference=reference)
-    batch = trainer.prepare([group(i) for i in range(3)])
+    batch = trainer.prepare([group(i) for i in range(2)])
     trainer.step(batch)  # from now on there are moments
     models = [model for model in (trainer.model, trainer._reference) if model is not None]
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
@@ -252,7 +253,6 @@ def test_a_step_needs_what_was_estimated(
         for moment, terms in estimate.device.items()
         if moment not in ("loading", "publication")
     )
-    print(name, dtype, checkpointing, reference, estimated / live.peak)
     assert 0.97 <= estimated / live.peak <= 1.2
     assert setup.compute_bytes == dtype.itemsize
 
@@ -275,22 +275,6 @@ def test_adapters_are_counted(bases: dict[tuple[str, torch.dtype], Path]) -> Non
 
 # -- three policies of Qwen3-VL-8B on four GPUs ---------------------------------------------------
 
-EIGHT = ModelShape(
-    layers=36,
-    hidden=4096,
-    intermediate=12288,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    vocabulary=151936,
-    vision_layers=27,
-    vision_hidden=1152,
-    vision_intermediate=4304,
-    language_params=6_946_075_648,
-    embedding_params=151936 * 4096,
-    head_params=151936 * 4096,
-    vision_params=576_388_336,
-)
 THREE = Setup(
     policies=3,
     ranks=4,
