@@ -16,11 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from engine.learner.attention import Plan, plan_rows
 from engine.learner.loss import rollout_advantages
 from engine.learner.objectives import kl_in_advantages
 from engine.learner.packing import Prompt, Row, Sample
 from engine.learner.presets import ObjectiveConfig
+from engine.learner.visibility import Plan, plan_rows
 from engine.types import Group, Rollout
 
 NO_AGE = -1

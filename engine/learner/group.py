@@ -216,4 +216,3 @@ class LearnerGroup:
             keep=self.spec.keep_checkpoints,
         )
         self.trainers[policy].rest()
-        self.trainers[policy].rest()

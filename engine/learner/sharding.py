@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.learner.families import PolicyModel
@@ -46,6 +46,12 @@ def shard(model: PolicyModel, mesh: DeviceMesh, *, dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for module in [*model.shards(), model]:
         fully_shard(module, mesh=mesh, mp_policy=policy)
+
+
+def release(model: PolicyModel) -> None:
+    """Give back what a forward without a backward leaves gathered: FSDP2's root group."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ class PolicyTrainer:
         group = Group(stream="probe", game=0, rollouts=(rollout,), rewards=(0.0,))
         (part,) = prepare([group], cfg=self.cfg, family=self.family, shape=self.shape).parts
         (batch,) = part.batches
-        logprobs_T, _ = self._forward(self.model, batch.to(self.device))
+        (logprobs_T,) = self._frozen(self.model, [batch.to(self.device)])
         scores: list[float] = logprobs_T.tolist()
         return scores
 
@@ -299,7 +299,9 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def _frozen(self, model: PolicyModel, batches: Sequence[MicroBatch]) -> list[Tensor]:
-        return [self._forward(model, batch)[0] for batch in batches]
+        logprobs = [self._forward(model, batch)[0] for batch in batches]
+        sharding.release(model)
+        return logprobs
 
     def _forward(self, model: PolicyModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         # FSDP2 gathers weights in the published dtype; without it they are cast here.

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from engine.learner import attention
-from engine.learner.attention import Padded, Plan, Spans, packed_attention, plan_rows
+from engine.learner.attention import packed_attention
+from engine.learner.visibility import Padded, Plan, Spans, plan_rows
 
 Rows = Sequence[tuple[int, Sequence[int]]]
 

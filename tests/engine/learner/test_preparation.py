@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.learner.attention import Plan
 from engine.learner.batch import NO_AGE
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import ModelShape, forward_flops, model_shape
 from engine.learner.families import ModelFamily, family_of
 from engine.learner.packing import Sample
 from engine.learner.preparation import Part, Prepared, prepare
+from engine.learner.visibility import Plan
 from engine.types import Group, Segment
 from tests.engine.learner.learner_data import make_group
 

@@ -1,5 +1,7 @@
 """Options of the learner that must not change what it learns: ranks, LoRA, memory savers."""
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from engine.errors import ConfigError
@@ -161,3 +165,39 @@ def test_rollouts_of_another_policy_are_not_trained_on(tiny_base: Path) -> None:
     assert report.skipped
     assert report.reason == "exploding_ratio"
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(trainer).items())
+
+
+def test_masters_are_float32_and_whole_weights_are_given_back(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """FSDP2 as on one GPU: a mesh of one rank that computes in the folder's bfloat16."""
+    base = tmp_path / "bf16"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(halves, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (base / "config.json").write_text(json.dumps(config))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        cfg = LearnerConfig.model_validate(train_variants.COMMON | {"lr": 1e-5})
+        mesh = init_device_mesh("cpu", (1,))
+        trainer = PolicyTrainer("solver", base, cfg, total_steps=9, mesh=mesh)
+        before = weights(trainer)
+        masters = {
+            n: t.full_tensor().clone() for n, t in trainer.trainer_state().items() if "master" in n
+        }
+        report = trainer.step(train_variants.batches("solver")[0])
+        assert not report.skipped, report
+        moved = {n: t.full_tensor() for n, t in trainer.trainer_state().items() if "master" in n}
+        assert {tensor.dtype for tensor in moved.values()} == {torch.float32}
+        # A step that bfloat16 can't hold is not lost: the masters have it.
+        assert any(not torch.equal(moved[name], masters[name]) for name in masters)
+        after = weights(trainer)
+        assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+        same = sum(torch.equal(before[name], after[name]) for name in before)
+        assert same > 0.2 * len(before)
+        trainer.score(list(range(3, 20)))
+        assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+    finally:
+        dist.destroy_process_group()
