@@ -42,7 +42,7 @@ class LearnerConfig(BaseModel):
     """Bound on the tokens of a micro-batch, prompts and images included; nothing is padded."""
     updates_per_step: int = Field(1, ge=1)
     """Optimiser updates per batch, each on its own part of the groups."""
-    max_gap: float = Field(1.0, gt=0)
+    max_gap: float = Field(3.0, gt=0)
     """A batch whose |log pi_prox - log mu| is larger than this on average, in nats per token, was
     not sampled by anything like this policy: it is skipped as `exploding_ratio`."""
     gap_alarm: float = Field(0.1, gt=0)
