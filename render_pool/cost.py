@@ -281,11 +281,17 @@ class _Counter:
         works: list[Work | None] = [None] * (end - place)
         for at in range(end - 1, place - 1, -1):
             element = self._elements[at]
-            if self._undrawn[at] > place:
-                continue  # drawn where it is referred to
             work = works[at - place] or Work()
             works[at - place] = None
-            self._add(at, work)
+            if self._undrawn[at] <= place:
+                self._add(at, work)
+            elif self._is_met(at, place):
+                # Its content is drawn where it is referred to, but its own effects are, here.
+                work.fills = work.strokes = 1.0
+                self._give(at, work)
+                work.own += _DRAW + self._layers(at, 0.0)
+            else:
+                continue
             if at > place:
                 above = element.parent - place
                 if works[above] is None:
@@ -295,6 +301,12 @@ class _Counter:
         self._visiting.discard(place)
         self._known[place] = work
         return work
+
+    def _is_met(self, at: int, place: int) -> bool:
+        """Whether drawing `place` comes across `at`, which isn't drawn where it stands."""
+        parent = self._elements[at].parent
+        is_outermost = self._undrawn[at] == at and self._undrawn[parent] <= place
+        return is_outermost and self._elements[at].tag != "defs"
 
     def _add(self, place: int, work: Work) -> None:
         """Add one element's steps to those of its children."""

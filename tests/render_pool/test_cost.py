@@ -215,6 +215,9 @@ plain_documents = st.recursive(
 @given(st.lists(documents, max_size=4).map("".join).map(page))
 @example(page('<g id="d e"><rect width="9" height="9"/></g><use href="#d e"/>'))
 @example(page('<mask id="a"><path d="M0 0L5 5" mask="#a"/></mask><path d="M0 0L9 9" mask="#a"/>'))
+@example(page('<clipPath  id="a" clip-path="url(#a)"></clipPath>'))
+@example(page('<pattern id="a" fill="url(#a)" width="9" height="9"><rect/></pattern>'))
+@example(page('<marker id="a" mask="url(#a)"><path d="M0 0L5 5"/></marker>'))
 def test_no_work_of_cairosvg_is_missed(svg: str) -> None:
     count = steps(svg)
     calls, end = truth(svg)
