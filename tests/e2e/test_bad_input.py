@@ -91,7 +91,10 @@ def test_an_unusable_base_model(
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("learner.lerning_rate=1", ("learner.lerning_rate", "unknown key", "learner has objective, lr,")),
+        (
+            "learner.lerning_rate=1",
+            ("learner.lerning_rate", "unknown key", "learner has objective, lr,"),
+        ),
         ("run.steps=many", ("run.steps", "'many'")),
         ("run.name=../elsewhere", ("run.name", "pattern")),
         ("layout.servers.0.rank=0", ("layout.servers.0", "rank 0", "layout.learners.0")),
