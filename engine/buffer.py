@@ -291,11 +291,12 @@ class Buffer:
             return int(self.counters()["attempts"])
 
     def reserve_version(self, policy: str, step: int, attempt: int) -> int:
-        """A version for weights of `step`, on the disk before this returns."""
+        """The version for weights of `step`, on the disk before this returns; the same each time
+        within an attempt."""
         row = self.ledger.reserve(policy, step, attempt)
         with self.transaction(durable=True):
             self._db.execute(
-                "INSERT INTO versions VALUES (?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?)",
                 (row.policy, row.version, row.step, row.attempt),
             )
         return row.version

@@ -4,9 +4,10 @@
     hello {policy: step, request}  ->  the buffer goes back to what those checkpoints contain
                                    <-  welcome {attempt, versions}     once all policies are here
                                        (versions of its policies, and of their followers)
-    next {policy, request}         ->  parked until admission has a batch
-                                   <-  batch {policy, request, version, groups}   (may be empty)
-                                       (and follower_versions, where its step renews followers)
+    next {policy, request}         ->  parked until admission has a batch; several may be
+                                   <-  batch {policy, request, step, versions, groups}
+                                       (may be empty; versions of the policy's weights once they
+                                       contain `step`, and of the followers that it renews)
     stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
     published {policy, version, step, servers} -> servers are routable, games are consumed
     serving {policy, version, servers}         -> servers are routable
@@ -16,10 +17,12 @@
                                    <-  save, bye
 
 A request is answered once; its number names it for ever, so a repeated one gets the same rows.
+A batch may be sent while earlier ones still train: it is as old as it will be when they are done.
+Where one of them turns out bad, the next makes its step, and publishes under its version.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -86,7 +89,8 @@ class Desk:
     is_stopping: bool = False
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _parked: dict[str, Parked] = field(default_factory=dict)
+    _parked: dict[str, deque[Parked]] = field(default_factory=lambda: defaultdict(deque))
+    """By policy, in the order of the requests."""
     _barren: Counter[str] = field(default_factory=Counter)
     _batches: dict[tuple[str, int], Batch] = field(default_factory=dict)
 
@@ -129,7 +133,7 @@ class Desk:
     def _handle(self, peer: bytes, message: Message, admission: Admission) -> None:
         kind = message["kind"]
         if kind == "next":
-            self._parked[message["policy"]] = Parked(peer, int(message["request"]))
+            self._parked[message["policy"]].append(Parked(peer, int(message["request"])))
         elif kind == "stepped":
             self._stepped(message, admission)
         elif kind == "published":
@@ -185,19 +189,18 @@ class Desk:
     async def answer(self, admission: Admission) -> bool:
         """Answer the parked requests that admission has a batch for. True: something changed."""
         changed = False
-        for policy, parked in list(self._parked.items()):
-            while (next_step := admission.ready(policy)) is not None:
+        for policy, parked in self._parked.items():
+            while parked and (next_step := admission.ready(policy)) is not None:
                 changed = True
                 if not admission.consume(next_step):
                     self._count_barren(policy)
                     continue  # games without a group: consumed at once; look at the next ones
-                groups = self._lease(policy, parked.request, next_step.games)
+                request = parked.popleft()
+                groups = self._lease(request.request, next_step)
                 if not groups:
                     admission.skipped(next_step)
                     self._count_barren(policy)
-                del self._parked[policy]
-                await self._send_batch(parked, Batch(next_step, groups))
-                break
+                await self._send_batch(request, Batch(next_step, groups))
         return changed
 
     def _count_barren(self, policy: str) -> None:
@@ -209,15 +212,16 @@ class Desk:
                 "filtered, of equal rewards, or bad (see the funnel and the events in the report)"
             )
 
-    def _lease(self, policy: str, request: int, games: Mapping[str, Sequence[int]]) -> list[Leased]:
+    def _lease(self, request: int, consumption: Consumption) -> list[Leased]:
         streams = self.rules.streams
+        steps = self.steps | {consumption.policy: consumption.step}
         return self.buffer.lease(
-            policy,
+            consumption.policy,
             request,
             self.attempt,
-            games=games,
-            steps=self.steps | {n: self.steps[f.policy] for n, f in self.followers.items()},
-            max_age={stream: streams[stream].max_age for stream in games},
+            games=consumption.games,
+            steps=steps | {name: steps[f.policy] for name, f in self.followers.items()},
+            max_age={stream: streams[stream].max_age for stream in consumption.games},
             max_judge_age=self.max_judge_age,
         )
 
@@ -230,25 +234,25 @@ class Desk:
             rows.append(header)
             images.update(pictures)
         answer: Message = {"kind": "batch", "policy": policy, "request": parked.request}
-        answer |= {"version": 0, "groups": rows}
+        answer |= {"groups": rows}
         if batch.groups:
             self._batches[policy, parked.request] = batch
-            answer |= self._new_versions(policy, self.steps[policy] + 1)
+            step = batch.consumption.step + 1
+            answer |= {"step": step, "versions": self._new_versions(policy, step)}
         await self.socket.send(parked.peer, answer, images)
 
-    def _new_versions(self, policy: str, step: int) -> Message:
+    def _new_versions(self, policy: str, step: int) -> dict[str, int]:
         """What is published after this step: the policy, and the followers that it renews."""
-        versions: Message = {"version": self._reserve(policy, step)}
-        renewed = [n for n in self._followers_of(policy) if step % self.followers[n].every == 0]
-        if renewed and step != self.rules.total_steps:  # after the last one nobody is judged
-            versions["follower_versions"] = {name: self._reserve(name, step) for name in renewed}
-        return versions
+        names = [policy]
+        if step != self.rules.total_steps:  # after the last one nobody is judged
+            names += [n for n in self._followers_of(policy) if step % self.followers[n].every == 0]
+        return {name: self._reserve(name, step) for name in names}
 
     def _followers_of(self, policy: str) -> list[str]:
         return [name for name, follower in self.followers.items() if follower.policy == policy]
 
     def _reserve(self, name: str, step: int) -> int:
-        """A version for a policy's or follower's weights of `step`."""
+        """The version of a policy's or follower's weights of `step`."""
         return self.buffer.reserve_version(name, step, self.attempt)
 
     async def tell_all(self, kind: str) -> None:
@@ -258,5 +262,6 @@ class Desk:
 
     @property
     def waiting(self) -> frozenset[str]:
-        """Policies whose learner waits for a batch."""
-        return frozenset(self._parked)
+        """Policies whose learner waits for a batch, and has none to train on meanwhile."""
+        busy = {policy for policy, _ in self._batches}
+        return frozenset(policy for policy, parked in self._parked.items() if parked) - busy

@@ -31,24 +31,32 @@ class VersionLedger:
     """Every version and every restore of a run."""
 
     def __init__(self, versions: Iterable[Version] = (), restores: Iterable[Restore] = ()) -> None:
-        self._versions = {(row.policy, row.version): row for row in versions}
+        self._versions: dict[tuple[str, int], Version] = {}
+        self._reserved: dict[tuple[str, int, int], Version] = {}
+        """By policy, step and attempt."""
         self._last: dict[str, int] = {}
-        for policy, version in self._versions:
-            self._last[policy] = max(version, self._last.get(policy, 0))
+        for row in versions:
+            self._record(row)
         self._restores: dict[str, list[Restore]] = {}
         for restore in restores:
             self.record_restore(restore)
 
     def reserve(self, policy: str, step: int, attempt: int) -> Version:
-        """The next version of `policy` (1, 2, ...), for weights of `step`."""
-        version = self._last.get(policy, 0) + 1
-        row = Version(policy, version, step, attempt)
-        self._versions[policy, version] = row
-        self._last[policy] = version
+        """The version for weights of `step` in this attempt: the next one (1, 2, ...), unless it
+        was reserved before."""
+        row = self._reserved.get((policy, step, attempt))
+        if row is None:
+            row = Version(policy, self._last.get(policy, 0) + 1, step, attempt)
+            self._record(row)
         return row
 
     def record_restore(self, restore: Restore) -> None:
         self._restores.setdefault(restore.policy, []).append(restore)
+
+    def _record(self, row: Version) -> None:
+        self._versions[row.policy, row.version] = row
+        self._reserved[row.policy, row.step, row.attempt] = row
+        self._last[row.policy] = max(row.version, self._last.get(row.policy, 0))
 
     def newest(self, policy: str) -> int:
         """The last version reserved; 0 where there is none."""

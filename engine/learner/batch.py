@@ -9,8 +9,9 @@ P: rows of pixel values of all of them; D: their length; V: visual tokens of all
 placeholders in all prompts.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from typing import Any, Self
 
 import torch
@@ -77,8 +78,8 @@ class MicroBatch:
     sampler_T: Tensor
     """Behaviour log-probs, nats."""
     advantages_T: Tensor
-    staleness_T: Tensor
-    """Int64: publications since the token was sampled, 0 for the newest; `NO_AGE`: unknown."""
+    versions_T: Tensor
+    """Int64: the publication that sampled the token."""
     sequences_T: Tensor
     """Int64: the rollout of the token, 0 .. num_sequences - 1 within the micro-batch."""
     rollouts_S: Tensor
@@ -92,6 +93,13 @@ class MicroBatch:
     def num_tokens(self) -> int:
         """Sampled tokens."""
         return self.targets_T.numel()
+
+    def staleness(self, version: int | None) -> Tensor:
+        """[T] int64: publications since each token was sampled, 0 for the newest, `version`.
+        `NO_AGE` where the learner was not told of it."""
+        if version is None:
+            return torch.full_like(self.versions_T, NO_AGE)
+        return (version - self.versions_T).clamp(min=0)
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
@@ -148,12 +156,10 @@ def collate(
     sizes: Mapping[bytes, ImageSize],
     encode: Callable[[bytes], Tensor],
     numbers: Mapping[int, int],
-    version: int | None = None,
 ) -> MicroBatch:
     """The tensors of some rows.
 
-    `encode`: pixel values [rows, D] of a picture; `numbers`: {id(sample): its number in the
-    batch}; `version`: the learner's newest publication, from which staleness is counted.
+    `encode`: pixel values [rows, D] of a picture; `numbers`: {id(sample): its number in the batch}.
     """
     images: dict[bytes, int] = {}
     num_visual = 0
@@ -207,17 +213,14 @@ def collate(
         temperatures_T=per_token(s.rollout.sampling.temperature for s in samples),
         sampler_T=torch.tensor([x for s in samples for x in s.rollout.logprobs]),
         advantages_T=per_token(s.advantage for s in samples),
-        staleness_T=torch.tensor([x for s in samples for x in _staleness(s.rollout, version)]),
+        versions_T=torch.tensor([version for s in samples for version in _versions(s.rollout)]),
         sequences_T=torch.arange(len(samples)).repeat_interleave(counts),
         rollouts_S=torch.tensor([numbers[id(sample)] for sample in samples]),
     )
 
 
-def _staleness(rollout: Rollout, version: int | None) -> list[int]:
-    """Per token: publications since it was sampled."""
+def _versions(rollout: Rollout) -> Iterator[int]:
+    """Per token: what sampled it."""
     ends = [*(segment.first for segment in rollout.segments[1:]), len(rollout.token_ids)]
-    ages: list[int] = []
     for segment, end in zip(rollout.segments, ends, strict=True):
-        age = NO_AGE if version is None else max(0, version - segment.version)
-        ages += [age] * (end - segment.first)
-    return ages
+        yield from repeat(segment.version, end - segment.first)

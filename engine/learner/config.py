@@ -40,6 +40,9 @@ class LearnerConfig(BaseModel):
     """Largest L2 norm of the gradient."""
     tokens_per_micro_batch: int = Field(8192, ge=1)
     """Bound on the tokens of a micro-batch, prompts and images included; nothing is padded."""
+    prefetch: int = Field(2, ge=0)
+    """Batches asked for ahead of the one that trains; from 2 on, one is prepared meanwhile. They
+    make no data older: the oldest games go first in any case."""
     updates_per_step: int = Field(1, ge=1)
     """Optimiser updates per batch, each on its own part of the groups."""
     max_gap: float = Field(3.0, gt=0)

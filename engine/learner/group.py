@@ -4,7 +4,7 @@ Every rank executes the commands in rank 0's order on its one thread, so no two 
 interleave. They travel over a gloo group of their own, pictures as raw frames.
 
     prepare POLICY BATCH   begin to turn groups into tensors, in a thread of each rank
-    step POLICY            train on the batch that was prepared
+    step POLICY VERSION    train on the oldest batch that was prepared
     gather POLICY PASSES   take part in gathering whole buckets, so many times
     score POLICY           log-probs of the probe
     save POLICY            begin a checkpoint; a thread of each rank writes it
@@ -13,6 +13,7 @@ interleave. They travel over a gloo group of their own, pictures as raw frames.
 
 import logging
 import time
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -109,9 +110,10 @@ class LearnerGroup:
             self._control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
         self.checkpoints = CheckpointWriter()
         self.requests: dict[str, int] = {}
+        """The last request of each policy that the restored weights contain."""
         # One thread: batches are prepared in the order in which they will be trained on.
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._preparing: dict[str, Future[Prepared]] = {}
+        self._preparing: dict[str, deque[Future[Prepared]]] = defaultdict(deque)
         self._mesh = sharding.world_mesh(torch.device(spec.device), spec.shard)
         # The KL anchor is the base, frozen and shared, also after a resume.
         self._reference = (
@@ -171,12 +173,11 @@ class LearnerGroup:
         """One command, on this rank."""
         policy = command["policy"]
         if command["kind"] == "prepare":
-            self._preparing[policy] = self._preparer.submit(
-                self._prepare, policy, command["groups"], images, command["current"]
-            )
+            batch = self._preparer.submit(self._prepare, policy, command["groups"], images)
+            self._preparing[policy].append(batch)
             return None
         if command["kind"] == "step":
-            return self._step(policy)
+            return self._step(policy, int(command["version"]))
         if command["kind"] == "save":
             return self.save(policy, int(command["request"]))
         if command["kind"] == "score":
@@ -188,18 +189,15 @@ class LearnerGroup:
             return None
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 
-    def _prepare(
-        self, policy: str, rows: Sequence[Message], images: Images, current: int
-    ) -> Prepared:
-        groups = [decode_group(row, images) for row in rows]
-        return self.trainers[policy].prepare(groups, version=current)
+    def _prepare(self, policy: str, rows: Sequence[Message], images: Images) -> Prepared:
+        return self.trainers[policy].prepare([decode_group(row, images) for row in rows])
 
-    def _step(self, policy: str) -> tuple[StepReport, Sequence[Group]]:
-        """What became of the prepared batch, and its groups."""
+    def _step(self, policy: str, version: int) -> tuple[StepReport, Sequence[Group]]:
+        """What became of the oldest prepared batch, and its groups; `version`: of the weights."""
         started = time.monotonic()
-        batch = self._preparing.pop(policy).result()
+        batch = self._preparing[policy].popleft().result()
         waited = time.monotonic() - started
-        report = self.trainers[policy].step(batch)
+        report = self.trainers[policy].step(batch, version=version)
         self.trainers[policy].rest()
         metrics = {**report.metrics, "prepare_wait_s": waited}
         return replace(report, metrics=metrics), batch.groups

@@ -64,18 +64,11 @@ def prepare(
     shape: ModelShape,
     rank: int = 0,
     ranks: int = 1,
-    version: int | None = None,
 ) -> Prepared:
-    """The micro-batches of rank `rank` of `ranks`, one part for each update of the step.
-
-    `version`: the learner's newest publication, from which the staleness of tokens is counted;
-    ValueError where the objective needs it and it is not given.
-    """
-    if cfg.objective.proximal == "approximated" and version is None:
-        raise ValueError("objective.proximal: approximated needs the version of the weights")
+    """The micro-batches of rank `rank` of `ranks`, one part for each update of the step."""
     return Prepared(
         parts=[
-            _prepare_part(part, cfg, family, shape, rank, ranks, version)
+            _prepare_part(part, cfg, family, shape, rank, ranks)
             for part in _split(groups, cfg.updates_per_step)
         ]
     )
@@ -99,7 +92,6 @@ def _prepare_part(
     shape: ModelShape,
     rank: int,
     ranks: int,
-    version: int | None,
 ) -> Part:
     samples = samples_of(groups, cfg.objective)
     sizes = {
@@ -137,9 +129,7 @@ def _prepare_part(
 
     numbers = {id(sample): i for i, sample in enumerate(samples)}
     batches = [
-        collate(
-            block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers, version=version
-        )
+        collate(block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers)
         for block in [*mine, *[filler] * idle]
     ]
     blocks: list[Block] = [block for blocks in dealt for block in blocks]

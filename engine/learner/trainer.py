@@ -128,11 +128,8 @@ class PolicyTrainer:
             return self.cfg.lr
         return self.cfg.lr * max(0.0, 1 - self.step_count / self.total_steps)
 
-    def prepare(self, groups: Sequence[Group], *, version: int | None = None) -> Prepared:
-        """What can be done for a batch before its step, also in a thread while another one trains.
-
-        `version`: this policy's newest publication, from which the age of tokens is counted.
-        """
+    def prepare(self, groups: Sequence[Group]) -> Prepared:
+        """What can be done for a batch before its step, also in a thread while another trains."""
         return prepare(
             groups,
             cfg=self.cfg,
@@ -140,11 +137,13 @@ class PolicyTrainer:
             shape=self.shape,
             rank=sharding.rank(self._mesh),
             ranks=sharding.size(self._mesh),
-            version=version,
         )
 
-    def step(self, batch: Sequence[Group] | Prepared) -> StepReport:
+    def step(self, batch: Sequence[Group] | Prepared, *, version: int | None = None) -> StepReport:
         """Train on one batch: `updates_per_step` updates, each on its part of the groups.
+
+        `version`: this policy's newest publication, from which the staleness of tokens is counted;
+        ValueError where the objective needs it and it is not given.
 
         Skipped without a trace where there is nothing to learn or a value is not finite. With
         several updates a later one that is not finite is left out, counted in the metric
@@ -156,6 +155,8 @@ class PolicyTrainer:
         if not samples:
             return StepReport(step=self.step_count, skipped=True, reason="empty")
         objective = self.cfg.objective
+        if objective.proximal == "approximated" and version is None:
+            raise ValueError("objective.proximal: approximated needs the version of the weights")
         has_other_terms = bool(objective.kl_beta or objective.entropy_bonus)
         if not has_other_terms and not any(sample.advantage for sample in samples):
             return StepReport(step=self.step_count, skipped=True, reason="no_signal")
@@ -173,7 +174,7 @@ class PolicyTrainer:
                 for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
             ]
         updates = [
-            self._update(part, batches, logprobs if needs_start else None)
+            self._update(part, batches, logprobs if needs_start else None, version)
             for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
         ]
         failed = [update.reason for update in updates if update.reason]
@@ -311,7 +312,11 @@ class PolicyTrainer:
         return logprobs_T, entropy_T
 
     def _update(
-        self, part: Part, batches: Sequence[MicroBatch], proximal: Sequence[Tensor] | None
+        self,
+        part: Part,
+        batches: Sequence[MicroBatch],
+        proximal: Sequence[Tensor] | None,
+        version: int | None,
     ) -> _Update:
         """Gradient of all micro-batches, then one optimiser update if everything is finite."""
         cfg = self.cfg
@@ -329,6 +334,7 @@ class PolicyTrainer:
                 self._backward(logprobs_T.sum() * 0.0)
                 continue
             proximal_T = None if proximal is None else proximal[i]
+            staleness_T = batch.staleness(version)
             loss = policy_loss(
                 logprobs_T,
                 proximal_T,
@@ -341,18 +347,18 @@ class PolicyTrainer:
                 objective=cfg.objective,
                 reference_T=reference_T,
                 entropy_T=entropy_T,
-                staleness_T=batch.staleness_T,
+                staleness_T=staleness_T,
             )
             learners_T = logprobs_T.detach() if proximal_T is None else proximal_T
             anchor_T = learners_T
             if cfg.objective.proximal == "approximated":
                 anchor_T = proximal_logprobs(
                     logprobs_T, None, batch.sampler_T, objective=cfg.objective,
-                    staleness_T=batch.staleness_T,
+                    staleness_T=staleness_T,
                 )  # fmt: skip
             self._backward(loss)
             sums[0] += loss.detach()
-            sums[1:] += _gap_sums(learners_T, batch)
+            sums[1:] += _gap_sums(learners_T, batch.sampler_T, staleness_T)
             tokens.append(
                 Tokens(
                     logprobs_T=logprobs_T.detach(),
@@ -407,11 +413,11 @@ class PolicyTrainer:
         }
 
 
-def _gap_sums(logprobs_T: Tensor, batch: MicroBatch) -> Tensor:
+def _gap_sums(logprobs_T: Tensor, sampler_T: Tensor, staleness_T: Tensor) -> Tensor:
     """[4] sum and count of |log pi - log mu| over tokens, and over those that are fresh."""
-    valid_T = torch.isfinite(batch.sampler_T)
-    gap_T = torch.where(valid_T, (logprobs_T.detach() - batch.sampler_T).abs(), 0.0).double()
-    fresh_T = valid_T & (batch.staleness_T == 0)
+    valid_T = torch.isfinite(sampler_T)
+    gap_T = torch.where(valid_T, (logprobs_T.detach() - sampler_T).abs(), 0.0).double()
+    fresh_T = valid_T & (staleness_T == 0)
     return torch.stack([gap_T.sum(), valid_T.sum(), gap_T[fresh_T].sum(), fresh_T.sum()])
 
 

@@ -3,13 +3,14 @@
 It waits for a message of the engine at most `GAP_S` at a time, and never inside a collective.
 Between two commands it looks after its servers every `SERVER_CHECK_S` (`publisher.py`). What the
 ranks do together is a command (`group.py`). A request for a batch is numbered; the engine answers
-it once, whatever came of it.
+it once, whatever came of it. Some are asked for ahead, so that one can be prepared while another
+trains.
 """
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +76,14 @@ class Leader:
         self._attempt = 0
         self._kept: dict[str, dict[int, int]] = {}
         """{policy: {step: request}} of the checkpoints of this attempt that are kept."""
+        self._asked = dict(group.requests)
+        """The last request of each policy."""
+        self._open: Counter[str] = Counter()
+        """Requests of each policy that are not finished: not answered, or the batch not trained."""
+        self._done = dict(group.requests)
+        """The last request of each policy that was trained, or found bad."""
+        self._versions: dict[tuple[str, int], Mapping[str, int]] = {}
+        """By policy and step: what its weights, and its followers', are published as."""
         self._ready: deque[Message] = deque()
         """Batches that are prepared or being prepared, without their groups."""
         self._bad_batches = BadBatches(spec.bad_batches, spec.learner.max_bad_batches)
@@ -88,7 +97,7 @@ class Leader:
         """Hello, then batches until the engine says bye or this process is told to stop."""
         self._hello()
         for policy in self._spec.policies:
-            self._ask(policy)
+            self._ask_ahead(policy)
         while True:
             if self._should_stop():
                 self._stop()
@@ -138,38 +147,44 @@ class Leader:
         self._attempt = int(header["attempt"])
         self._publisher.begin(header["versions"])
 
-    def _ask(self, policy: str) -> None:
-        self._group.requests[policy] += 1
-        self._socket.send(
-            {
-                "kind": "next",
-                "policy": policy,
-                "request": self._group.requests[policy],
-                "attempt": self._attempt,
-            }
-        )
+    def _ask_ahead(self, policy: str) -> None:
+        """Ask for as many batches as may be under way."""
+        while self._open[policy] < 1 + self._spec.learner.prefetch:
+            self._asked[policy] += 1
+            self._open[policy] += 1
+            self._socket.send(
+                {
+                    "kind": "next",
+                    "policy": policy,
+                    "request": self._asked[policy],
+                    "attempt": self._attempt,
+                }
+            )
+
+    def _finished(self, policy: str) -> None:
+        """One request of the policy is done with."""
+        self._open[policy] -= 1
+        self._ask_ahead(policy)
 
     def _begin(self, batch: Message, images: Images) -> None:
         """Begin to prepare an answered request's batch."""
         policy = batch["policy"]
         if not batch["groups"]:
-            self._ask(policy)
+            self._finished(policy)
             return
-        command = {
-            "kind": "prepare",
-            "policy": policy,
-            "groups": batch["groups"],
-            "current": self._publisher.states[policy].version,
-        }
+        self._versions[policy, int(batch["step"])] = batch["versions"]
+        command = {"kind": "prepare", "policy": policy, "groups": batch["groups"]}
         self._group.execute(*self._group.broadcast(command, images))
         self._ready.append({key: value for key, value in batch.items() if key != "groups"})
 
     def _train(self, batch: Message) -> None:
         """One prepared batch: a step unless it is bad, and its publication."""
         policy, request = batch["policy"], int(batch["request"])
-        (report, groups), seconds = self._timed(policy, {"kind": "step", "policy": policy}, {})
-        assert isinstance(report, StepReport)
         published = self._publisher.states[policy]  # of the step before
+        command = {"kind": "step", "policy": policy, "version": published.version}
+        (report, groups), seconds = self._timed(policy, command, {})
+        assert isinstance(report, StepReport)
+        self._done[policy] = request
         self._socket.send(
             {
                 "kind": "stepped",
@@ -193,16 +208,13 @@ class Leader:
         else:
             self._bad_batches.good(policy)
         self._watch_gap(policy, report)
-        if report.skipped:
-            self._ask(policy)
-            return
-        versions = {policy: batch["version"], **batch.get("follower_versions", {})}
-        for name, version in versions.items():
-            self._publisher.publish_step(name, int(version))
-        step = self._group.trainers[policy].step_count
-        if step % self._spec.checkpoint_every == 0 or step >= self._spec.steps:
-            self._save(policy, request)
-        self._ask(policy)
+        if not report.skipped:
+            step = self._group.trainers[policy].step_count
+            for name, version in self._versions.pop((policy, step)).items():
+                self._publisher.publish_step(name, int(version))
+            if step % self._spec.checkpoint_every == 0 or step >= self._spec.steps:
+                self._save(policy, request)
+        self._finished(policy)
 
     def _watch_gap(self, policy: str, report: StepReport) -> None:
         """Warn once when sampler and learner begin to disagree about the same weights."""
@@ -259,8 +271,8 @@ class Leader:
 
     def _save_all(self) -> None:
         for policy in self._spec.policies:
-            # The open request is not part of these weights.
-            self._save(policy, self._group.requests[policy] - 1)
+            # The open requests are not part of these weights.
+            self._save(policy, self._done[policy])
 
     def _stop(self) -> None:
         """The first Ctrl-C: save, tell the engine, and wait until it has written its summary."""

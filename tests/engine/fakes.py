@@ -67,6 +67,10 @@ class FakeLearner:
     """Set by a test, as Ctrl-C would: it says `stopping` once, and waits for bye."""
     heard_bye: threading.Event = field(default_factory=threading.Event)
     """The engine itself has said bye."""
+    prefetch: int = 2
+    """Batches that it asks for ahead of the one that it trains on."""
+    versions: dict[tuple[str, int], int] = field(default_factory=dict)
+    """What the weights of each policy and step are published as."""
     batches: list[tuple[str, int, list[Group]]] = field(default_factory=list)
     """(policy, request, groups), in the order of training."""
 
@@ -86,7 +90,8 @@ class FakeLearner:
                 return
             for policy in self.policies:
                 self._publish(socket, policy, welcome["versions"][policy], steps[policy])
-                self._ask(socket, policy, requests, welcome["attempt"])
+                for _ in range(1 + self.prefetch):
+                    self._ask(socket, policy, requests, welcome["attempt"])
             while (message := self._receive(socket))["kind"] != "bye":
                 self._train(socket, message, steps, requests, welcome["attempt"])
                 if self.die_after is not None and len(self.batches) >= self.die_after:
@@ -149,6 +154,7 @@ class FakeLearner:
     ) -> None:
         policy, request = message["policy"], message["request"]
         if message["groups"]:
+            self.versions[policy, message["step"]] = message["versions"][policy]
             skipped = self.learn(policy, request, message["groups"])
             self.batches.append((policy, request, message["groups"]))
             steps[policy] += not skipped
@@ -166,7 +172,8 @@ class FakeLearner:
                 }
             )
             if not skipped:
-                self._publish(socket, policy, message["version"], steps[policy])
+                version = self.versions.pop((policy, steps[policy]))
+                self._publish(socket, policy, version, steps[policy])
         self._ask(socket, policy, requests, attempt)
 
 

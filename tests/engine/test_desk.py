@@ -145,7 +145,7 @@ class Office:
         batch = self.socket.batches()[-1]
         assert batch["request"] == request
         await self.told("stepped", request=request, step=step, skipped=False, reason="", metrics={})
-        await self.published(batch["version"], step)
+        await self.published(batch["versions"]["solver"], step)
         return batch
 
 
@@ -210,7 +210,7 @@ def test_an_empty_batch_takes_no_version_and_no_step(buffer: Buffer) -> None:
         await office.told("next", request=1)
         assert await office.desk.answer(office.admission)
         assert office.socket.batches() == [
-            {"kind": "batch", "policy": "solver", "request": 1, "version": 0, "groups": []}
+            {"kind": "batch", "policy": "solver", "request": 1, "groups": []}
         ]
         assert len(buffer.ledger._versions) == versions
         assert not office.desk.waiting
@@ -312,15 +312,18 @@ def test_a_publication_to_a_late_server_changes_nothing_else(buffer: Buffer) -> 
         office.play()
         assert not office.admission.may_start()
         batch = await office.train(1, step=1)
-        assert office.servers.ready == {"one": batch["version"]}
+        assert office.servers.ready == {"one": batch["versions"]["solver"]}
         office.play()
-        await office.published(batch["version"], 1, servers=["two"])
-        assert office.servers.ready == {"one": batch["version"], "two": batch["version"]}
+        await office.published(batch["versions"]["solver"], 1, servers=["two"])
+        assert office.servers.ready == {
+            "one": batch["versions"]["solver"],
+            "two": batch["versions"]["solver"],
+        }
         assert not office.admission.may_start(), "the game of the next step was consumed"
         assert office.desk.steps == {"solver": 1}
-        assert office.desk.versions == {"solver": batch["version"]}
-        await office.told("serving", version=batch["version"], servers=["three"])
-        assert office.servers.ready["three"] == batch["version"]
+        assert office.desk.versions == {"solver": batch["versions"]["solver"]}
+        await office.told("serving", version=batch["versions"]["solver"], servers=["three"])
+        assert office.servers.ready["three"] == batch["versions"]["solver"]
         await office.train(2, step=2)
 
     run(scenario)
@@ -358,6 +361,97 @@ def test_a_skipped_batch_is_dropped_and_its_step_still_to_be_made(buffer: Buffer
     run(scenario)
 
 
+def test_batches_asked_for_ahead_are_as_old_as_they_will_be(buffer: Buffer) -> None:
+    """Three batches before the first step; the second is bad, so the third makes its step."""
+
+    async def scenario() -> None:
+        office = Office(buffer, max_age=4, judge_every=2, max_judge_age=4)
+        await office.open()
+        for _ in range(3):
+            office.play(judge=1)
+        for request in (1, 2, 3, 4):
+            await office.told("next", request=request)
+        assert await office.desk.answer(office.admission)
+        first, second, third = office.socket.batches()
+        assert [b["request"] for b in (first, second, third)] == [1, 2, 3]
+        assert [b["step"] for b in (first, second, third)] == [1, 2, 3]
+        assert [b["versions"] for b in (first, second, third)] == [
+            {"solver": 2}, {"solver": 3, "judge": 2}, {"solver": 4},
+        ]  # fmt: skip
+        assert not office.desk.waiting, "it has something to train on"
+
+        await office.told("stepped", request=1, step=1, skipped=False, reason="", metrics={})
+        await office.published(2, 1)
+        bad = {"skipped": True, "reason": "non_finite_loss", "metrics": {}}
+        await office.told("stepped", request=2, step=1, **bad)
+        await office.told("stepped", request=3, step=2, skipped=False, reason="", metrics={})
+        assert office.desk.waiting == {"solver"}
+        await office.published(3, 2)
+        assert buffer.ledger.find("solver", 3) == Version("solver", 3, 2, 1)
+        assert [[(row.age, row.judge_age) for row in rows] for _, rows in office.steps] == [
+            [(0, 0)], [(1, 1)], [(2, 2)],
+        ]  # fmt: skip
+
+        office.play(judge=1)
+        assert await office.desk.answer(office.admission)
+        fourth = office.socket.batches()[-1]
+        assert (fourth["request"], fourth["step"]) == (4, 3)
+        assert fourth["versions"] == {"solver": 4}, "reserved before, and not used"
+        await office.told("stepped", request=4, step=3, skipped=False, reason="", metrics={})
+        await office.published(4, 3)
+        assert office.admission.is_drained
+
+    run(scenario)
+    assert not violations(buffer.counts())
+
+
+def test_no_more_batches_are_given_than_steps_are_left(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        first = Office(buffer)
+        await first.open()
+        for _ in range(3):
+            first.play()
+        office = Office(buffer, total_steps=2)  # as after a restart, with three games to train on
+        await office.open()
+        for request in (1, 2, 3):
+            await office.told("next", request=request)
+        await office.desk.answer(office.admission)
+        assert [batch["step"] for batch in office.socket.batches()] == [1, 2]
+        bad = {"skipped": True, "reason": "non_finite_loss", "metrics": {}}
+        await office.told("stepped", request=1, step=0, **bad)
+        await office.desk.answer(office.admission)  # a step is left after all
+        assert [batch["step"] for batch in office.socket.batches()] == [1, 2, 2]
+        for step, request in ((1, 2), (2, 3)):
+            result = {"step": step, "skipped": False, "reason": "", "metrics": {}}
+            await office.told("stepped", request=request, **result)
+            await office.published(step + 1, step)
+        assert office.admission.is_finished
+
+    run(scenario)
+    assert not violations(buffer.counts())
+
+
+def test_a_batch_asked_for_ahead_is_ready_again_after_a_crash(buffer: Buffer) -> None:
+    """The checkpoint contains the first of two batches that were leased."""
+
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        games = [office.play() for _ in range(2)]
+        for request in (1, 2):
+            await office.told("next", request=request)
+        await office.desk.answer(office.admission)
+        await office.told("stepped", request=1, step=1, skipped=False, reason="", metrics={})
+        again = Office(buffer)
+        await again.open(step=1, request=1)
+        assert "1 groups that step 1 does not contain are ready again" in again.events[-1][1]
+        await again.train(2, step=2)
+        assert [row.group.game for _, rows in again.steps for row in rows] == games[1:]
+
+    run(scenario)
+    assert not violations(buffer.counts())
+
+
 def test_a_follower_gets_a_version_at_the_start_and_with_every_nth_step(buffer: Buffer) -> None:
     async def scenario() -> None:
         office = Office(buffer, judge_every=2)
@@ -367,9 +461,9 @@ def test_a_follower_gets_a_version_at_the_start_and_with_every_nth_step(buffer: 
         for step in range(1, 6):
             office.play()
             batch = await office.train(step, step)
-            if "follower_versions" in batch:
-                renewed[step] = batch["follower_versions"]
-        assert renewed == {2: {"judge": 2}, 4: {"judge": 3}}
+            if "judge" in batch["versions"]:
+                renewed[step] = batch["versions"]["judge"]
+        assert renewed == {2: 2, 4: 3}
         # Durably: another process reads them from the file.
         ledger = Buffer.open(buffer.path, read_only=True).ledger
         steps = [ledger.find("judge", version).step for version in (1, 2, 3)]
@@ -387,9 +481,9 @@ def test_the_last_step_renews_no_follower(buffer: Buffer) -> None:
         office = Office(buffer, total_steps=2, judge_every=1)
         await office.open()
         office.play()
-        assert "follower_versions" in await office.train(1, 1)
+        assert (await office.train(1, 1))["versions"].keys() == {"solver", "judge"}
         office.play()
-        assert "follower_versions" not in await office.train(2, 2)
+        assert (await office.train(2, 2))["versions"].keys() == {"solver"}
 
     run(scenario)
 
@@ -402,7 +496,7 @@ def test_an_empty_batch_renews_no_follower(buffer: Buffer) -> None:
         buffer.drop_ready("solver", "too_old")
         await office.told("next", request=1)
         assert await office.desk.answer(office.admission)
-        assert "follower_versions" not in office.socket.batches()[-1]
+        assert "versions" not in office.socket.batches()[-1]
         assert buffer.ledger.newest("judge") == 1
 
     run(scenario)
@@ -428,7 +522,7 @@ def test_a_followers_publication_makes_its_servers_ready_and_no_step(buffer: Buf
         assert office.desk.versions == {"judge": version}
         assert not office.admission.is_finished
         assert buffer.counts()["groups"]["solver"]["ready"] == 1, "nothing ends as finished yet"
-        await office.published(batch["version"], 1)
+        await office.published(batch["versions"]["solver"], 1)
         assert office.admission.is_finished
         assert office.desk.steps == {"solver": 1}
         await office.told(
@@ -449,7 +543,7 @@ def test_a_followers_age_is_counted_in_its_policys_steps(buffer: Buffer) -> None
             office.play(judge=pinned)
             batch = await office.train(step, step)
             if step == 2:
-                pinned = await office.pinned(batch["follower_versions"]["judge"], 2)
+                pinned = await office.pinned(batch["versions"]["judge"], 2)
         leased = [row for _, rows in office.steps for row in rows]
         assert [row.judge_age for row in leased] == [0, 1, 0, 1, 2]
         assert [row.age for row in leased] == [0] * 5, "the own age is that of the own policy"
@@ -468,7 +562,7 @@ def test_a_pin_that_a_restore_threw_away_is_as_old_as_its_weights(buffer: Buffer
         for step in (1, 2):
             office.play()
             batch = await office.train(step, step)
-        lost = await office.pinned(batch["follower_versions"]["judge"], 2)
+        lost = await office.pinned(batch["versions"]["judge"], 2)
         again = Office(buffer, judge_every=2)
         await again.open(step=1, request=1)  # one step before the pin
         again.play(judge=lost)

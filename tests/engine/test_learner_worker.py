@@ -98,12 +98,23 @@ class FakeEngine:
         self._socket.send_multipart([self._peer, *to_frames({"kind": kind, **fields}, {})])
 
     def batch(
-        self, request_number: int, version: int, groups: list[Group], **followers: int
+        self,
+        request_number: int,
+        version: int,
+        groups: list[Group],
+        step: int | None = None,
+        **followers: int,
     ) -> None:
+        """`step`: what comes of it, that of the request's number unless given."""
         rows = [encode_group(group)[0] for group in groups]
-        extra = {"follower_versions": followers} if followers else {}
+        step = step or request_number
+        versions = {"solver": version, **followers}
         self.send(
-            "batch", policy="solver", request=request_number, version=version, groups=rows, **extra
+            "batch",
+            policy="solver",
+            request=request_number,
+            groups=rows,
+            **({"step": step, "versions": versions} if rows else {}),
         )
 
     def welcome(self, version: int, **followers: int) -> Message:
@@ -172,7 +183,9 @@ def spec_of(address: str, checkpoints: Path, base: Path, *urls: str) -> LearnerS
         keep_checkpoints=2,
         checkpoints={"solver": checkpoints},
         bad_batches=checkpoints.parent / "bad_batches",
-        learner=LearnerConfig(lr=1e-2, max_gap=100, objective=ObjectiveConfig(mask_band=None)),
+        learner=LearnerConfig(
+            lr=1e-2, max_gap=100, prefetch=0, objective=ObjectiveConfig(mask_band=None)
+        ),
         weights=WeightsConfig(bucket_mb=0.5, timeout_s=30, checksum_every=1),
         address=address,
         servers={"solver": urls},
@@ -233,13 +246,22 @@ class Life:
 
 @contextmanager
 def life_of(
-    folder: Path, *urls: str, judge: str = "", overlap: bool = False, coder: bool = False
+    folder: Path,
+    *urls: str,
+    judge: str = "",
+    overlap: bool = False,
+    coder: bool = False,
+    prefetch: int = 0,
 ) -> Iterator[Life]:
     address = f"ipc://{folder}/engine.sock"
     spec = spec_of(address, folder / "checkpoints", tiny_dir(0), *urls)
     if judge:
         spec = with_judge(spec, judge)
-    spec = replace(spec, weights=spec.weights.model_copy(update={"overlap": overlap}))
+    spec = replace(
+        spec,
+        weights=spec.weights.model_copy(update={"overlap": overlap}),
+        learner=spec.learner.model_copy(update={"prefetch": prefetch}),
+    )
     if coder:  # one more policy, without a server
         spec = replace(
             spec,
@@ -354,7 +376,7 @@ def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(
         engine.batch(3, 0, [])
         assert engine.expect("next")["request"] == 4
         bad, good = groups_of(40)
-        engine.batch(4, 9, [with_nan_logprob(bad), good])
+        engine.batch(4, 9, [with_nan_logprob(bad), good], step=2)
         stepped = engine.expect("stepped")
         assert (stepped["step"], stepped["metrics"]["dropped_tokens"]) == (2, 1)
         assert engine.expect("published")["version"] == 9
@@ -668,7 +690,10 @@ def test_the_next_batch_is_prepared_while_one_trains(
         rows = [encode_group(g)[0] for g in groups_of(0)]
         with life.paused(2):
             for policy in ("coder", "solver"):
-                life.engine.send("batch", policy=policy, request=1, version=6, groups=rows)
+                versions = {policy: 6}
+                life.engine.send(
+                    "batch", policy=policy, request=1, step=1, versions=versions, groups=rows
+                )
         for policy in ("coder", "solver"):
             stepped = life.engine.expect("stepped")
             assert stepped["policy"] == policy
@@ -678,6 +703,59 @@ def test_the_next_batch_is_prepared_while_one_trains(
         life.bye()
     steps = [entry for entry in order if entry.split()[0] in ("prepare", "step")]
     assert steps == ["prepare coder", "prepare solver", "step coder", "step solver"]
+
+
+def test_batches_of_the_same_policy_are_prepared_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first trains, the second is being prepared and the third is asked for. The second
+    is bad: the third makes its step, and is published as that."""
+    monkeypatch.setattr(worker, "SERVER_CHECK_S", 1e9)
+    with life_of(tmp_path, prefetch=2) as life:
+        engine, group = life.engine, life.group
+        order: list[str] = []
+        execute = group.execute
+
+        def record(command: Message, images: Images) -> Any:
+            order.append(command["kind"])
+            return execute(command, images)
+
+        group.execute = record  # type: ignore[method-assign]
+        engine.welcome(5)
+        assert [engine.expect("next")["request"] for _ in range(2)] == [2, 3]
+        bad, good = groups_of(20)
+        with life.paused(3):
+            engine.batch(1, 6, groups_of(0))
+            engine.batch(2, 7, [with_overflow(bad), good])
+            engine.batch(3, 8, groups_of(40))
+        assert engine.expect("stepped")["step"] == 1
+        assert engine.expect("published")["version"] == 6
+        assert engine.expect("next")["request"] == 4
+        stepped = engine.expect("stepped")
+        assert (stepped["request"], stepped["step"], stepped["skipped"]) == (2, 1, True)
+        assert engine.expect("next")["request"] == 5
+        stepped = engine.expect("stepped")
+        assert (stepped["request"], stepped["step"], stepped["skipped"]) == (3, 2, False)
+        published = engine.expect("published")
+        assert (published["version"], published["step"]) == (7, 2)
+        assert engine.expect("next")["request"] == 6
+        assert order[:4] == ["prepare", "prepare", "prepare", "step"]
+
+        engine.batch(4, 8, groups_of(60), step=3)
+        assert engine.expect("stepped")["step"] == 3
+        assert engine.expect("published")["version"] == 8
+        engine.expect("next")
+        for _ in range(3):
+            engine.saved()
+        shutil.rmtree(tmp_path / "checkpoints")
+        life.stop.set()
+        assert engine.saved()["step"] == 3
+        engine.expect("stopping")
+        life.bye()
+    with life_of(tmp_path) as life:
+        # Requests 5 to 7 were open.
+        assert life.engine.welcome(9)["policies"] == {"solver": {"step": 3, "request": 4}}
+        life.bye()
 
 
 def test_a_gap_between_sampler_and_learner_is_told_once(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from engine.versions import Restore, Version, VersionLedger
 
 def test_versions_of_a_policy_grow_from_one_and_are_its_own() -> None:
     ledger = VersionLedger()
-    assert [ledger.reserve("a", step, 1).version for step in (0, 0, 1)] == [1, 2, 3]
+    assert [ledger.reserve("a", step, 1).version for step in (0, 1, 2)] == [1, 2, 3]
+    assert ledger.reserve("a", 1, 1).version == 2, "one for a step of an attempt"
+    assert ledger.reserve("a", 1, 2).version == 4
     assert ledger.reserve("b", 0, 1).version == 1
-    assert (ledger.newest("a"), ledger.newest("c")) == (3, 0)
-    assert ledger.find("a", 3) == Version("a", 3, 1, 1)
+    assert (ledger.newest("a"), ledger.newest("c")) == (4, 0)
+    assert ledger.find("a", 3) == Version("a", 3, 2, 1)
 
 
 def test_age_is_the_distance_in_steps_within_a_lineage() -> None:

@@ -53,16 +53,13 @@ def expanded(samples: Sequence[Sample]) -> dict[Prompt, ExpandedPrompt]:
     return {sample.prompt: expand(sample) for sample in samples}
 
 
-def build(
-    rows: Sequence[Row], samples: Sequence[Sample], *, version: int | None = None
-) -> MicroBatch:
+def build(rows: Sequence[Row], samples: Sequence[Sample]) -> MicroBatch:
     return collate(
         rows,
         prompts=expanded(samples),
         sizes={png: size_of(png) for s in samples for png in s.rollout.images},
         encode=encode,
         numbers={id(sample): i for i, sample in enumerate(samples)},
-        version=version,
     )
 
 
@@ -226,9 +223,9 @@ def test_staleness_is_counted_token_by_token() -> None:
         text="",
     )
     samples = [Sample(rollout, 1.0), Sample(make_rollout(1, prompt_ids=(1, 2), num_tokens=1), 0.0)]
-    batch = build([Row(2, tuple(samples))], samples, version=8)
-    assert batch.staleness_T.tolist() == [5, 5, 1, 1, 0, 8]
-    assert set(build(rows_of(samples), samples).staleness_T.tolist()) == {NO_AGE}
+    batch = build([Row(2, tuple(samples))], samples)
+    assert batch.staleness(8).tolist() == [5, 5, 1, 1, 0, 8]
+    assert set(batch.staleness(None).tolist()) == {NO_AGE}
 
 
 def test_given_advantages_win_over_rewards() -> None:

@@ -141,12 +141,10 @@ def test_staleness_is_that_of_each_token(family: ModelFamily, shape: ModelShape)
     group = dataclasses.replace(group, rollouts=tuple(rollouts))
 
     def ages(version: int | None) -> dict[int, list[int]]:
-        prepared = prepare(
-            [group], cfg=LearnerConfig(), family=family, shape=shape, version=version
-        )
+        prepared = prepare([group], cfg=LearnerConfig(), family=family, shape=shape)
         (batch,) = prepared.parts[0].batches
         return {
-            number: batch.staleness_T[batch.sequences_T == i].tolist()
+            number: batch.staleness(version)[batch.sequences_T == i].tolist()
             for i, number in enumerate(batch.rollouts_S.tolist())
         }
 
