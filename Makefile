@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: selfplay test lint types suite heldout ablations bench-learner clean
+.PHONY: selfplay test lint types suite test-sglang test-gpu venv-sglang selfplay-sglang heldout ablations bench-learner clean
 
 selfplay: $(VENV)/.installed
 	$(BIN)/python launch/async_selfplay.py $(CONFIG) $(if $(RUN),run.name=$(RUN),--new-name) $(if $(RESUME),--resume) $(SET)
@@ -25,8 +25,34 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# Two files at a time; then, one by one, the tests that measure time.
+WORKERS ?= 2
 suite: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
+
+# The contract suite against a real SGLang server on this machine's CPU, in an environment of its own.
+SGLANG := .venv-sglang
+test-sglang: $(VENV)/.installed $(SGLANG)/.installed
+	$(BIN)/python -m pytest -m sglang tests/contract
+
+venv-sglang: $(SGLANG)/.installed
+
+# The quickstart on real SGLang servers: slowly.
+selfplay-sglang: $(VENV)/.installed $(SGLANG)/.installed
+	$(BIN)/python launch/async_selfplay.py launch/configs/quickstart_sglang.yaml $(if $(RUN),run.name=$(RUN),--new-name) $(if $(RESUME),--resume) $(SET)
+
+$(SGLANG)/.installed: $(wildcard launch/sglang_cpu/*.txt launch/sglang_cpu/*.py launch/sglang_cpu/sgl_kernel/*.py)
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/pip install --quiet torch==2.13.0
+	$(SGLANG)/bin/pip install --quiet -r launch/sglang_cpu/requirements.txt
+	$(SGLANG)/bin/pip install --quiet --no-deps -r launch/sglang_cpu/requirements-no-deps.txt
+	$(SGLANG)/bin/python launch/sglang_cpu/finish.py
+	touch $@
+
+# What needs a GPU (or two): NCCL, bf16 shards, flash attention, SGLang's CUDA build.
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -68,4 +94,11 @@ $(TRL)/.installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRL) build *.egg-info
+	rm -rf $(VENV) $(TRL) $(SGLANG) build *.egg-info
+
+# A run under kills, pauses and a failing network, against an undisturbed one: 25 minutes in all.
+MINUTES ?= 15
+SEED ?= 0
+.PHONY: chaos
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.e2e.chaos --minutes $(MINUTES) --seed $(SEED)

@@ -255,14 +255,16 @@ class Buffer:
             )
         return done.rowcount
 
-    def bad_batch(self, policy: str, request: int, attempt: int) -> int:
-        """The learner refused the batch: its groups end as dropped[bad_batch]; their number."""
+    def bad_batch(
+        self, policy: str, request: int, attempt: int, *, reason: str = "bad_batch"
+    ) -> int:
+        """The learner refused the batch: its groups end as dropped[reason]; their number."""
         with self.transaction():
             ids = self._ids(
                 "WHERE policy = ? AND request = ? AND attempt = ? AND state = 'leased'",
                 (policy, request, attempt),
             )
-            self._drop(ids, "bad_batch")
+            self._drop(ids, reason)
         return len(ids)
 
     def forget(self, policy: str, request: int) -> None:

@@ -68,9 +68,19 @@ class ServerHostConfig(Section):
     kind: Literal["embedded", "sglang"] = "embedded"
     port: int = Field(0, ge=0, le=65535)
     """Of the first policy, the others follow; 0: free ports are chosen."""
+    advertise: str | None = Field(None, pattern=r"^[^:/]+:[0-9]+$")
+    """HOST:PORT under which others reach the first policy, the next ports the others; None: as
+    it listens. For what stands in between: a container's port mapping, NAT, a proxy."""
     tp: int = Field(1, ge=1)
+    python: Path | None = None
+    """Interpreter of the servers, where they have an environment of their own; its torch must be of
+    the learner's major.minor version. None: the same one."""
     context_length: int = Field(512, ge=64)
     max_running: int = Field(256, ge=1)
+    mem_fraction: float | None = Field(None, gt=0, lt=1)
+    """SGLang: share of the GPU's memory for weights and cache; None: its own choice."""
+    deterministic: bool = False
+    """SGLang on GPUs: the same tokens whatever else is in the batch; slower."""
     extra_args: tuple[str, ...] = ()
     """Passed on to the server's command line."""
 
@@ -102,10 +112,24 @@ class StreamsConfig(Section):
 
 
 class WeightsConfig(Section):
+    via: Literal["broadcast", "disk"] = "broadcast"
+    """Through a process group with each server, or a folder that servers read: for servers that
+    no process group reaches."""
+    folder: Path | None = None
+    """Where `disk` writes, under the same path for learners and servers; None: the run's folder.
+    One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each policy."""
     bucket_mb: float = Field(64.0, gt=0)
+    """Of a broadcast. A publication takes two buckets of memory, of this size or of the largest
+    tensor."""
     pause: Literal["retract", "in_place", "abort", "drain"] = "retract"
-    """What happens to requests in flight at an update; see DESIGN, weights."""
+    """What becomes of requests in flight at an update. retract: their prompt and tokens are
+    computed anew by the new weights. in_place: they go on with the old weights' keys and values.
+    abort: they end, and are asked again by what they had. drain: the update waits for their end."""
     timeout_s: float = Field(60.0, gt=0)
+    """Of every single call to a server, and of its broadcast."""
+    stall_s: float = Field(10.0, gt=0)
+    """A server that is so far behind the first one in a publication is given up, and filled later;
+    the others wait no longer for it. With `drain` it is timeout_s that counts."""
     probe_tolerance: float = Field(0.01, gt=0)
     """Largest difference of log-probs, in nats, between learner and server after a publication."""
     checksum_every: int = Field(20, ge=0)

@@ -5,16 +5,20 @@
                                    <-  welcome {attempt, versions}     once all policies are here
                                        (versions of its policies, and of their followers)
     next {policy, request}         ->  parked until admission has a batch; several may be
-                                   <-  batch {policy, request, step, versions, groups}
+                                   <-  batch {policy, request, step, versions, ages, groups}
                                        (may be empty; versions of the policy's weights once they
-                                       contain `step`, and of the followers that it renews)
+                                       contain `step`, and of the followers that it renews; ages
+                                       of the versions that sampled it, [[version, age]])
     stepped {policy, request, step, metrics}   -> its rows are trained, or dropped[bad_batch]
     published {policy, version, step, servers} -> servers are routable, games are consumed
     serving {policy, version, servers}         -> servers are routable
                                        (policy may be a follower: servers are routable, no more)
     saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
     event, stopping                ->  noted
-                                   <-  save, bye
+                                   <-  bye
+                                   <-  release {policy, url}: a server moves to another policy
+    released {policy, url}         ->  the old learner sends it nothing any more
+                                   <-  assign {policy, url}, to the learner of the new one
 
 A request is answered once; its number names it for ever, so a repeated one gets the same rows.
 A batch may be sent while earlier ones still train: it is as old as it will be when they are done.
@@ -29,13 +33,15 @@ from typing import Any, Protocol
 
 from engine.admission import Admission, AdmissionRules, Consumption
 from engine.buffer import Buffer, Leased
-from engine.errors import EngineError, TransportError
+from engine.errors import FatalError, TransportError
 from engine.layout import Follower
 from engine.transport import EngineSocket, Message
 from engine.wire import encode_group
 
 log = logging.getLogger(__name__)
 
+UNTRAINABLE = ("empty", "no_signal")
+"""Why a learner skips a batch with which nothing is wrong."""
 MAX_BARREN_STEPS = 100
 """Batches in a row of one policy that may come to nothing: without a group to train on, or bad."""
 
@@ -89,6 +95,8 @@ class Desk:
     is_stopping: bool = False
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _moved: dict[str, str] = field(default_factory=dict)
+    """{url: policy} of the servers that serve another policy than at first."""
     _parked: dict[str, deque[Parked]] = field(default_factory=lambda: defaultdict(deque))
     """By policy, in the order of the requests."""
     _barren: Counter[str] = field(default_factory=Counter)
@@ -127,7 +135,10 @@ class Desk:
         """Handle the learners' messages until cancelled."""
         while True:
             peer, message = await self.socket.receive()
-            self._handle(peer, message, admission)
+            if message["kind"] == "released":
+                await self._assign(message["url"])
+            else:
+                self._handle(peer, message, admission)
             self.on_change()
 
     def _handle(self, peer: bytes, message: Message, admission: Admission) -> None:
@@ -139,8 +150,7 @@ class Desk:
         elif kind == "published":
             self._published(message, admission)
         elif kind == "serving":
-            for url in message["servers"]:
-                self.servers[message["policy"]].mark_ready(url, int(message["version"]))
+            self._mark_ready(message["policy"], message["servers"], int(message["version"]))
         elif kind == "saved":
             self.buffer.sync()
             # No restore goes back behind the oldest checkpoint that is kept.
@@ -159,11 +169,15 @@ class Desk:
         policy, request = message["policy"], int(message["request"])
         batch = self._batches.pop((policy, request))
         if message["skipped"]:
-            dropped = self.buffer.bad_batch(policy, request, self.attempt)
+            reason = str(message["reason"])
+            is_bad = reason not in UNTRAINABLE
+            dropped = self.buffer.bad_batch(
+                policy, request, self.attempt, reason="bad_batch" if is_bad else reason
+            )
             admission.skipped(batch.consumption)
             self._count_barren(policy)
-            self.on_event("warning", f"{policy}: batch skipped ({message['reason']}), "
-                                     f"{dropped} groups dropped")  # fmt: skip
+            text = f"{policy}: batch skipped ({reason}), {dropped} groups dropped"
+            self.on_event("warning" if is_bad else "info", text)
         else:
             self._barren[policy] = 0
             self.steps[policy] = int(message["step"])
@@ -172,8 +186,7 @@ class Desk:
 
     def _published(self, message: Message, admission: Admission) -> None:
         policy, version = message["policy"], int(message["version"])
-        for url in message["servers"]:
-            self.servers[policy].mark_ready(url, version)
+        self._mark_ready(policy, message["servers"], version)
         for url, error in message["failed"].items():
             self.servers[policy].mark_unready(url)
             self.on_event("warning", f"{policy}: publication to {url} failed: {error}")
@@ -186,11 +199,36 @@ class Desk:
                 if rule.policy == policy:
                     self.buffer.drop_ready(stream, "finished")
 
+    def _mark_ready(self, name: str, urls: Sequence[str], version: int) -> None:
+        for url in urls:
+            if self._moved.get(url, name) == name:  # else said before it was told of the move
+                self.servers[name].mark_ready(url, version)
+
+    async def move(self, url: str, source: str, target: str) -> None:
+        """Tell the learners that `url`, which takes no requests now, serves `target` from now on.
+        It is routable again when its learner has filled it."""
+        self._moved[url] = target
+        await self._tell_learner_of(source, {"kind": "release", "policy": source, "url": url})
+
+    async def _assign(self, url: str) -> None:
+        # Not before: the old learner could still send its weights over the new ones.
+        target = self._moved[url]
+        await self._tell_learner_of(target, {"kind": "assign", "policy": target, "url": url})
+
+    async def _tell_learner_of(self, policy: str, message: Message) -> None:
+        for peer, own in self._peers.items():
+            if policy in own:
+                await self.socket.send(peer, message)
+
     async def answer(self, admission: Admission) -> bool:
         """Answer the parked requests that admission has a batch for. True: something changed."""
         changed = False
-        for policy, parked in self._parked.items():
-            while parked and (next_step := admission.ready(policy)) is not None:
+        for policy, parked in list(self._parked.items()):
+            while (
+                parked
+                and self._may_give(policy)
+                and (next_step := admission.ready(policy)) is not None
+            ):
                 changed = True
                 if not admission.consume(next_step):
                     self._count_barren(policy)
@@ -203,11 +241,17 @@ class Desk:
                 await self._send_batch(request, Batch(next_step, groups))
         return changed
 
+    def _may_give(self, policy: str) -> bool:
+        """Whether the policy may have a batch now. Ahead of its step only where waiting for it
+        costs nothing: judges go on meanwhile, and with `drop` slow games would be cut sooner."""
+        is_ahead = any(holder == policy for holder, _ in self._batches)
+        return not is_ahead or (self.max_judge_age is None and self.rules.too_old == "wait")
+
     def _count_barren(self, policy: str) -> None:
         """A run in which a policy never gets anything to train on must not go on for ever."""
         self._barren[policy] += 1
         if self._barren[policy] >= MAX_BARREN_STEPS:
-            raise EngineError(
+            raise FatalError(
                 f"{policy}: {MAX_BARREN_STEPS} batches in a row came to nothing: its groups are "
                 "filtered, of equal rewards, or bad (see the funnel and the events in the report)"
             )
@@ -239,7 +283,15 @@ class Desk:
             self._batches[policy, parked.request] = batch
             step = batch.consumption.step + 1
             answer |= {"step": step, "versions": self._new_versions(policy, step)}
+            answer |= {"ages": self._ages(batch)}
         await self.socket.send(parked.peer, answer, images)
+
+    def _ages(self, batch: Batch) -> list[tuple[int, int]]:
+        """(version, age) of the policy's weights that sampled the batch, in steps of its own."""
+        policy, step = batch.consumption.policy, batch.consumption.step
+        segments = (s for g in batch.groups for r in g.group.rollouts for s in r.segments)
+        versions = sorted({segment.version for segment in segments})
+        return [(version, self.buffer.ledger.age(policy, version, step)) for version in versions]
 
     def _new_versions(self, policy: str, step: int) -> dict[str, int]:
         """What is published after this step: the policy, and the followers that it renews."""
@@ -256,7 +308,7 @@ class Desk:
         return self.buffer.reserve_version(name, step, self.attempt)
 
     async def tell_all(self, kind: str) -> None:
-        """Send `save` or `bye` to every learner group."""
+        """Send `bye`, say, to every learner group."""
         for peer in self._peers:
             await self.socket.send(peer, {"kind": kind})
 

@@ -10,7 +10,11 @@ class EngineError(Exception):
     """Root of the errors raised on purpose."""
 
 
-class ConfigError(EngineError, ValueError):
+class FatalError(EngineError):
+    """No restart mends it: the run ends, and says why."""
+
+
+class ConfigError(FatalError, ValueError):
     """Input of the user that cannot be used: says what, where, and how to mend it."""
 
 

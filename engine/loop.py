@@ -6,11 +6,18 @@
     answer   waits for a change                    leases a batch for a parked learner
     measure  waits for the dev curve's next step   plays no game, only asks the samplers
     watch    once a second                         a snapshot to the terminal and metrics.jsonl
+    move     once a second                         a server to the policy that needs it (if elastic)
 
 Everything that may let a game start or a policy step ends in `changes.notify()`, the one signal on
 which `admit` and `answer` wait. No decision polls and no queue is unbounded: games are bounded by
-admission, requests by the samplers' semaphores, renders by the pool's workers, batches by one open
-request per policy.
+admission, requests by the samplers' semaphores, renders by the pool's workers, batches by the few
+open requests of a policy.
+
+Who dies. A server or a render worker: its parent starts another, games wait or are dropped by name.
+This process or a rank: the attempt ends, and the next one begins with the last whole checkpoint of
+each policy and the buffer's rows. That undoes at most `run.checkpoint_every` steps of a policy,
+and those that were made while its last checkpoint was still being written; their groups are ready
+again, and so is everything that was submitted (`Buffer.restore`).
 
 Order of the end. Healthy: all policies have published their last step -> the games left are
 played out -> the held-out set is measured -> `bye` to the learners. Stopped (Ctrl-C): the learners
@@ -42,6 +49,8 @@ class Hooks:
     dev_every: int
     watch: Callable[["Engine"], Awaitable[None]]
     """Called once a second."""
+    move_servers: Callable[[], Awaitable[None]] | None = None
+    """Moves servers between policies until it is cancelled; None: they stay where they are."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +82,8 @@ class Engine:
                         ("measure", self._measure()),
                     )
                 ]
+                if self.hooks.move_servers is not None:
+                    own.append(tasks.create_task(self._move(self.hooks.move_servers), name="move"))
                 await self._until_over()
                 await self._wind_down(tasks)
                 for task in own:
@@ -147,6 +158,9 @@ class Engine:
                 await self.hooks.measure_dev(step)
             else:
                 await self.changes.beyond(seen)
+
+    async def _move(self, move_servers: Callable[[], Awaitable[None]]) -> None:
+        await move_servers()
 
     async def _watch(self) -> None:
         while True:

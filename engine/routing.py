@@ -7,9 +7,9 @@ end of any placement wake the first waiters for which there is a server, in the 
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SUSPECT_S = 2.0
@@ -30,7 +30,13 @@ class _Server:
     running: int = 0
     outstanding: int = 0
     """Tokens that the requests there may still generate."""
+    limit: int | None = None
+    """Requests that it runs at a time, where known: more would queue there, not here."""
     suspect_until: float = 0.0
+    lost_s: float | None = None
+    """Since when it is gone; None: it is not."""
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
+    """It was removed, and its last request has ended."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,28 +52,73 @@ class ServerPool:
 
     def __init__(self, policy: str, *, max_concurrency: int) -> None:
         self.policy = policy
+        self.on_event: Callable[[str, str], None] = lambda level, text: None
+        """Told ("info" or "warning", a sentence) of servers that come and go."""
         self.counts: Counter[str] = Counter(requests=0, retries=0, resumed=0, aborted=0, tokens=0)
         """Kept by the samplers; `tokens` are those generated, `dropped_*` the games given up."""
         self._max_concurrency = max_concurrency
         self._servers: dict[str, _Server] = {}
+        self._leaving: dict[str, _Server] = {}
+        """Removed ones whose requests have not all ended."""
         self._homes: OrderedDict[bytes, str] = OrderedDict()
         self._waiters: deque[_Waiter] = deque()
 
     def mark_ready(self, url: str, version: int) -> None:
         """`url` serves weights `version`; requests may go there."""
+        is_new = url not in self._servers
         server = self._servers.setdefault(url, _Server(url))
+        if is_new:
+            self.on_event("info", f"{self.policy}: {url} serves version {version}")
+        elif server.lost_s is not None:
+            away_s = time.monotonic() - server.lost_s
+            text = f"{self.policy}: {url} is back after {away_s:.1f} s, with version {version}"
+            self.on_event("info", text)
         server.version = version
+        server.lost_s = None
         server.suspect_until = 0.0
         self._wake()
 
-    def mark_unready(self, url: str) -> None:
-        """No new request goes to `url` until it is marked ready; those there are left alone."""
+    def mark_unready(self, url: str, why: str = "") -> None:
+        """No new request goes to `url` until it is marked ready; those there are left alone.
+
+        That it is gone is an event where `why` says how this was found out.
+        """
+        server = self._servers.get(url)
+        if server is None or server.version is None:
+            return
+        server.version = None
+        server.lost_s = time.monotonic()
+        if why:
+            self.on_event("warning", f"{self.policy}: {url} is gone: {why}")
+
+    def set_limit(self, url: str, max_running: int) -> None:
+        """`url` runs so many requests at a time; further ones wait here, for any server."""
         if url in self._servers:
-            self._servers[url].version = None
+            self._servers[url].limit = max_running
+            self._wake()
 
     def report_failure(self, url: str) -> None:
         """A request failed at `url`: others are preferred for a while."""
-        self._servers[url].suspect_until = time.monotonic() + SUSPECT_S
+        if url in self._servers:
+            self._servers[url].suspect_until = time.monotonic() + SUSPECT_S
+
+    def remove(self, url: str) -> None:
+        """`url` is none of this policy's servers any more; requests there are left alone."""
+        server = self._servers.pop(url, None)
+        if server is not None and server.running:
+            self._leaving[url] = server
+
+    async def drained(self, url: str) -> None:
+        """Wait until a removed server has no request of this policy left."""
+        server = self._leaving.get(url)
+        if server is not None:
+            await server.drained.wait()
+
+    @property
+    def demand(self) -> int:
+        """Tokens that requests may still generate, at servers or waiting for one."""
+        waiting = sum(waiter.tokens for waiter in self._waiters if not waiter.found.done())
+        return waiting + sum(server.outstanding for server in self._servers.values())
 
     @property
     def ready(self) -> dict[str, int]:
@@ -134,7 +185,7 @@ class ServerPool:
         ready = [s for s in ready if s.url != avoid] or ready
         ready = [s for s in ready if s.suspect_until <= now] or ready
         least = min(
-            (s for s in ready if s.running < self._max_concurrency),
+            (s for s in ready if self._has_room(s)),
             key=lambda s: s.outstanding,
             default=None,
         )
@@ -142,13 +193,17 @@ class ServerPool:
             return None
         home = self._servers.get(self._homes.get(prefix, ""))
         most = least.outstanding * _OVERLOAD_RATIO + _OVERLOAD_REQUESTS * tokens
-        if home in ready and home.running < self._max_concurrency and home.outstanding <= most:
+        if home in ready and self._has_room(home) and home.outstanding <= most:
             least = home
         self._homes[prefix] = least.url
         self._homes.move_to_end(prefix)
         if len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
         return least
+
+    def _has_room(self, server: _Server) -> bool:
+        most = self._max_concurrency
+        return server.running < (most if server.limit is None else min(most, server.limit))
 
     def _enter(self, server: _Server, tokens: int) -> None:
         server.running += 1
@@ -157,4 +212,7 @@ class ServerPool:
     def _leave(self, server: _Server, tokens: int) -> None:
         server.running -= 1
         server.outstanding -= tokens
+        if not server.running and self._leaving.get(server.url) is server:
+            del self._leaving[server.url]
+            server.drained.set()
         self._wake()

@@ -4,12 +4,17 @@
     python launch/bench.py render --pictures 60 --rounds 5
     python launch/bench.py render --attack
     python launch/bench.py learner --rounds 7
+    python launch/bench.py elastic
+    python launch/bench.py weights --sizes-mb 64 1024
     python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
 released and against cairosvg alone; or what hostile drawings cost the ordinary ones.
 `learner`: sampled tokens trained per second, and memory, against TRL's GRPO trainer.
+`elastic`: games per second with servers that follow the demand, against a fixed split.
+`weights`: publication against a plain broadcast of the same bytes, its memory, and what it costs
+requests in flight.
 `staleness`: held-out accuracy by the age of the training data, with off-policy correction and
 without.
 """
@@ -25,6 +30,8 @@ _PARTS = {
     "server": "tokens/s: embedded server against generate",
     "render": "processor time per picture: render pool against the released renderer",
     "learner": "tokens/s and memory: learner against TRL's GRPO trainer",
+    "elastic": "games/s: servers that follow the demand against a fixed split",
+    "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
 }
 

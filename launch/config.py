@@ -14,6 +14,7 @@ from engine.config import (
     WeightsConfig,
     load,
 )
+from engine.elastic import ElasticConfig
 from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig
 from engine.sampler import SamplerConfig
@@ -31,6 +32,7 @@ class RootConfig(Section):
     layout: LayoutConfig
     streams: StreamsConfig = StreamsConfig()
     sampler: SamplerConfig = SamplerConfig()
+    elastic: ElasticConfig = ElasticConfig()
     learner: LearnerConfig = LearnerConfig()
     weights: WeightsConfig = WeightsConfig()
     render: RenderConfig = RenderConfig()

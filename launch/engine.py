@@ -18,10 +18,12 @@ from typing import Any
 from engine.admission import AdmissionRules, StreamRule
 from engine.buffer import Buffer
 from engine.desk import Desk
+from engine.elastic import Elastic
 from engine.errors import EngineError
 from engine.games import Games
 from engine.layout import followers_of
 from engine.loop import Engine, Hooks
+from engine.moves import Mover
 from engine.rundir import RunDir
 from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.tasks import Signal
@@ -77,6 +79,8 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             for name in (*STREAMS, *followers)
         }
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
+        for pool in pools.values():
+            pool.on_event = watcher.on_event
 
         def sampler(role: str, warn: Callable[[str], None]) -> RoleSampler:
             return RoleSampler(role, role, encoder, pools[role], session, config.sampler, warn)
@@ -100,6 +104,16 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         )
         stack.callback(desk.socket.close)
         admission = await desk.gather()
+        if attempt > 1:
+            where = ", ".join(f"{policy} of step {step}" for policy, step in desk.steps.items())
+            watcher.on_event("info", f"attempt {attempt} goes on with {where}")
+        mover = Mover(
+            elastic=Elastic(config.elastic),
+            pools={policy: pools[policy] for policy in STREAMS},
+            desk=desk,
+            session=session,
+            on_event=watcher.on_event,
+        )
         measurements = Measurements(config, run, measuring, renderer, watcher.record)
         engine = Engine(
             desk=desk,
@@ -121,6 +135,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
                 measure_after=measurements.after if config.eval.heldout_items else None,
                 dev_every=config.eval.dev_every,
                 watch=watcher.watch,
+                move_servers=mover.run if config.elastic.enabled else None,
             ),
             changes=changes,
         )

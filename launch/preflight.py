@@ -9,11 +9,12 @@ import yaml
 
 from engine.errors import ConfigError
 from engine.layout import check_layout, followers_of
-from engine.learner.base_model import check_base_model
+from engine.learner.base_model import check_base_model, check_lora
 from engine.learner.costs import model_shape
 from engine.learner.memory import GB, learner_memory
 from engine.learner.memory_check import check_device, check_host, setup_of
 from engine.rundir import RunDir, RunLock
+from engine.servers.spec import check_server_host
 from launch.config import RootConfig
 from launch.recipe import STREAMS, check
 from render_pool.pool import check_system
@@ -35,9 +36,12 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
     check(config.recipe)
     check_system(config.render.backend)
     check_base_model(config.model.base)
+    if config.learner.lora is not None:
+        check_lora(config.model.base, config.learner.lora)
     check_memory(config)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
+        check_server_host(host, config.layout.device, f"layout.servers.{i}")
         for offset in range(len(host.policies) if host.port else 0):
             _check_port(host.port + offset, f"layout.servers.{i}.port")
 
@@ -59,6 +63,7 @@ def check_memory(config: RootConfig) -> None:
             shard=group.shard,
             followers=sum(policy in group.policies for policy in pinned),
             bucket_mb=config.weights.bucket_mb,
+            overlap=config.weights.overlap,
         )
         where = f"layout.learners.{i}"
         if layout.device_memory_gb is not None:

@@ -34,7 +34,8 @@ from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, followers_of, job_of
 from engine.learner.worker import LearnerSpec, run_learner
 from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
-from engine.servers.host import ServerEvent, ServerSpec, serve
+from engine.servers.host import ServerEvent, serve
+from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
 from launch.config import RootConfig
 from launch.preflight import check_before_start, write_config
@@ -47,6 +48,8 @@ UNFILLED = "unfilled"
 SERVERS_STAY_S = 20.0
 """After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
 STORE_TIMEOUT = timedelta(seconds=600)
+_SEED_STRIDE = 1_000_003
+"""Between the seeds of two server hosts."""
 
 
 def run_rank(config: RootConfig, *, resume: bool) -> int:
@@ -200,6 +203,11 @@ def _run_server(
 ) -> int:
     ports = [host.port + i for i in range(len(host.policies))] if host.port else _free_ports(host)
     urls = {p: f"http://127.0.0.1:{port}" for p, port in zip(host.policies, ports, strict=True)}
+    index = config.layout.servers.index(host)
+    try:
+        check_interpreter(host.kind, host.python, f"layout.servers.{index}.python")
+    except ConfigError as misfit:  # only this machine knows it
+        raise EngineError(str(misfit)) from misfit
     spec = ServerSpec(
         kind=host.kind,
         model_dirs=dict.fromkeys(host.policies, config.model.base),
@@ -208,12 +216,16 @@ def _run_server(
         tensor_parallel=host.tp,
         context_length=host.context_length,
         max_running=host.max_running,
+        mem_fraction=host.mem_fraction,
+        deterministic=host.deterministic,
         weight_version=UNFILLED,
-        seed=config.run.seed,
+        # Servers of one seed would give the same answers to the same question.
+        seed=config.run.seed + _SEED_STRIDE * index,
         gpus=_gpus(host) if config.layout.device == "cuda" else (),
         extra_args=host.extra_args,
+        python=str(host.python or sys.executable),
     )
-    store.set(f"servers/{host.rank}", json.dumps(urls))
+    store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
     try:
         asyncio.run(_supervise(spec, run, store, stop))
     except BaseExceptionGroup as failures:
@@ -270,6 +282,14 @@ def _gpus(host: ServerHostConfig) -> tuple[int, ...]:
     """One GPU per rank: this rank's, and those of its tensor-parallel neighbours."""
     first = int(os.environ["LOCAL_RANK"])
     return tuple(range(first, first + host.tp))
+
+
+def _advertised(host: ServerHostConfig) -> dict[str, str]:
+    """{policy: url} as the layout says that others reach this host; empty: as it listens."""
+    if host.advertise is None:
+        return {}
+    name, _, port = host.advertise.rpartition(":")
+    return {policy: f"http://{name}:{int(port) + i}" for i, policy in enumerate(host.policies)}
 
 
 def _free_ports(host: ServerHostConfig) -> list[int]:

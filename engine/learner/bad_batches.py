@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.errors import EngineError, TransportError
+from engine.errors import FatalError, TransportError
 from engine.types import Group
 from engine.wire import decode_group, encode_group, pack, unpack
 
@@ -21,10 +21,11 @@ REASONS = {
     "non_finite_gradient": "the gradient is not finite",
     "exploding_ratio": "the rollouts can't come from this policy: its log-probs are far from the "
     "sampler's (learner.max_gap)",
+    "unpreparable": "its prompts or pictures contradict the model (the log says how)",
 }
 """Why a batch is bad. A batch without anything to learn is not."""
 KEPT = 20
-"""Files in the folder; later bad batches are counted only."""
+"""Files in the folder; the oldest give way."""
 
 
 def save_batch(path: Path, groups: Sequence[Group]) -> None:
@@ -53,23 +54,27 @@ class BadBatches:
     folder: Path
     limit: int
     """So many in a row of one policy end the run."""
+    attempt: int = 0
+    """Requests are numbered anew in each."""
     _in_a_row: Counter[str] = field(default_factory=Counter)
 
     def good(self, policy: str) -> None:
         self._in_a_row[policy] = 0
 
     def bad(self, policy: str, request: int, reason: str, groups: Sequence[Group]) -> None:
-        """Keep the batch of `request`. Raises EngineError if it was one too many in a row."""
-        path = self.folder / f"{policy}-{request}-{reason}.msgpack"
+        """Keep the batch of `request`. Raises FatalError if it was one too many in a row."""
+        path = self.folder / f"{policy}-{self.attempt}-{request}-{reason}.msgpack"
         try:
-            if len(list(self.folder.glob("*.msgpack"))) < KEPT:
-                save_batch(path, groups)
-                log.warning("%s: the batch of request %d is kept in %s", policy, request, path)
+            save_batch(path, groups)
+            log.warning("%s: the batch of request %d is kept in %s", policy, request, path)
+            files = sorted(self.folder.glob("*.msgpack"), key=lambda file: file.stat().st_mtime_ns)
+            for old in files[:-KEPT]:
+                old.unlink()
         except OSError as error:
             log.warning("%s: bad batch of request %d not kept: %s", policy, request, error)
         self._in_a_row[policy] += 1
         if self._in_a_row[policy] >= self.limit:
-            raise EngineError(
+            raise FatalError(
                 f"{policy}: {self.limit} bad batches in a row, the last because "
                 f"{REASONS[reason]}; they are in {self.folder}. Lower learner.lr, compare the "
                 "servers' log-probs with the learner's (probe_gap and sampler_gap in "

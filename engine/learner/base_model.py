@@ -1,14 +1,18 @@
 """Is this folder a model that we can train? Reads JSON and headers only; imports no torch."""
 
+import importlib.util
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.learner.config import LoraConfig
 
+VISION = {"visual", "vision_tower", "vision_model"}
+"""Parts of the names of vision towers' weights."""
 ARCHITECTURES = (
     "Qwen3VLForConditionalGeneration",
     "Qwen2_5_VLForConditionalGeneration",
@@ -44,6 +48,30 @@ def check_base_model(path: Path) -> None:
         raise ConfigError(
             f"base model {path}: the token embedding has shape {got} but config.json says {want}; "
             "weights and config do not belong together"
+        )
+
+
+def check_lora(path: Path, cfg: LoraConfig) -> None:
+    """Raise ConfigError if peft is missing or the model in `path` has no such layers."""
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError("learner.lora needs peft: pip install 'streamzero[lora]'")
+    check_targets(
+        cfg,
+        {
+            name.split(".")[-2]
+            for name, shape in weight_shapes(path).items()
+            if ".layers." in name and not VISION & set(name.split("."))
+            if name.endswith(".weight") and len(shape) == 2
+        },
+    )
+
+
+def check_targets(cfg: LoraConfig, linear: Collection[str]) -> None:
+    """Raise ConfigError unless all of `cfg.targets` are among the decoder's `linear` layers."""
+    if missing := set(cfg.targets) - set(linear):
+        raise ConfigError(
+            f"learner.lora.targets: no linear layer is called {', '.join(sorted(missing))}; there "
+            f"are {', '.join(sorted(linear))}"
         )
 
 

@@ -12,6 +12,7 @@ placeholders in all prompts.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -25,7 +26,7 @@ from engine.learner.visibility import Plan, plan_rows
 from engine.types import Group, Rollout
 
 NO_AGE = -1
-"""Staleness of a token whose version the learner was not told about."""
+"""Staleness of a token of whose weights the learner was not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,8 @@ class MicroBatch:
     sampler_T: Tensor
     """Behaviour log-probs, nats."""
     advantages_T: Tensor
-    versions_T: Tensor
-    """Int64: the publication that sampled the token."""
+    staleness_T: Tensor
+    """Int64: age in steps of the weights that sampled the token; `NO_AGE`: unknown."""
     sequences_T: Tensor
     """Int64: the rollout of the token, 0 .. num_sequences - 1 within the micro-batch."""
     rollouts_S: Tensor
@@ -93,13 +94,6 @@ class MicroBatch:
     def num_tokens(self) -> int:
         """Sampled tokens."""
         return self.targets_T.numel()
-
-    def staleness(self, version: int | None) -> Tensor:
-        """[T] int64: publications since each token was sampled, 0 for the newest, `version`.
-        `NO_AGE` where the learner was not told of it."""
-        if version is None:
-            return torch.full_like(self.versions_T, NO_AGE)
-        return (version - self.versions_T).clamp(min=0)
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
@@ -156,10 +150,12 @@ def collate(
     sizes: Mapping[bytes, ImageSize],
     encode: Callable[[bytes], Tensor],
     numbers: Mapping[int, int],
+    ages: Mapping[int, int] = MappingProxyType({}),
 ) -> MicroBatch:
     """The tensors of some rows.
 
-    `encode`: pixel values [rows, D] of a picture; `numbers`: {id(sample): its number in the batch}.
+    `encode`: pixel values [rows, D] of a picture; `numbers`: {id(sample): its number in the
+    batch}; `ages`: {version: steps since its weights were the newest}.
     """
     images: dict[bytes, int] = {}
     num_visual = 0
@@ -213,14 +209,14 @@ def collate(
         temperatures_T=per_token(s.rollout.sampling.temperature for s in samples),
         sampler_T=torch.tensor([x for s in samples for x in s.rollout.logprobs]),
         advantages_T=per_token(s.advantage for s in samples),
-        versions_T=torch.tensor([version for s in samples for version in _versions(s.rollout)]),
+        staleness_T=torch.tensor([age for s in samples for age in _staleness(s.rollout, ages)]),
         sequences_T=torch.arange(len(samples)).repeat_interleave(counts),
         rollouts_S=torch.tensor([numbers[id(sample)] for sample in samples]),
     )
 
 
-def _versions(rollout: Rollout) -> Iterator[int]:
-    """Per token: what sampled it."""
+def _staleness(rollout: Rollout, ages: Mapping[int, int]) -> Iterator[int]:
+    """Per token: the age of what sampled it."""
     ends = [*(segment.first for segment in rollout.segments[1:]), len(rollout.token_ids)]
     for segment, end in zip(rollout.segments, ends, strict=True):
-        yield from repeat(segment.version, end - segment.first)
+        yield from repeat(ages.get(segment.version, NO_AGE), end - segment.first)

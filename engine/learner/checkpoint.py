@@ -5,7 +5,7 @@
                                              where they are large
     trainer/shard-00001-of-00002.safetensors ...
                                              what each rank held of the trainer's state: float32
-                                             masters, optimiser state, RNG
+                                             masters, optimiser state
     trainer.json                             step, meta (request number, ...), SHA-256 of the rest
 
 Written by `checkpoint_writer.py`, read only after the checksums have been verified, on any number
@@ -28,19 +28,20 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from engine.errors import CheckpointError
 from engine.learner.trainer import PolicyTrainer
 
-FORMAT = 2
+FORMAT = 3
 SHARDS = "trainer"
 """The folder of the ranks' shards within a checkpoint."""
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def load(path: Path, trainer: PolicyTrainer) -> dict[str, Any]:
+def load(path: Path, trainer: PolicyTrainer, *, is_verified: bool = False) -> dict[str, Any]:
     """Make `trainer` continue exactly from the checkpoint; returns the `meta` that was saved.
 
     Each rank reads its own shards, whatever the number of ranks that wrote them. Raises
-    CheckpointError if the folder is damaged or of another policy or model.
+    CheckpointError if the folder is damaged or of another policy or model. `is_verified`: somebody
+    has compared the checksums already (`latest_valid`), which takes as long as reading it all.
     """
-    record = _verified(path)
+    record = _record(path) if is_verified else _verified(path)
     if record["policy"] != trainer.policy:
         raise CheckpointError(
             f"checkpoint {path} is of policy {record['policy']!r}, not {trainer.policy!r}"
@@ -111,6 +112,22 @@ def _found(directory: Path) -> list[Path]:
 
 def _verified(path: Path) -> dict[str, Any]:
     """The record of a checkpoint. Raises CheckpointError if any file is not what was written."""
+    record = _record(path)
+    files = record["files"]
+    try:
+        wrong = [name for name, digest in files.items() if sha256(path / name) != digest]
+        # The reader takes every file in this folder.
+        shards = {f"{SHARDS}/{found.name}" for found in (path / SHARDS).glob("*")}
+        wrong += sorted(shards - files.keys())
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} is incomplete: {error}") from error
+    if wrong:
+        raise CheckpointError(f"checkpoint {path} is corrupt: wrong checksum of {wrong[0]}")
+    return record
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """trainer.json. Raises CheckpointError if it isn't all there, or of another format."""
     try:
         record = json.loads((path / "trainer.json").read_text())
         if record["format"] != FORMAT:
@@ -118,16 +135,10 @@ def _verified(path: Path) -> dict[str, Any]:
                 f"checkpoint {path}: format {record['format']}, want {FORMAT}: "
                 "written by another version of streamzero"
             )
-        files, _ = dict(record["files"]), (record["step"], record["policy"], dict(record["meta"]))
-        wrong = [name for name, digest in files.items() if sha256(path / name) != digest]
-        # The reader takes every file in this folder.
-        shards = {f"{SHARDS}/{found.name}" for found in (path / SHARDS).glob("*")}
-        wrong += sorted(shards - files.keys())
+        files, meta = dict(record["files"]), dict(record["meta"])
+        return {"step": record["step"], "policy": record["policy"], "files": files, "meta": meta}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is incomplete: {error}") from error
-    if wrong:
-        raise CheckpointError(f"checkpoint {path} is corrupt: wrong checksum of {wrong[0]}")
-    return record
 
 
 def sha256(path: Path) -> str:

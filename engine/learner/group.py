@@ -4,7 +4,7 @@ Every rank executes the commands in rank 0's order on its one thread, so no two 
 interleave. They travel over a gloo group of their own, pictures as raw frames.
 
     prepare POLICY BATCH   begin to turn groups into tensors, in a thread of each rank
-    step POLICY VERSION    train on the oldest batch that was prepared
+    step POLICY            train on the oldest batch that was prepared
     gather POLICY PASSES   take part in gathering whole buckets, so many times
     score POLICY           log-probs of the probe
     save POLICY            begin a checkpoint; a thread of each rank writes it
@@ -73,6 +73,16 @@ class LearnerSpec:
     """{server url: its tensor-parallel size}."""
     followers: Mapping[str, Follower] = field(default_factory=dict)
     """Of this group's policies."""
+    admin_key: str | None = None
+    """What servers want to hear before they take new weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """A batch that can't be turned into tensors: its prompts and pictures contradict the model."""
+
+    groups: Sequence[Group]
+    error: str
 
 
 def _check_device(spec: LearnerSpec) -> None:
@@ -85,6 +95,7 @@ def _check_device(spec: LearnerSpec) -> None:
         shard=spec.shard,
         followers=len(spec.followers),
         bucket_mb=spec.weights.bucket_mb,
+        overlap=spec.weights.overlap,
     )
     available = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     check_device("layout.learners", model_shape(spec.base), setup, available)
@@ -113,7 +124,7 @@ class LearnerGroup:
         """The last request of each policy that the restored weights contain."""
         # One thread: batches are prepared in the order in which they will be trained on.
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._preparing: dict[str, deque[Future[Prepared]]] = defaultdict(deque)
+        self._preparing: dict[str, deque[Future[Prepared | Unprepared]]] = defaultdict(deque)
         self._mesh = sharding.world_mesh(torch.device(spec.device), spec.shard)
         # The KL anchor is the base, frozen and shared, also after a resume.
         self._reference = (
@@ -125,9 +136,7 @@ class LearnerGroup:
 
     def _load(self, policy: str) -> PolicyTrainer:
         """The trainer of `policy`, from its newest valid checkpoint or from the base."""
-        path, warnings = checkpoint.latest_valid(self.spec.checkpoints[policy])
-        for warning in warnings:
-            log.warning("%s", warning)
+        path = self._newest(policy)
         trainer = PolicyTrainer(
             policy,
             self.spec.base,  # a checkpoint's weights have the adapters merged in
@@ -140,10 +149,21 @@ class LearnerGroup:
         )
         self.requests[policy] = 0
         if path is not None:
-            meta = checkpoint.load(path, trainer)
+            meta = checkpoint.load(path, trainer, is_verified=True)
             self.requests[policy] = int(meta["request"])
         trainer.rest()
         return trainer
+
+    def _newest(self, policy: str) -> Path | None:
+        """The checkpoint that all ranks load; rank 0 verifies it and decides."""
+        name = ""
+        if self.spec.rank == 0:
+            path, warnings = checkpoint.latest_valid(self.spec.checkpoints[policy])
+            for warning in warnings:
+                log.warning("%s", warning)
+            name = path.name if path else ""
+        said, _ = self.broadcast({"kind": "load", "policy": policy, "name": name}, {})
+        return self.spec.checkpoints[policy] / said["name"] if said["name"] else None
 
     def broadcast(self, command: Message, images: Images) -> tuple[Message, Images]:
         """Rank 0's command and its pictures, on every rank of the group."""
@@ -158,6 +178,8 @@ class LearnerGroup:
         if self.spec.rank == 0:
             payload = torch.frombuffer(bytearray(b"".join(frames)), dtype=torch.uint8)
         dist.broadcast(payload, 0, group=self._control)
+        if self.spec.rank == 0:
+            return command, images
         return from_frames([part.numpy().tobytes() for part in payload.split(lengths.tolist())])
 
     def follow(self) -> None:
@@ -173,11 +195,14 @@ class LearnerGroup:
         """One command, on this rank."""
         policy = command["policy"]
         if command["kind"] == "prepare":
-            batch = self._preparer.submit(self._prepare, policy, command["groups"], images)
-            self._preparing[policy].append(batch)
+            self._preparing[policy].append(
+                self._preparer.submit(
+                    self._prepare, policy, command["groups"], images, dict(command["ages"])
+                )
+            )
             return None
         if command["kind"] == "step":
-            return self._step(policy, int(command["version"]))
+            return self._step(policy)
         if command["kind"] == "save":
             return self.save(policy, int(command["request"]))
         if command["kind"] == "score":
@@ -189,18 +214,38 @@ class LearnerGroup:
             return None
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 
-    def _prepare(self, policy: str, rows: Sequence[Message], images: Images) -> Prepared:
-        return self.trainers[policy].prepare([decode_group(row, images) for row in rows])
+    def _prepare(
+        self, policy: str, rows: Sequence[Message], images: Images, ages: Mapping[int, int]
+    ) -> Prepared | Unprepared:
+        groups = [decode_group(row, images) for row in rows]
+        try:
+            return self.trainers[policy].prepare(groups, ages=ages)
+        except (ValueError, OSError) as error:  # OSError: PIL's, of a broken picture
+            return Unprepared(groups, str(error))
 
-    def _step(self, policy: str, version: int) -> tuple[StepReport, Sequence[Group]]:
-        """What became of the oldest prepared batch, and its groups; `version`: of the weights."""
+    def _step(self, policy: str) -> tuple[StepReport, Sequence[Group]]:
+        """What became of the oldest prepared batch, and its groups."""
         started = time.monotonic()
-        batch = self._preparing[policy].popleft().result()
+        trainer, batch = self.trainers[policy], self._preparing[policy].popleft().result()
         waited = time.monotonic() - started
-        report = self.trainers[policy].step(batch, version=version)
-        self.trainers[policy].rest()
+        if isinstance(batch, Unprepared):
+            log.warning("%s: a batch can't be prepared: %s", policy, batch.error)
+        # Each rank decodes its own pictures: all of them skip what one of them can't read.
+        if not self._all_ranks(isinstance(batch, Prepared)) or isinstance(batch, Unprepared):
+            report = StepReport(step=trainer.step_count, skipped=True, reason="unpreparable")
+            return report, batch.groups
+        report = trainer.step(batch)
+        trainer.rest()
         metrics = {**report.metrics, "prepare_wait_s": waited}
         return replace(report, metrics=metrics), batch.groups
+
+    def _all_ranks(self, is_so: bool) -> bool:
+        """Whether it is so on every rank; a collective."""
+        if self._control is None:
+            return is_so
+        flag = torch.tensor([int(is_so)])
+        dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._control)
+        return bool(flag)
 
     def save(self, policy: str, request: int) -> None:
         """Begin a checkpoint; rank 0 learns from `checkpoints` what becomes of it."""

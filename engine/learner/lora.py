@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError
+from engine.learner.base_model import check_targets
 from engine.learner.config import LoraConfig
 from engine.learner.families import PolicyModel
 
@@ -22,22 +22,15 @@ _WRAPPED = ".base_layer."
 def add_adapters(model: PolicyModel, cfg: LoraConfig, *, seed: int, dtype: torch.dtype) -> None:
     """Freeze `model` in `dtype`, and give its decoder's layers adapters that change nothing yet.
 
-    B is 0; A is the same for the same seed, so that all ranks agree. Raises ConfigError where peft
-    is missing or no layer is named as `cfg.targets` say.
+    B is 0; A is the same for the same seed, so that all ranks agree. Raises ConfigError where no
+    linear layer is named as `cfg.targets` say.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError("learner.lora needs peft: pip install 'streamzero[lora]'") from error
+    import peft
+
     model.requires_grad_(False)
     layers: nn.Module = model.language.layers
-    names = {name.rpartition(".")[2] for name, _ in layers.named_modules()}
-    if missing := set(cfg.targets) - names:
-        linear = {n.rpartition(".")[2] for n, m in layers.named_modules() if type(m) is nn.Linear}
-        raise ConfigError(
-            f"learner.lora.targets: no layer is called {', '.join(sorted(missing))}; there are "
-            f"{', '.join(sorted(linear))}"
-        )
+    linear = {n.rpartition(".")[2] for n, m in layers.named_modules() if type(m) is nn.Linear}
+    check_targets(cfg, linear)
     wanted = peft.LoraConfig(
         r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=0.0, target_modules=list(cfg.targets)
     )

@@ -62,6 +62,10 @@ class Setup:
     updates_per_step: int = 1
     followers: int = 0
     """Pinned copies of policies (`engine.layout.Follower`)."""
+    prefetch: int = 2
+    """Batches that are prepared ahead of the one that trains, at most."""
+    overlap: bool = False
+    """Whether weights are sent from copies in host memory."""
     bucket_mb: float = 64.0
     visual_share: float = 0.25
     """Of a micro-batch's tokens, those that are pictures. An assumption; with answers of a thousand
@@ -224,7 +228,8 @@ def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
     """The moments of the host. What servers and the engine hold there is not counted.
 
     training    8 p P x 1.44, offloaded moments; p (12 P + c P), checkpoints being written; c P for
-                each follower; 2 s prepared batches: one trains, one waits
+                each follower, and with overlap for each policy; p (1 + prefetch) s prepared
+                batches: one trains, the others wait
     loading     4 s P, a model that every rank reads
     """
     trained, ranks = _trained(shape, setup), setup.copies
@@ -236,7 +241,8 @@ def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
             "offloaded moments": 8 * setup.policies * trained * PINNED * setup.offload_optimizer,
             "checkpoints being written": setup.policies * (12 * trained + published),
             "followers": setup.followers * published,
-            "prepared batches": 2 * ranks * _batch_bytes(setup),
+            "weights being sent": setup.policies * published * setup.overlap,
+            "prepared batches": setup.policies * (1 + setup.prefetch) * ranks * _batch_bytes(setup),
         },
         "loading": processes | {"models being read": 4 * shape.params * ranks},
     }

@@ -26,6 +26,7 @@ def setup_of(
     shard: int | None = None,
     followers: int = 0,
     bucket_mb: float = 64.0,
+    overlap: bool = False,
 ) -> Setup:
     """The setup of a group whose policies start from folder `base`."""
     config = read_json(base / "config.json")
@@ -45,6 +46,8 @@ def setup_of(
         updates_per_step=cfg.updates_per_step,
         followers=followers,
         bucket_mb=bucket_mb,
+        prefetch=cfg.prefetch,
+        overlap=overlap,
     )
 
 

@@ -6,6 +6,7 @@ own share of the same groups; what it decides is the same on all.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from engine.learner.batch import (
     ImageSize,
     MicroBatch,
     collate,
-    count_tokens,
     samples_of,
 )
 from engine.learner.config import LearnerConfig
@@ -64,11 +64,22 @@ def prepare(
     shape: ModelShape,
     rank: int = 0,
     ranks: int = 1,
+    ages: Mapping[int, int] = MappingProxyType({}),
 ) -> Prepared:
-    """The micro-batches of rank `rank` of `ranks`, one part for each update of the step."""
+    """The micro-batches of rank `rank` of `ranks`, one part for each update of the step.
+
+    `ages`: {version: steps since its weights were the newest}. Raises ValueError where the
+    objective needs one that is not given, and for a prompt that does not fit its pictures.
+    """
+    if cfg.objective.proximal == "approximated":
+        segments = (s for group in groups for r in group.rollouts for s in r.segments)
+        if unknown := {segment.version for segment in segments} - ages.keys():
+            raise ValueError(
+                f"objective.proximal: approximated needs the ages of versions {sorted(unknown)}"
+            )
     return Prepared(
         parts=[
-            _prepare_part(part, cfg, family, shape, rank, ranks)
+            _prepare_part(part, cfg, family, shape, rank, ranks, ages)
             for part in _split(groups, cfg.updates_per_step)
         ]
     )
@@ -92,6 +103,7 @@ def _prepare_part(
     shape: ModelShape,
     rank: int,
     ranks: int,
+    ages: Mapping[int, int],
 ) -> Part:
     samples = samples_of(groups, cfg.objective)
     sizes = {
@@ -129,7 +141,7 @@ def _prepare_part(
 
     numbers = {id(sample): i for i, sample in enumerate(samples)}
     batches = [
-        collate(block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers)
+        collate(block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers, ages=ages)
         for block in [*mine, *[filler] * idle]
     ]
     blocks: list[Block] = [block for blocks in dealt for block in blocks]
@@ -158,6 +170,3 @@ def rows_flops(rows: Sequence[Row], sizes: Mapping[bytes, ImageSize], shape: Mod
 
 def _images(rows: Sequence[Row]) -> set[bytes]:
     return {png for row in rows for png in row.images}
-
-
-__all__ = ["Part", "Prepared", "count_tokens", "prepare", "rows_flops"]

@@ -232,6 +232,13 @@ def _contradictions(cfg: ObjectiveConfig) -> list[str]:
         )
     if cfg.dual_clip is not None and cfg.surrogate not in ("ppo", "gspo"):
         found.append(f"dual_clip: {cfg.surrogate} has none; set dual_clip: null")
+    if cfg.proximal == "current" and cfg.surrogate != "reinforce":
+        clips = ("eps_low", "eps_high", "dual_clip")
+        if set_ := [name for name in clips if getattr(cfg, name) is not None]:
+            found.append(
+                f"{', '.join(set_)}: no effect with proximal: current, where r is 1; set to null, "
+                "or set proximal: recomputed"
+            )
     if cfg.surrogate == "reinforce" and has_clip:
         found.append(
             "eps_low, eps_high: reinforce has no clip; set both to null, or surrogate: cispo"

@@ -1,124 +1,35 @@
 """Where the weights of a group's policies go: links to servers, publications, and their proof.
 
-Rank 0 only. A server that is late, restarted or failed is filled as soon as it answers, with the
-weights that are already published and under their own version. Every publication is followed by a
-*probe* (log-probs of fixed tokens, ours against the server's), the first and every n-th also by a
+Rank 0 only. A server that is late, restarted, moved or failed is filled as soon as it answers, with
+the weights that are already published and under their own version. Before a server is filled for
+the first time its names, shapes and dtypes are compared with ours. Every publication is followed by
+a *probe* (log-probs of fixed tokens, ours against the server's), the first and every n-th also by a
 comparison of checksums: weights that arrived wrong are never routed to.
 
-A policy's servers get its weights as they are (`Current`); those of a follower
-(`engine.layout.Follower`) get a copy that was made of them some steps ago (`Pinned`).
-
-With `weights.overlap` all that is published is such a copy: making it is a collective, in its place
+With `weights.overlap` all that is published is a copy: making it is a collective, in its place
 among the other commands; all that follows is done by one thread while training goes on. No two
 collectives of the learners ever interleave, and a server's group is used by that thread alone.
 """
 
-import http.client
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol
-from urllib.parse import urlsplit
 
-from torch import Tensor
+import torch
 
-from engine.errors import WeightSyncError
+from engine.buckets import Memory
+from engine.errors import ConfigError, WeightSyncError
+from engine.learner import proof
 from engine.learner.group import PROBE, LearnerGroup
+from engine.learner.published import Current, Pinned, Published, changed_only
+from engine.server_link import ServerLink
 from engine.transport import Message
-from engine.weights import (
-    NamedTensors,
-    ServerLink,
-    checksums,
-    probe,
-    publish,
-    server_checksums,
-)
+from engine.weight_files import Spec, write_folder
+from engine.weights import PublishReport, ServerResult, publish, publish_folder, require_finite
 
 log = logging.getLogger(__name__)
-
-
-class Weights(Protocol):
-    """What is published, and what it is compared with."""
-
-    step: int
-    """Of the policy whose weights they are."""
-
-    def renew(self) -> None:
-        """From now on they are its weights of now."""
-        ...
-
-    def source(self, passes: int) -> Callable[[], NamedTensors]:
-        """What gives the named tensors anew at each call, of which there must be `passes`."""
-        ...
-
-    def scores(self) -> list[float]:
-        """Log-probs of the probe."""
-        ...
-
-
-class Current:
-    """A policy's weights; whoever asks for them or their scores starts a collective."""
-
-    def __init__(self, group: LearnerGroup, policy: str) -> None:
-        self._group = group
-        self._policy = policy
-        self.renew()
-
-    def renew(self) -> None:
-        self.step = self._group.trainers[self._policy].step_count
-
-    def source(self, passes: int) -> Callable[[], NamedTensors]:
-        # Whole tensors are gathered one by one: without the command the other ranks would never
-        # join in, and the whole model is never on one device at once.
-        self._group.broadcast({"kind": "gather", "policy": self._policy, "passes": passes}, {})
-        return self._group.trainers[self._policy].named_weights
-
-    def scores(self) -> list[float]:
-        command = {"kind": "score", "policy": self._policy}
-        scores: list[float] = self._group.execute(*self._group.broadcast(command, {}))
-        return scores
-
-
-class Pinned:
-    """A copy in host memory of a policy's weights; only `renew` is a collective."""
-
-    def __init__(self, group: LearnerGroup, policy: str) -> None:
-        self._current = Current(group, policy)
-        self._device = group.trainers[policy].device
-        self.renew()
-
-    def renew(self) -> None:
-        self._current.renew()
-        self.step = self._current.step
-        self._scores = self._current.scores()
-        self._tensors: dict[str, Tensor] = {}  # the old copy goes first: room for one is enough
-        for name, tensor in self._current.source(passes=1)():
-            self._tensors[name] = tensor.to("cpu", copy=True)
-
-    def source(self, passes: int) -> Callable[[], NamedTensors]:
-        return lambda: ((name, part.to(self._device)) for name, part in self._tensors.items())
-
-    def scores(self) -> list[float]:
-        return self._scores
-
-
-@dataclass(slots=True)
-class Published:
-    """What the servers of one policy or follower have, or are to have."""
-
-    version: int
-    weights: Weights
-    links: dict[str, ServerLink] = field(default_factory=dict)
-    count: int = 0
-    """Publications so far."""
-    probe_gap: float = 0.0
-    """Largest difference of log-probs at the last probe, nats."""
-    seconds: float = 0.0
-    """What the last publication took, proof included."""
 
 
 class Publisher:
@@ -135,7 +46,14 @@ class Publisher:
         """The last publication of each name, and the last look after the servers (``)."""
         self.states: dict[str, Published] = {}
         """By policy, and by follower."""
+        self.servers = {name: list(urls) for name, urls in group.spec.servers.items()}
+        """URLs by policy, and by follower; they may move."""
         self.busy_s = 0.0
+        self._memory = Memory(), Memory()
+        self._versions = proof.Versions()
+        self._verified: set[str] = set()
+        """Servers whose names, shapes and dtypes are ours."""
+        self._tied = proof.is_tied(group.spec.base)
 
     def begin(self, versions: Mapping[str, int]) -> None:
         """The weights as they are now have these versions; servers get them as they turn up.
@@ -148,6 +66,42 @@ class Publisher:
             self.states[policy] = Published(int(versions[policy]), kind(self._group, policy))
         for name, follower in self._spec.followers.items():
             self.states[name] = Published(int(versions[name]), Pinned(self._group, follower.policy))
+        if self._spec.weights.pause == "in_place":
+            text = (
+                "weights.pause is in_place: requests in flight go on with keys and values of the "
+                "old weights, so that no single model gives the log-probs of what they sample"
+            )
+            self._tell_engine({"kind": "event", "text": text, "level": "warning"})
+
+    def assign(self, name: str, url: str) -> None:
+        """From now on the server serves this policy or follower: all that another had with it ends,
+        and like a late one it is filled with everything at the next look."""
+        self._run(f"move {url}", lambda: self._move(url, name))
+
+    def release(self, name: str, url: str) -> None:
+        """From now on the server is none of this policy's or follower's; says `released` when
+        nothing of it is on its way to the server any more."""
+
+        def let_go() -> None:
+            if self._has(name, url):
+                self._move(url, None)
+            self._tell({"kind": "released", "policy": name, "url": url})
+
+        self._run(f"move {url}", let_go)
+        self.report()
+
+    def _has(self, name: str, url: str) -> bool:
+        return url in self.servers[name]
+
+    def _move(self, url: str, target: str | None) -> None:
+        for name, urls in self.servers.items():
+            if url in urls:
+                urls.remove(url)
+            if (link := self.states[name].links.pop(url, None)) is not None:
+                link.close()
+        if target is not None:
+            self.servers[target].append(url)
+            self._verified.discard(url)
 
     def publish_step(self, name: str, version: int) -> None:
         """A step was made: send its weights to the servers of the policy, or of a follower that
@@ -158,7 +112,7 @@ class Publisher:
                 job.result()  # it reads the copy that is about to be overwritten
         state.weights.renew()
         state.version = version
-        self._run(name, lambda: self._publish(name, dict(state.links)))
+        self._run(name, lambda: self._publish(name, dict(state.links), is_late=False))
         self.report()
 
     def look_after_servers(self) -> None:
@@ -186,62 +140,59 @@ class Publisher:
         self._outbox.put(message)
 
     def _look_after_servers(self) -> None:
-        for policy, state in self.states.items():
+        versions = self._versions.ask([url for urls in self.servers.values() for url in urls])
+        for name, state in self.states.items():
             serving, late = [], {}
-            for url in self._spec.servers[policy]:
-                version = served_version(url)
-                if version == str(state.version) and url in state.links:
+            for url in self.servers[name]:
+                if versions[url] == str(state.version) and url in state.links:
                     serving.append(url)
-                elif version is not None and (link := self._connect(policy, url)):
+                elif versions[url] is not None and (link := self._connect(name, url)):
                     late[url] = link
             if serving:
                 self._tell(
                     {
                         "kind": "serving",
-                        "policy": policy,
+                        "policy": name,
                         "version": state.version,
                         "servers": serving,
                     }
                 )
             if late:
-                self._publish(policy, late)
+                self._publish(name, late, is_late=True)
 
     def close(self) -> None:
         """Let the last publication end; leave the servers."""
         for job in self._jobs.values():
             job.result()
         self.report()
+        self._versions.close()
         for state in self.states.values():
             for link in state.links.values():
                 link.close()
 
-    def _publish(self, policy: str, links: dict[str, ServerLink]) -> None:
-        """Send the weights of a policy or follower to the servers behind `links`."""
-        state, cfg = self.states[policy], self._spec.weights
+    def _publish(self, name: str, links: Mapping[str, ServerLink], *, is_late: bool) -> None:
+        """Send the weights of a policy or follower to the servers behind `links`; `is_late`: who
+        hold no version of them yet."""
+        state, cfg = self.states[name], self._spec.weights
         started = time.monotonic()
-        report = publish(
-            state.weights.source(passes=2),  # to check and to send
-            list(links.values()),
-            version=state.version,
-            bucket_bytes=int(cfg.bucket_mb * 2**20),
-            pause_mode=None if cfg.pause == "drain" else cfg.pause,
-            timeout_s=cfg.timeout_s,
-        )
+        send = self._broadcast if cfg.via == "broadcast" else self._write
+        report = send(name, links, is_late)
+        state.sent_bytes = max((r.sent_bytes for r in report.servers.values()), default=0)
         failed = {url: result.error for url, result in report.servers.items() if not result.ok}
-        failed |= self._probe(policy, [url for url in links if url not in failed])
+        failed |= self._probe(state, [url for url in links if url not in failed])
         if state.count == 0 or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
-            failed |= self._compare(policy, [url for url in links if url not in failed])
+            failed |= self._compare(state, [url for url in links if url not in failed])
         state.count += 1
         state.seconds = time.monotonic() - started
         if self._sender is None:
             self.busy_s += state.seconds  # the trainers waited for it
         for url, error in failed.items():
-            log.warning("publication of %s v%d: %s", policy, state.version, error)
-            state.links.pop(url).close()
+            log.warning("publication of %s v%d: %s", name, state.version, error)
+            state.links.pop(url).abandon()
         self._tell(
             {
                 "kind": "published",
-                "policy": policy,
+                "policy": name,
                 "version": state.version,
                 "step": state.weights.step,
                 "servers": [url for url in links if url not in failed],
@@ -250,21 +201,62 @@ class Publisher:
             }
         )
 
-    def _probe(self, policy: str, urls: list[str]) -> dict[str, str]:
+    def _broadcast(
+        self, name: str, links: Mapping[str, ServerLink], is_late: bool
+    ) -> PublishReport:
+        state, cfg = self.states[name], self._spec.weights
+        source = state.weights.source(passes=2)  # to check and to send
+        return publish(
+            source if is_late else changed_only(state.weights, source),
+            list(links.values()),
+            version=state.version,
+            bucket_bytes=int(cfg.bucket_mb * 2**20),
+            pause_mode=None if cfg.pause == "drain" else cfg.pause,
+            timeout_s=cfg.timeout_s,
+            stall_s=cfg.stall_s,
+            memory=self._memory,
+        )
+
+    def _write(self, name: str, links: Mapping[str, ServerLink], is_late: bool) -> PublishReport:
+        """By way of a folder, which is written once for a version. Where the disk does not take
+        it, no server has been touched, and all are late."""
+        state, cfg = self.states[name], self._spec.weights
+        parent = (cfg.folder or self._spec.bad_batches.parent / "published").resolve() / name
+        folder = parent / f"v{state.version}"
+        try:
+            if links and not folder.exists():
+                source = state.weights.source(passes=2)  # to check and to write
+                require_finite(source(), state.version)
+                specs = {
+                    key: Spec(getattr(torch, sent.dtype), sent.shape)
+                    for key, sent in state.weights.layout.items()
+                }
+                folder = write_folder(parent, state.version, self._spec.base, specs, source())
+        except OSError as error:
+            text = f"{folder}: {error}"
+            lost = {url: ServerResult(False, text) for url in links}
+            return PublishReport(state.version, lost, 0.0)
+        return publish_folder(
+            folder,
+            list(links.values()),
+            version=state.version,
+            pause_mode=None if cfg.pause == "drain" else cfg.pause,
+            timeout_s=cfg.timeout_s,
+            stall_s=cfg.stall_s,
+        )
+
+    def _probe(self, state: Published, urls: list[str]) -> dict[str, str]:
         """{url: error} of the servers that give the probe's tokens other log-probs than we do."""
-        state, cfg = self.states[policy], self._spec.weights
+        cfg = self._spec.weights
+        state.probe_gap = 0.0
         if not urls:
             return {}
-        ours = state.weights.scores()
         errors = {}
-        state.probe_gap = 0.0
-        for url in urls:
-            try:
-                theirs = probe(url, PROBE, timeout_s=cfg.timeout_s)
-            except WeightSyncError as error:
-                errors[url] = str(error)
+        gaps = proof.probe_gaps(urls, PROBE, state.weights.scores(), cfg.timeout_s)
+        for url, gap in gaps.items():
+            if isinstance(gap, WeightSyncError):
+                errors[url] = str(gap)
                 continue
-            gap = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
             state.probe_gap = max(state.probe_gap, gap)
             if not gap <= cfg.probe_tolerance:
                 errors[url] = (
@@ -273,50 +265,48 @@ class Publisher:
                 )
         return errors
 
-    def _compare(self, policy: str, urls: list[str]) -> dict[str, str]:
-        """{url: error} of the servers whose weights are not ours, bit for bit. A server whose
-        tensors have other names (SGLang fuses some) is compared in those that it shares."""
-        ours = checksums(self.states[policy].weights.source(passes=1)())
-        errors = {}
-        for url in urls:
-            try:
-                theirs = server_checksums(url, timeout_s=self._spec.weights.timeout_s)
-            except WeightSyncError as error:
-                errors[url] = str(error)
-                continue
-            different = [name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]]
-            if different:
-                errors[url] = f"{len(different)} tensors differ after publication: {different[0]}"
-        return errors
+    def _compare(self, state: Published, urls: list[str]) -> dict[str, str]:
+        """{url: error} of the servers whose weights are not ours, bit for bit."""
+        spec = self._spec
+        return proof.checksum_errors(
+            [url for url in urls if spec.tensor_parallel[url] == 1],  # else a GPU has but a part
+            lambda: state.weights.source(passes=1),
+            on_gpu=spec.device == "cuda",
+            timeout_s=spec.weights.timeout_s,
+            key=spec.admin_key,
+        )
 
-    def _connect(self, policy: str, url: str) -> ServerLink | None:
-        state = self.states[policy]
+    def _connect(self, name: str, url: str) -> ServerLink | None:
+        """A new link; None where the server does not take part. Raises ConfigError where what it
+        holds are not the weights that we have."""
+        state, spec = self.states[name], self._spec
         if url in state.links:
             state.links.pop(url).close()
         link = ServerLink(
-            url, backend=self._spec.backend, tensor_parallel=self._spec.tensor_parallel[url]
+            url,
+            backend=spec.backend,
+            tensor_parallel=spec.tensor_parallel[url],
+            admin_key=spec.admin_key,
         )
         try:
-            link.connect(self._spec.weights.timeout_s)
+            if url not in self._verified:
+                self._verify(url, state)
+            if spec.weights.via == "broadcast":
+                link.connect(spec.weights.timeout_s)
         except WeightSyncError as error:
             log.warning("%s", error)
             return None
         state.links[url] = link
         return link
 
-
-def served_version(url: str, timeout_s: float = 5.0) -> str | None:
-    """The weight version that a server reports; None where it does not answer (yet)."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(
-        parts.hostname or "", parts.port or 80, timeout=timeout_s
-    )
-    try:
-        connection.request("GET", "/model_info")
-        response = connection.getresponse()
-        body = response.read()
-        return str(json.loads(body)["weight_version"]) if response.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
-        return None
-    finally:
-        connection.close()
+    def _verify(self, url: str, state: Published) -> None:
+        misfit = proof.names_misfit(
+            url,
+            state.weights.layout,
+            tied=self._tied,
+            timeout_s=self._spec.weights.timeout_s,
+            key=self._spec.admin_key,
+        )
+        if misfit:
+            raise ConfigError(f"{url} does not hold the model of {self._spec.base}: {misfit}")
+        self._verified.add(url)

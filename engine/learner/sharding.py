@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from engine.learner.families import PolicyModel
 from engine.learner.loss import Tokens
@@ -57,14 +57,6 @@ def release(model: PolicyModel) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a sharded one, on every rank."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(full: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of `full`, placed and sharded like `parameter`."""
-    moved = full.to(parameter.device, copy=True)
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(moved, parameter.device_mesh, parameter.placements)
-    return moved
 
 
 def rank(mesh: DeviceMesh | None) -> int:

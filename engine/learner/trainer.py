@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class StepReport:
     skipped: bool
     """True: parameters, optimiser and step counter are as before."""
     reason: str = ""
-    """Why it was skipped: `empty`, `no_signal`, `non_finite_loss` or `non_finite_gradient`."""
+    """Why it was skipped: `empty`, `no_signal`, or one of `bad_batches.REASONS`."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -114,7 +115,6 @@ class PolicyTrainer:
             fused=True,
         )
         self._host_state = HostState(self.optimizer)
-        self._rng = torch.Generator().manual_seed(seed)
         if cfg.objective.needs_reference and reference is None:
             raise ConfigError(
                 f"learner.objective.kl_beta is {cfg.objective.kl_beta} but there is no reference"
@@ -128,8 +128,14 @@ class PolicyTrainer:
             return self.cfg.lr
         return self.cfg.lr * max(0.0, 1 - self.step_count / self.total_steps)
 
-    def prepare(self, groups: Sequence[Group]) -> Prepared:
-        """What can be done for a batch before its step, also in a thread while another trains."""
+    def prepare(
+        self, groups: Sequence[Group], *, ages: Mapping[int, int] = MappingProxyType({})
+    ) -> Prepared:
+        """What can be done for a batch before its step, also in a thread while another trains.
+
+        `ages`: {version: age in steps} of the weights that sampled it, at the step. Raises
+        ValueError as `preparation.prepare` does.
+        """
         return prepare(
             groups,
             cfg=self.cfg,
@@ -137,13 +143,11 @@ class PolicyTrainer:
             shape=self.shape,
             rank=sharding.rank(self._mesh),
             ranks=sharding.size(self._mesh),
+            ages=ages,
         )
 
-    def step(self, batch: Sequence[Group] | Prepared, *, version: int | None = None) -> StepReport:
+    def step(self, batch: Sequence[Group] | Prepared) -> StepReport:
         """Train on one batch: `updates_per_step` updates, each on its part of the groups.
-
-        `version`: this policy's newest publication, from which the staleness of tokens is counted;
-        ValueError where the objective needs it and it is not given.
 
         Skipped without a trace where there is nothing to learn or a value is not finite. With
         several updates a later one that is not finite is left out, counted in the metric
@@ -155,8 +159,6 @@ class PolicyTrainer:
         if not samples:
             return StepReport(step=self.step_count, skipped=True, reason="empty")
         objective = self.cfg.objective
-        if objective.proximal == "approximated" and version is None:
-            raise ValueError("objective.proximal: approximated needs the version of the weights")
         has_other_terms = bool(objective.kl_beta or objective.entropy_bonus)
         if not has_other_terms and not any(sample.advantage for sample in samples):
             return StepReport(step=self.step_count, skipped=True, reason="no_signal")
@@ -174,7 +176,7 @@ class PolicyTrainer:
                 for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
             ]
         updates = [
-            self._update(part, batches, logprobs if needs_start else None, version)
+            self._update(part, batches, logprobs if needs_start else None)
             for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
         ]
         failed = [update.reason for update in updates if update.reason]
@@ -244,12 +246,12 @@ class PolicyTrainer:
             self._host_state.evict()
 
     def trainer_state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs to continue exactly: masters, AdamW's state, the shuffling RNG.
+        """What a checkpoint needs to continue exactly: masters, AdamW's state.
 
         The live tensors, sharded as the parameters are: copy before the next step.
         """
         self._host_state.fetch()
-        state = {"rng": self._rng.get_state()}
+        state: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             state[f"master.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -270,9 +272,7 @@ class PolicyTrainer:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
-        state = self.trainer_state()
-        fill(state)
-        self._rng.set_state(state["rng"])
+        fill(self.trainer_state())
         self.step_count = step
 
     def _charge_kl(
@@ -312,11 +312,7 @@ class PolicyTrainer:
         return logprobs_T, entropy_T
 
     def _update(
-        self,
-        part: Part,
-        batches: Sequence[MicroBatch],
-        proximal: Sequence[Tensor] | None,
-        version: int | None,
+        self, part: Part, batches: Sequence[MicroBatch], proximal: Sequence[Tensor] | None
     ) -> _Update:
         """Gradient of all micro-batches, then one optimiser update if everything is finite."""
         cfg = self.cfg
@@ -334,7 +330,6 @@ class PolicyTrainer:
                 self._backward(logprobs_T.sum() * 0.0)
                 continue
             proximal_T = None if proximal is None else proximal[i]
-            staleness_T = batch.staleness(version)
             loss = policy_loss(
                 logprobs_T,
                 proximal_T,
@@ -347,18 +342,18 @@ class PolicyTrainer:
                 objective=cfg.objective,
                 reference_T=reference_T,
                 entropy_T=entropy_T,
-                staleness_T=staleness_T,
+                staleness_T=batch.staleness_T,
             )
             learners_T = logprobs_T.detach() if proximal_T is None else proximal_T
             anchor_T = learners_T
             if cfg.objective.proximal == "approximated":
                 anchor_T = proximal_logprobs(
                     logprobs_T, None, batch.sampler_T, objective=cfg.objective,
-                    staleness_T=staleness_T,
+                    staleness_T=batch.staleness_T,
                 )  # fmt: skip
             self._backward(loss)
             sums[0] += loss.detach()
-            sums[1:] += _gap_sums(learners_T, batch.sampler_T, staleness_T)
+            sums[1:] += _gap_sums(learners_T, batch)
             tokens.append(
                 Tokens(
                     logprobs_T=logprobs_T.detach(),
@@ -413,11 +408,11 @@ class PolicyTrainer:
         }
 
 
-def _gap_sums(logprobs_T: Tensor, sampler_T: Tensor, staleness_T: Tensor) -> Tensor:
+def _gap_sums(logprobs_T: Tensor, batch: MicroBatch) -> Tensor:
     """[4] sum and count of |log pi - log mu| over tokens, and over those that are fresh."""
-    valid_T = torch.isfinite(sampler_T)
-    gap_T = torch.where(valid_T, (logprobs_T.detach() - sampler_T).abs(), 0.0).double()
-    fresh_T = valid_T & (staleness_T == 0)
+    valid_T = torch.isfinite(batch.sampler_T)
+    gap_T = torch.where(valid_T, (logprobs_T.detach() - batch.sampler_T).abs(), 0.0).double()
+    fresh_T = valid_T & (batch.staleness_T == 0)
     return torch.stack([gap_T.sum(), valid_T.sum(), gap_T[fresh_T].sum(), fresh_T.sum()])
 
 

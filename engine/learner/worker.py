@@ -123,8 +123,10 @@ class Leader:
             command, images = message
             if command["kind"] == "batch":
                 self._begin(command, images)
-            elif command["kind"] == "save":
-                self._save_all()
+            elif command["kind"] == "release":
+                self._publisher.release(command["policy"], command["url"])
+            elif command["kind"] == "assign":
+                self._publisher.assign(command["policy"], command["url"])
             elif command["kind"] == "bye":
                 return False
             message = self._socket.receive(0.0)
@@ -144,7 +146,7 @@ class Leader:
         header, _ = message
         if header["kind"] != "welcome":
             raise TransportError(f"the engine answered {header['kind']!r} to hello")
-        self._attempt = int(header["attempt"])
+        self._attempt = self._bad_batches.attempt = int(header["attempt"])
         self._publisher.begin(header["versions"])
 
     def _ask_ahead(self, policy: str) -> None:
@@ -173,7 +175,12 @@ class Leader:
             self._finished(policy)
             return
         self._versions[policy, int(batch["step"])] = batch["versions"]
-        command = {"kind": "prepare", "policy": policy, "groups": batch["groups"]}
+        command = {
+            "kind": "prepare",
+            "policy": policy,
+            "groups": batch["groups"],
+            "ages": batch["ages"],
+        }
         self._group.execute(*self._group.broadcast(command, images))
         self._ready.append({key: value for key, value in batch.items() if key != "groups"})
 
@@ -181,8 +188,7 @@ class Leader:
         """One prepared batch: a step unless it is bad, and its publication."""
         policy, request = batch["policy"], int(batch["request"])
         published = self._publisher.states[policy]  # of the step before
-        command = {"kind": "step", "policy": policy, "version": published.version}
-        (report, groups), seconds = self._timed(policy, command, {})
+        (report, groups), seconds = self._timed(policy, {"kind": "step", "policy": policy}, {})
         assert isinstance(report, StepReport)
         self._done[policy] = request
         self._socket.send(
@@ -205,7 +211,7 @@ class Leader:
         )
         if report.reason in REASONS:
             self._bad_batches.bad(policy, request, report.reason, groups)
-        else:
+        elif not report.skipped:
             self._bad_batches.good(policy)
         self._watch_gap(policy, report)
         if not report.skipped:
@@ -270,7 +276,12 @@ class Leader:
         )
 
     def _save_all(self) -> None:
+        self._report_saves(self._group.checkpoints.wait(SAVE_GRACE_S))
         for policy in self._spec.policies:
+            step = self._group.trainers[policy].step_count
+            record = self._spec.checkpoints[policy] / f"step-{step:08d}" / "trainer.json"
+            if step in self._kept.get(policy, {}) and record.exists():
+                continue  # to replace it by itself would leave none for a moment
             # The open requests are not part of these weights.
             self._save(policy, self._done[policy])
 

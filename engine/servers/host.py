@@ -1,8 +1,6 @@
 """Server host: starts one server process, keeps it running, and ends it in order.
 
-The embedded server serves all policies of a host from one process; SGLang takes one process, and
-so one host, per policy. Whoever listens for events learns when a server holds only its start-up
-weights again.
+Whoever listens for events learns when a server holds only its start-up weights again.
 """
 
 import asyncio
@@ -10,10 +8,9 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -23,65 +20,18 @@ import aiohttp
 
 from engine.children import end, last_lines, spawn
 from engine.errors import ConfigError, EngineError
+from engine.servers.spec import ServerSpec, command_line, environment, write_keys
 
 _POLL_S = 0.1
 _BAD_INPUT = 2
 """Exit status of an embedded server that was given something unusable: no restart mends it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSpec:
-    """One server process. Raises ConfigError where it makes no sense."""
-
-    kind: Literal["embedded", "sglang"]
-    model_dirs: Mapping[str, Path]
-    """{policy: folder whose weights it starts with}."""
-    ports: Mapping[str, int]
-    """{policy: port}."""
-    host: str = "127.0.0.1"
-    device: str = "cpu"
-    tensor_parallel: int = 1
-    context_length: int = 512
-    max_running: int = 256
-    weight_version: str = "0"
-    admin_key: str | None = None
-    seed: int = 0
-    gpus: tuple[int, ...] = ()
-    """Local indices of the GPUs that it may see; empty: all."""
-    extra_args: tuple[str, ...] = ()
-    python: str = sys.executable
-    """SGLang may live in an environment of its own."""
-
-    def __post_init__(self) -> None:
-        if set(self.model_dirs) != set(self.ports) or not self.ports:
-            raise ConfigError(
-                f"server: policies with a model {sorted(self.model_dirs)} are not those with a "
-                f"port {sorted(self.ports)}"
-            )
-        if self.kind == "sglang" and len(self.ports) != 1:
-            raise ConfigError(
-                f"server: an SGLang server serves one policy, not {', '.join(self.ports)}; "
-                "give each policy a server of its own"
-            )
-        if self.kind == "embedded" and self.tensor_parallel != 1:
-            raise ConfigError("server: the embedded server has no tensor parallelism; set tp to 1")
-
-    @property
-    def urls(self) -> dict[str, str]:
-        """{policy: URL}."""
-        return {policy: f"http://{self.host}:{port}" for policy, port in self.ports.items()}
-
-    @property
-    def name(self) -> str:
-        """For log files."""
-        return f"{self.kind}-{'-'.join(self.ports)}"
-
-
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
     """Something happened to the process."""
 
-    kind: Literal["starting", "ready", "died", "stopped"]
+    kind: Literal["starting", "ready", "silent", "died", "stopped"]
     pid: int
     detail: str = ""
 
@@ -95,80 +45,14 @@ class RestartPolicy:
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     ready_timeout_s: float = 600.0
+    silent_s: float = 300.0
+    """A server that has been ready and then says nothing for so long is killed: its scheduler waits
+    for something that will not come, such as a learner that never joins a group."""
     grace_s: float = 5.0
 
     def pause_s(self, recent_deaths: int) -> float:
         """How long to wait before the next start."""
         return min(self.longest_pause_s, self.first_pause_s * 2.0 ** (recent_deaths - 1))
-
-
-def command_line(spec: ServerSpec) -> list[str]:
-    """The command that starts the server of `spec`."""
-    build = _embedded_command if spec.kind == "embedded" else _sglang_command
-    command = build(spec)
-    if spec.admin_key:
-        command += ["--admin-api-key", spec.admin_key]
-    return [*command, *spec.extra_args]
-
-
-def _embedded_command(spec: ServerSpec) -> list[str]:
-    command = [spec.python, "-m", "engine.servers.embedded"]
-    for policy, port in spec.ports.items():
-        command += ["--serve", f"{port}={spec.model_dirs[policy]}"]
-    return [
-        *command,
-        *("--host", spec.host),
-        *("--device", spec.device),
-        *("--dtype", "float32" if spec.device == "cpu" else "bfloat16"),
-        *("--max-running-requests", str(spec.max_running)),
-        *("--context-length", str(spec.context_length)),
-        *("--weight-version", spec.weight_version),
-        *("--seed", str(spec.seed)),
-    ]
-
-
-def _sglang_command(spec: ServerSpec) -> list[str]:
-    ((policy, port),) = spec.ports.items()
-    command = [
-        *(spec.python, "-m", "sglang.launch_server"),
-        *("--model-path", str(spec.model_dirs[policy])),
-        *("--host", spec.host),
-        *("--port", str(port)),
-        *("--tp", str(spec.tensor_parallel)),
-        *("--max-running-requests", str(spec.max_running)),
-        *("--context-length", str(spec.context_length)),
-        *("--weight-version", spec.weight_version),
-        *("--random-seed", str(spec.seed)),
-    ]
-    if spec.device == "cpu":
-        command += [
-            *("--device", "cpu"),
-            *("--dtype", "float32"),
-            *("--attention-backend", "torch_native"),
-            *("--mm-attention-backend", "sdpa"),
-            *("--sampling-backend", "pytorch"),
-            "--disable-overlap-schedule",
-        ]
-    return command
-
-
-def environment(spec: ServerSpec) -> dict[str, str]:
-    """What is added to the environment of the server of `spec`."""
-    # A server started below torchrun must not take the agent's key-value store for its own:
-    # its process groups with the learner would look under other keys.
-    added = {"TORCHELASTIC_USE_AGENT_STORE": "False", "HF_HUB_OFFLINE": "1"}
-    if spec.device == "cpu":
-        added["OMP_NUM_THREADS"] = "1"
-    if spec.gpus:
-        added["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
-    if spec.kind == "sglang":
-        # Image embeddings would outlive weight updates; a health check would generate a token,
-        # and fail during a pause.
-        added["SGLANG_VLM_CACHE_SIZE_MB"] = "0"
-        added["SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"] = "0"
-        if spec.device == "cpu":
-            added["SGLANG_USE_CPU_ENGINE"] = "1"
-    return added
 
 
 @dataclass(slots=True)
@@ -205,16 +89,19 @@ async def serve(
     """
     policy = restarts or RestartPolicy()
     log = _log_file(spec, log_dir)
+    keys = write_keys(spec, log.with_suffix(".keys.yaml"))
     deaths = _Deaths(policy)
     while not stop.is_set():
         _check_ports(spec)
-        process = spawn(command_line(spec), log=log, env=environment(spec))
+        process = spawn(command_line(spec, keys), log=log, env=environment(spec))
         try:
             on_event(ServerEvent("starting", process.pid))
             if await _until_ready(spec, process, stop, log, policy):
                 on_event(ServerEvent("ready", process.pid))
-            while process.poll() is None and not stop.is_set():
-                await _wait(stop, _POLL_S)
+                if await _until_silent(spec, process, stop, policy.silent_s):
+                    on_event(ServerEvent("silent", process.pid, f"for {policy.silent_s:.0f} s"))
+                    process.kill()
+                    process.wait()
         finally:
             died = process.poll()
             await asyncio.shield(asyncio.to_thread(_end_all, process, policy.grace_s))
@@ -235,8 +122,11 @@ async def serve(
 
 
 def _log_file(spec: ServerSpec, log_dir: Path) -> Path:
+    """The server's log, for its owner's eyes: SGLang writes its arguments there, keys included."""
     log_dir.mkdir(parents=True, exist_ok=True)
-    return log_dir / f"{spec.name}.log"
+    log = log_dir / f"{spec.name}.log"
+    log.touch(mode=0o600)
+    return log
 
 
 def _check_ports(spec: ServerSpec) -> None:
@@ -286,6 +176,44 @@ async def _until_ready(
             if pending:
                 await _wait(stop, _POLL_S)
     return True
+
+
+async def _until_silent(
+    spec: ServerSpec, process: Popen[bytes], stop: asyncio.Event, silent_s: float
+) -> bool:
+    """Wait for the end of the process or for `stop`; True where instead a port falls silent."""
+    looks = [asyncio.create_task(_listen(spec, url, silent_s)) for url in spec.urls.values()]
+    try:
+        while process.poll() is None and not stop.is_set():
+            if any(look.done() for look in looks):
+                return True
+            await _wait(stop, _POLL_S)
+        return False
+    finally:
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+
+async def _listen(spec: ServerSpec, url: str, silent_s: float) -> None:
+    """Return when `url` has let a question wait for `silent_s`.
+
+    /server_info is answered by the scheduler itself, in a pause too, and by SGLang's only between
+    two of its tasks: others come from processes that are always awake. One question at a time, and
+    none is withdrawn: SGLang matches their answers by order.
+    """
+    key = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
+    timeout = aiohttp.ClientTimeout(total=silent_s)
+    async with aiohttp.ClientSession(timeout=timeout, headers=key) as session:
+        while True:
+            try:
+                async with session.get(f"{url}/server_info") as response:
+                    await response.read()
+            except TimeoutError:
+                return
+            except aiohttp.ClientError:
+                pass  # it is dying, which its process will show
+            await asyncio.sleep(min(10.0, silent_s / 10))
 
 
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:

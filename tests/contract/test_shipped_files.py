@@ -1,6 +1,7 @@
 """What is shipped loads; what the README says to type is what the Makefile knows."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,14 @@ def test_readme_names_only_files_that_exist() -> None:
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_sglang_is_tested_in_the_versions_that_gpus_get() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = "".join(
+        (ROOT / "launch/sglang_cpu" / name).read_text()
+        for name in ("requirements.txt", "requirements-no-deps.txt")
+    ).splitlines()
+    for package in ("sglang", "transformers", "tokenizers"):
+        (pin,) = [line for line in extra["gpu"] if line.startswith(f"{package}==")]
+        assert pin in listed

@@ -1,14 +1,17 @@
-"""One run that loses its server, its engine and rank 0, is stopped and resumed, and ends well.
+"""One run that loses a render worker, its server, its network, its engine and rank 0, is stopped
+and resumed, and ends well.
 
 Each blow follows an event that the run itself has written down, never a time.
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import pytest
 
 from engine.rundir import RunDir
+from tests.e2e.blows import ENGINE, SERVER, Hand
 from tests.e2e.command import (
     POLL_S,
     WITHOUT_MEASURING,
@@ -29,6 +33,7 @@ from tests.e2e.command import (
     selfplay,
     started,
 )
+from tests.e2e.network import SIDES, Network, free_ports, network
 from tests.e2e.records import (
     POLICIES,
     attempts_of,
@@ -46,8 +51,9 @@ from tests.e2e.records import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 6
-SERVER, ENGINE = "engine.servers.embedded", "launch.engine"
+STEPS = 7
+STALL_S = 2.0
+"""After so long a server that says nothing is given up."""
 
 
 @dataclass(slots=True)
@@ -56,6 +62,8 @@ class Survivor:
 
     dir: RunDir
     output: Path
+    port: int = field(default_factory=lambda: free_ports(2 * len(POLICIES)))
+    """Of its first server; as many more, for the network before them, follow."""
     family: set[Process] = field(default_factory=set)
     """Every process of the run that was ever seen."""
     stopped: Ended | None = None
@@ -73,7 +81,13 @@ class Survivor:
         # max_age 1 keeps games close to steps: without a server nothing can go on for long.
         place = (f"run.name={self.dir.path.name}", f"run.root={self.dir.path.parent}")
         sizes = (f"run.steps={STEPS}", "run.checkpoint_every=2", "streams.max_age=1")
-        return selfplay(*place, *sizes, *WITHOUT_MEASURING, *more)
+        between = f"layout.servers.0.advertise=127.0.0.1:{self.port + len(POLICIES)}"
+        ports = (f"layout.servers.0.port={self.port}", between, f"sampler.stall_s={STALL_S}")
+        return selfplay(*place, *sizes, *ports, *WITHOUT_MEASURING, *more)
+
+    def network(self) -> AbstractContextManager[Network]:
+        num = len(POLICIES)
+        return network({self.port + num + i: self.port + i for i in range(num)})
 
     def look(self, front: Started) -> None:
         self.family |= descendants(front.process.pid)
@@ -90,8 +104,10 @@ class Survivor:
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
     root = tmp_path_factory.mktemp("survival")
     one = Survivor(RunDir(root / "runs" / "survivor"), root / "output")
-    with started(one.command(), one.output) as front:
+    with one.network() as net, started(one.command(), one.output) as front:
         lose_the_server(one, front)
+        lose_a_render_worker(one, front, net)
+        lose_the_network(one, front, net)
         lose_the_engine(one, front)
         lose_rank_0(one, front)
         front.process.send_signal(signal.SIGINT)
@@ -99,7 +115,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         one.stopped_steps = steps_of(one.dir)
         one.saved = {policy: checkpoints_of(one.dir, policy)[-1].name for policy in POLICIES}
     one.left_after_stop = one.alive()
-    with started(again(one.stopped), one.output) as front:
+    with one.network(), started(again(one.stopped), one.output) as front:
         front.until(lambda: attempts_of(one.dir) == 4, "the resumed engine")
         one.look(front)
         one.second = run(one.command("--resume"), one.output)
@@ -130,6 +146,32 @@ def lose_the_server(one: Survivor, front: Started) -> None:
     # Games of step 3 start only after step 1 is published, so after this server's death.
     front.until(lambda: any(r["step"] == 3 for r in steps_of(one.dir)), "a new server's games")
     assert recorded(one.dir, SERVER) not in (None, server)
+    assert attempts_of(one.dir) == 1
+
+
+def lose_a_render_worker(one: Survivor, front: Started, net: Network) -> None:
+    one.look(front)
+    hand = Hand(run=one.dir, net=net, seed=0)
+    front.until(lambda: hand.find("render worker") is not None, "a render worker")
+    worker = hand.find("render worker")
+    assert worker is not None
+    worker.kill()
+    front.until(lambda: hand.find("render worker") not in (None, worker), "another worker")
+
+
+def lose_the_network(one: Survivor, front: Started, net: Network) -> None:
+    """Nobody reaches the servers; nobody is told so either, by any connection that closes."""
+    seen = len(events_of(one.dir))
+
+    def told(words: str) -> bool:
+        return any(words in text for text in events_of(one.dir)[seen:])
+
+    net.swallow(*SIDES)
+    front.until(lambda: told(" is gone: "), "that the servers are silent is noticed")
+    net.let_through(*SIDES)
+    front.until(lambda: told(" is back after "), "the servers are heard again")
+    steps = len(steps_of(one.dir))
+    front.until(lambda: len(steps_of(one.dir)) > steps, "it plays on")
     assert attempts_of(one.dir) == 1
 
 
@@ -232,6 +274,24 @@ def test_nothing_is_twice_in_the_lineage(survivor: Survivor) -> None:
     assert any("are ready again" in text for text in events_of(survivor.dir))
     check_lineage(survivor.dir, STEPS)
     check_versions(survivor.dir)
+
+
+def test_what_happened_is_in_the_event_log(survivor: Survivor) -> None:
+    events = events_of(survivor.dir)
+    for policy in POLICIES:  # who finds out first, who samples or who publishes, is chance
+        own = [text for text in events if text.startswith(f"{policy}: ")]
+        gone = [
+            i for i, text in enumerate(own) if re.search(r" is gone: |publication .* failed", text)
+        ]
+        back = [i for i, text in enumerate(own) if " is back after " in text]
+        assert gone, policy
+        assert back, policy
+        assert gone[0] < back[-1]
+    for attempt in (2, 3, 4):
+        (line,) = [text for text in events if text.startswith(f"attempt {attempt} goes on with ")]
+        query = f"SELECT policy, step FROM restores WHERE attempt = {attempt}"
+        for policy, step in rows(survivor.dir, query):
+            assert f"{policy} of step {step}" in line
 
 
 def test_tokens_and_time_add_up_over_attempts(survivor: Survivor) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -46,7 +46,7 @@ def answer(
     ids: list[int],
     *,
     finish: str = "stop",
-    spans: list[tuple[int, int, int]] | None = None,
+    spans: Sequence[tuple[Any, int, int]] | None = None,
     **meta: Any,
 ) -> Body:
     """An answer as SGLang gives it; `spans` are (version, start, end)."""
@@ -80,6 +80,10 @@ class FakeServer:
         self.on_abort = asyncio.Event()
         self.running = 0
         self.most_running = 0
+        self.max_running = 256
+        """As it says by /server_info."""
+        self.times_asked = 0
+        """Whether it is there."""
         self.url = ""
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
@@ -100,11 +104,23 @@ class FakeServer:
         self.on_abort.set()
         return web.Response()
 
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        self.times_asked += 1
+        return web.Response()
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"max_running_requests": self.max_running})
+
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["FakeServer"]:
         app = web.Application()
         app.add_routes(
-            [web.post("/generate", self.generate), web.post("/abort_request", self.abort)]
+            [
+                web.post("/generate", self.generate),
+                web.post("/abort_request", self.abort),
+                web.get("/ready", self.ready),
+                web.get("/server_info", self.info),
+            ]
         )
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()

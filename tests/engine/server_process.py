@@ -27,6 +27,8 @@ from tests.engine.tiny_models import IMAGE_PAD, build_tiny_model
 
 CONTEXT = 2048
 FIRST_VERSION = "11"
+KEY = "contract"
+"""Sent with every request; servers without a key don't look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def until(
 
 
 def request(
-    url: str, path: str, body: Any = None, *, key: str | None = None, raw: bytes | None = None
+    url: str, path: str, body: Any = None, *, key: str | None = KEY, raw: bytes | None = None
 ) -> tuple[int, Any]:
     """(status, JSON or text) of one call; GET without a body."""
     data = raw if raw is not None else None if body is None else json.dumps(body).encode()

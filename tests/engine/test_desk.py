@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -65,6 +65,7 @@ class Office:
         max_age: int = 4,
         judge_every: int | None = None,
         max_judge_age: int | None = None,
+        too_old: Literal["wait", "drop"] = "wait",
     ) -> None:
         self.buffer = buffer
         self.attempt = buffer.begin_attempt()
@@ -81,6 +82,7 @@ class Office:
                 streams={"solver": StreamRule(policy="solver", max_age=max_age)},
                 games_per_step=1,
                 total_steps=total_steps,
+                too_old=too_old,
             ),
             max_judge_age=max_judge_age,
             servers={"solver": self.servers, "judge": self.judges},
@@ -365,7 +367,7 @@ def test_batches_asked_for_ahead_are_as_old_as_they_will_be(buffer: Buffer) -> N
     """Three batches before the first step; the second is bad, so the third makes its step."""
 
     async def scenario() -> None:
-        office = Office(buffer, max_age=4, judge_every=2, max_judge_age=4)
+        office = Office(buffer, max_age=4, judge_every=2)
         await office.open()
         for _ in range(3):
             office.play(judge=1)
@@ -379,6 +381,7 @@ def test_batches_asked_for_ahead_are_as_old_as_they_will_be(buffer: Buffer) -> N
             {"solver": 2}, {"solver": 3, "judge": 2}, {"solver": 4},
         ]  # fmt: skip
         assert not office.desk.waiting, "it has something to train on"
+        assert [b["ages"] for b in (first, second, third)] == [[(1, 0)], [(1, 1)], [(1, 2)]]
 
         await office.told("stepped", request=1, step=1, skipped=False, reason="", metrics={})
         await office.published(2, 1)
@@ -403,6 +406,60 @@ def test_batches_asked_for_ahead_are_as_old_as_they_will_be(buffer: Buffer) -> N
 
     run(scenario)
     assert not violations(buffer.counts())
+
+
+def test_a_server_moves_when_its_old_learner_has_let_go(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        await office.desk.move("http://x", "solver", "solver")  # there is one policy here
+        assert office.socket.sent[-1] == {"kind": "release", "policy": "solver", "url": "http://x"}
+        await office.told("released", url="http://x")
+        assert office.socket.sent[-1] == {"kind": "assign", "policy": "solver", "url": "http://x"}
+        await office.told("serving", version=1, servers=["http://x"])
+        assert office.servers.ready == {"http://x": 1}
+
+        await office.desk.move("http://x", "solver", "judge")
+        office.servers.mark_unready("http://x")
+        await office.told("serving", version=1, servers=["http://x"])  # said before it knew
+        assert office.servers.ready == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("strict", [{"max_judge_age": 4}, {"too_old": "drop"}])
+def test_no_batch_goes_ahead_where_waiting_costs(buffer: Buffer, strict: dict[str, Any]) -> None:
+    """Judges would go on while it waits; slow games would be cut sooner than need be."""
+
+    async def scenario() -> None:
+        office = Office(buffer, **strict)
+        await office.open()
+        for _ in range(2):
+            office.play()
+        for request in (1, 2):
+            await office.told("next", request=request)
+        await office.desk.answer(office.admission)
+        assert [batch["request"] for batch in office.socket.batches()] == [1]
+        await office.told("stepped", request=1, step=1, skipped=False, reason="", metrics={})
+        await office.desk.answer(office.admission)
+        assert [batch["request"] for batch in office.socket.batches()] == [1, 2]
+
+    run(scenario)
+
+
+def test_a_batch_without_a_signal_is_not_called_bad(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        office.play()
+        await office.told("next", request=1)
+        await office.desk.answer(office.admission)
+        skipped = {"skipped": True, "reason": "no_signal", "metrics": {}}
+        await office.told("stepped", request=1, step=0, **skipped)
+        assert office.events[-1][0] == "info"
+
+    run(scenario)
+    assert buffer.counts()["groups"]["solver"]["dropped"] == {"no_signal": 1}
 
 
 def test_no_more_batches_are_given_than_steps_are_left(buffer: Buffer) -> None:

@@ -1,24 +1,30 @@
 """The server host: command lines, restarts, and a publication around a death."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engine.config import ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.servers.host import (
-    RestartPolicy,
-    ServerEvent,
+from engine.server_link import ServerLink
+from engine.servers.embedded.__main__ import parse_arguments
+from engine.servers.host import RestartPolicy, ServerEvent, serve
+from engine.servers.spec import (
     ServerSpec,
+    check_interpreter,
+    check_server_host,
     command_line,
     environment,
-    serve,
+    write_keys,
 )
-from engine.weights import ServerLink, publish
+from engine.weights import publish
 from tests.engine.server_process import (
     free_port,
     generate,
@@ -41,11 +47,11 @@ def spec_of(**changes: object) -> ServerSpec:
 
 
 def test_the_embedded_server_serves_all_policies_from_one_process() -> None:
-    command = command_line(spec_of(admin_key="A", extra_args=("--max-queued-requests", "9")))
+    command = command_line(spec_of(extra_args=("--max-queued-requests", "9")))
     assert command[1:3] == ["-m", "engine.servers.embedded"]
     serves = [command[i + 1] for i, word in enumerate(command) if word == "--serve"]
     assert serves == ["3001=/models/a", "3002=/models/b"]
-    assert command[-4:] == ["--admin-api-key", "A", "--max-queued-requests", "9"]
+    assert command[-2:] == ["--max-queued-requests", "9"]
     assert command[command.index("--dtype") + 1] == "float32"
     assert environment(spec_of())["OMP_NUM_THREADS"] == "1"
 
@@ -58,9 +64,80 @@ def test_an_sglang_command_has_what_reinforcement_learning_needs() -> None:
     assert command[command.index("--tp") + 1] == "2"
     assert "--attention-backend" not in command
     assert "torch_native" in command_line(spec_of(kind="sglang", **one))
+    assert "--enable-metrics" in command
+    assert "--mem-fraction-static" not in command
+    chosen = command_line(
+        spec_of(kind="sglang", device="cuda", mem_fraction=0.7, deterministic=True, **one)
+    )
+    assert chosen[chosen.index("--mem-fraction-static") + 1] == "0.7"
+    assert "--enable-deterministic-inference" in chosen
     added = environment(spec)
+    assert added["SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"] == "0"
     assert added["SGLANG_VLM_CACHE_SIZE_MB"] == "0"
     assert added["TORCHELASTIC_USE_AGENT_STORE"] == "False"
+
+
+def test_keys_are_in_a_file_of_their_own_and_never_on_the_command_line(tmp_path: Path) -> None:
+    spec = spec_of(api_key="it's: #secret", admin_key="A")
+    keys = write_keys(spec, tmp_path / "keys.yaml")
+    assert keys is not None
+    assert keys.stat().st_mode & 0o777 == 0o600
+    command = command_line(spec, keys)
+    assert not any("secret" in word for word in command)
+    options = parse_arguments(command[3:])
+    assert (options.api_key, options.admin_api_key) == ("it's: #secret", "A")
+    assert write_keys(spec_of(), tmp_path / "none.yaml") is None
+
+
+@pytest.mark.parametrize(
+    "versions, why",
+    [
+        ({"torch": "2.13.1+cpu", "sglang": "0.5.21"}, None),
+        (
+            {"torch": "2.14.1", "sglang": "0.5.23"},
+            r"layout.servers.0.python: .*torch 2\.14\.1.*2.13",
+        ),
+        ({"torch": None, "sglang": "0.5.23"}, r"torch \(none\)"),
+        ({"torch": "2.13.0", "sglang": "0.5.20"}, r"sglang 0\.5\.20; install 0\.5\.21 or later"),
+        ({"torch": "2.13.0", "sglang": None}, "no sglang.*make venv-sglang"),
+    ],
+)
+def test_a_servers_interpreter_must_fit_the_learners(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    versions: dict[str, str | None],
+    why: str | None,
+) -> None:
+    monkeypatch.setattr("engine.servers.spec.metadata.version", lambda _: "2.13.0")
+    python = Path(failing_python(tmp_path, f"echo '{json.dumps(versions)}'"))
+    if why is None:
+        check_interpreter("sglang", python, "layout.servers.0.python")
+        return
+    with pytest.raises(ConfigError, match=why):
+        check_interpreter("sglang", python, "layout.servers.0.python")
+
+
+def test_an_interpreter_is_asked_itself() -> None:
+    check_interpreter("embedded", Path(sys.executable), "here")
+    check_interpreter("embedded", None, "here")
+    with pytest.raises(ConfigError, match=r"here: there is no interpreter /no/such; SGLang is"):
+        check_interpreter("sglang", Path("/no/such"), "here")
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        ({"mem_fraction": 0.5}, r"layout.servers.1.mem_fraction: only SGLang"),
+        ({"deterministic": True}, r"layout.servers.1.deterministic: only SGLang"),
+        ({"kind": "sglang", "deterministic": True}, r"no such mode on a CPU"),
+    ],
+)
+def test_settings_that_a_server_could_not_honour_are_refused(
+    settings: dict[str, object], why: str
+) -> None:
+    host = ServerHostConfig(rank=1, policies=("solver",), **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=why):
+        check_server_host(host, "cpu", "layout.servers.1")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +228,27 @@ async def _kill_and_refill(tmp_path: Path) -> None:
     assert kinds == ["starting", "ready", "died", "starting", "ready", "stopped"]
     with pytest.raises(ProcessLookupError):
         os.kill(second.pid, 0)
+
+
+def test_a_server_that_falls_silent_is_restarted(tmp_path: Path) -> None:
+    asyncio.run(_stop_without_dying(tmp_path))
+
+
+async def _stop_without_dying(tmp_path: Path) -> None:
+    spec = ServerSpec(
+        kind="embedded", model_dirs={"p": tiny_dir()}, ports={"p": free_port()}, api_key="K"
+    )
+    quick = RestartPolicy(first_pause_s=0.01, ready_timeout_s=90, silent_s=4.0)
+    stop, heard = asyncio.Event(), Listener()
+    supervisor = asyncio.create_task(serve(spec, tmp_path, stop, heard, restarts=quick))
+    first = await heard.count("ready", 1)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = await heard.count("ready", 2)
+    assert second.pid != first.pid
+    stop.set()
+    await asyncio.wait_for(supervisor, 30)
+    kinds = [event.kind for event in heard.events]
+    assert kinds == ["starting", "ready", "silent", "died", "starting", "ready", "stopped"]
 
 
 def run_serve(spec: ServerSpec, tmp_path: Path, on_event: Callable[[ServerEvent], None]) -> None:

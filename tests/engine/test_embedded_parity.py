@@ -6,7 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from engine.weights import ServerLink, checksums, probe, publish, server_checksums
+from engine.buckets import checksums
+from engine.server_calls import probe, server_checksums
+from engine.server_link import ServerLink
+from engine.weights import publish
 from tests.engine.server_process import (
     generate,
     in_background,

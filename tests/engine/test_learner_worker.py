@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import Popen
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -26,21 +27,25 @@ import torch.distributed as dist
 import zmq
 from safetensors.torch import load_file
 
+from engine.buckets import checksums
 from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
 from engine.errors import TransportError, WeightSyncError
 from engine.layout import Follower
-from engine.learner import checkpoint, publisher, worker
+from engine.learner import checkpoint, proof, publisher, worker
+from engine.learner.bad_batches import load_batch
 from engine.learner.checkpoint_writer import Saved
 from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
+from engine.server_calls import server_checksums
+from engine.server_link import ServerLink
 from engine.transport import Images, Message
 from engine.types import Group, Segment
-from engine.weights import ServerLink, checksums, server_checksums
 from engine.wire import encode_group, from_frames, to_frames
 from tests.engine.learner.learner_data import make_group
 from tests.engine.server_process import answers, free_port, in_background, request, tiny_dir, until
+from tests.engine.tiny_models import IMAGE_PAD
 
 PATIENCE_S = 60.0
 
@@ -103,9 +108,11 @@ class FakeEngine:
         version: int,
         groups: list[Group],
         step: int | None = None,
+        ages: Mapping[int, int] = MappingProxyType({}),
         **followers: int,
     ) -> None:
-        """`step`: what comes of it, that of the request's number unless given."""
+        """`step`: what comes of it, that of the request's number unless given; `ages`: of the
+        versions that sampled the groups."""
         rows = [encode_group(group)[0] for group in groups]
         step = step or request_number
         versions = {"solver": version, **followers}
@@ -114,7 +121,7 @@ class FakeEngine:
             policy="solver",
             request=request_number,
             groups=rows,
-            **({"step": step, "versions": versions} if rows else {}),
+            **({"step": step, "versions": versions, "ages": list(ages.items())} if rows else {}),
         )
 
     def welcome(self, version: int, **followers: int) -> Message:
@@ -319,13 +326,13 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_answers_the_probe_wrongly_gets_no_requests(
     tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = publisher.probe
+    honest = proof.probe
     lies = [0.5]
 
     def probe(url: str, ids: Sequence[int], **options: float) -> list[float]:
         return [value + sum(lies) for value in honest(url, ids, **options)]
 
-    monkeypatch.setattr(publisher, "probe", probe)
+    monkeypatch.setattr(proof, "probe", probe)
     with life_of(tmp_path, server.url) as life:
         life.engine.welcome(5)
         first = life.engine.expect("published")
@@ -692,7 +699,13 @@ def test_the_next_batch_is_prepared_while_one_trains(
             for policy in ("coder", "solver"):
                 versions = {policy: 6}
                 life.engine.send(
-                    "batch", policy=policy, request=1, step=1, versions=versions, groups=rows
+                    "batch",
+                    policy=policy,
+                    request=1,
+                    step=1,
+                    versions=versions,
+                    ages=[],
+                    groups=rows,
                 )
         for policy in ("coder", "solver"):
             stepped = life.engine.expect("stepped")
@@ -758,6 +771,29 @@ def test_batches_of_the_same_policy_are_prepared_ahead(
         life.bye()
 
 
+def test_a_batch_that_contradicts_the_model_is_skipped_and_kept(tmp_path: Path) -> None:
+    """A placeholder without a picture: server and learner disagree about the prompt."""
+    first, *rest = make_group(7).rollouts
+    odd = replace(first, prompt_ids=(*first.prompt_ids, IMAGE_PAD))
+    group = replace(make_group(7), rollouts=(odd, *rest))
+    with life_of(tmp_path) as life:
+        engine = life.engine
+        engine.welcome(5)
+        engine.batch(1, 6, [group])
+        stepped = engine.expect("stepped")
+        assert (stepped["step"], stepped["skipped"]) == (0, True)
+        assert stepped["reason"] == "unpreparable"
+        engine.expect("next")
+        (kept,) = (tmp_path / "bad_batches").iterdir()
+        (again,) = load_batch(kept)
+        assert again.rollouts[0].prompt_ids == odd.prompt_ids
+        engine.batch(2, 6, groups_of(0), step=1)
+        assert engine.expect("stepped")["step"] == 1
+        assert engine.expect("published")["version"] == 6
+        engine.expect("next")
+        life.bye()
+
+
 def test_a_gap_between_sampler_and_learner_is_told_once(tmp_path: Path) -> None:
     """Tokens that claim to be of these very weights, with log-probs that they never gave."""
 
@@ -770,7 +806,7 @@ def test_a_gap_between_sampler_and_learner_is_told_once(tmp_path: Path) -> None:
         engine.welcome(5)
         for request_number, version in ((1, 6), (2, 7)):
             groups = [fresh(g, version - 1) for g in groups_of(20 * request_number)]
-            engine.batch(request_number, version, groups)
+            engine.batch(request_number, version, groups, ages={version - 1: 0})
             stepped = engine.expect("stepped")
             assert stepped["metrics"]["sampler_gap"] > 0.1
             if request_number == 1:
@@ -779,7 +815,7 @@ def test_a_gap_between_sampler_and_learner_is_told_once(tmp_path: Path) -> None:
                 assert "for the same weights (learner.gap_alarm is 0.1)" in event["text"]
             engine.expect("published")
             engine.expect("next")
-        engine.batch(3, 8, groups_of(60))  # of version 0: says nothing about it
+        engine.batch(3, 8, groups_of(60), ages={0: 7})  # older: says nothing about it
         assert "sampler_gap" not in engine.expect("stepped")["metrics"]
         engine.expect("published")
         engine.expect("next")

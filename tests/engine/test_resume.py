@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.admission import AdmissionRules, StreamRule
+from engine.buckets import checksums
 from engine.buffer import Buffer
 from engine.conservation import violations
 from engine.learner import checkpoint, checkpoint_writer
@@ -17,7 +18,6 @@ from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.trainer import PolicyTrainer
 from engine.types import Group, Segment
-from engine.weights import checksums
 from tests.engine.fakes import FakeLearner, FakeRun, make_rollout
 
 BASE = Path(__file__).resolve().parents[2] / "launch/tiny_base_model"

@@ -1,6 +1,7 @@
 """Which server a request goes to, and who waits."""
 
 import asyncio
+import re
 from contextlib import AsyncExitStack
 
 import pytest
@@ -122,5 +123,41 @@ def test_an_unready_server_gets_nothing() -> None:
         assert not waiting.done()
         pool.mark_ready("b", 2)
         assert await asyncio.wait_for(waiting, 5) == "b"
+
+    asyncio.run(scene())
+
+
+def test_servers_that_come_and_go_are_events_each_told_once() -> None:
+    pool, told = ready_pool(), list[tuple[str, str]]()
+    pool.on_event = lambda level, text: told.append((level, text))
+    pool.mark_ready("a", 3)
+    pool.mark_ready("a", 4)
+    for _ in range(3):  # every request that was there finds out by itself
+        pool.mark_unready("a", "killed")
+    pool.mark_ready("a", 5)
+    pool.mark_unready("a")  # what the caller tells in its own words
+    assert [level for level, _ in told] == ["info", "warning", "info"]
+    first, gone, back = (text for _, text in told)
+    assert first == "policy: a serves version 3"
+    assert gone == "policy: a is gone: killed"
+    assert re.fullmatch(r"policy: a is back after \d+\.\d s, with version 5", back)
+
+
+def test_a_server_that_runs_few_requests_gets_few() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b", max_concurrency=3)
+        pool.set_limit("a", 1)
+        pool.set_limit("b", 100)  # our own bound holds as well
+        pool.set_limit("never seen", 1)
+        async with AsyncExitStack() as stack:
+            for i in range(4):
+                await stack.enter_async_context(pool.place(b"%d" % i, 10))
+            servers = pool.stats()["servers"]
+            assert (servers["a"]["running"], servers["b"]["running"]) == (1, 3)
+            waiting = asyncio.create_task(stack.enter_async_context(pool.place(b"5", 10)))
+            await settle()
+            assert not waiting.done()
+            pool.set_limit("a", 2)
+            assert await waiting == "a"
 
     asyncio.run(scene())

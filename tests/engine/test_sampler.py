@@ -1,8 +1,12 @@
 """The real sampler against servers in this process that speak SGLang's protocol."""
 
 import asyncio
+import json
 import socket
 import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -347,3 +351,174 @@ def test_images_and_placeholders_must_agree() -> None:
                 await it.sampler().sample(MESSAGES, n=1, params=PARAMS, images=[b"png"])
 
     asyncio.run(scene())
+
+
+def streamed(chunks: Sequence[Body], *, breaks_off: bool = False) -> web.Response:
+    """A stream of events, torn at odd places; it ends in order, or with the server's death."""
+
+    async def events() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+            for i in range(0, len(data), 37):
+                yield data[i : i + 37]
+        if breaks_off:
+            raise ConnectionResetError("killed")
+        yield b"data: [DONE]\n\n"
+
+    return web.Response(body=events(), content_type="text/event-stream")
+
+
+def unfinished(body: Body, ids: list[int]) -> Body:
+    chunk = answer(body, ids)
+    chunk["meta_info"]["finish_reason"] = None
+    return chunk
+
+
+def test_a_streamed_answer_is_its_last_event() -> None:
+    async def scene() -> None:
+        async with stage() as it:
+
+            async def behave(body: Body) -> web.StreamResponse:
+                chunks = [unfinished(body, [30]), unfinished(body, [30, 31])]
+                return streamed([*chunks, answer(body, [30, 31, EOS])])
+
+            it.servers[0].script.append(behave)
+            rollout = await it.one(stream=True, stream_interval=5)
+            assert rollout.token_ids == (30, 31, EOS)
+            (body,) = it.servers[0].requests
+            assert body["stream"] is True
+            assert body["sampling_params"]["stream_interval"] == 5
+            assert it.pool.stats()["tokens"] == 3
+            assert it.pool.stats()["retries"] == 0
+
+    asyncio.run(scene())
+
+
+def test_tokens_that_came_before_a_server_died_are_kept() -> None:
+    async def scene() -> None:
+        async with stage(2) as it:
+            asked: list[Body] = []
+
+            async def die_then_go_on(body: Body) -> web.StreamResponse:
+                asked.append(body)
+                if len(asked) == 1:
+                    chunks = [unfinished(body, [30]), unfinished(body, [30, 31, 32])]
+                    return streamed(chunks, breaks_off=True)
+                return streamed([answer(body, [33, EOS], spans=[(4, 0, 2)])])
+
+            for server in it.servers:
+                server.script.append(die_then_go_on)
+            rollout = await it.one(stream=True)
+            assert rollout.token_ids == (30, 31, 32, 33, EOS)
+            assert rollout.segments == (Segment(0, 3), Segment(3, 4))
+            assert rollout.logprobs == tuple(-token / 100 for token in rollout.token_ids)
+            assert [len(server.requests) for server in it.servers] == [1, 1]
+            first, second = asked
+            assert second["input_ids"] == [*first["input_ids"], 30, 31, 32]
+            assert second["sampling_params"]["max_new_tokens"] == PARAMS.max_new_tokens - 3
+            assert it.pool.stats()["retries"] == 1
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("spans", [[("default", 0, 2)], [(3, 0, 1)]])
+def test_what_a_dead_server_left_is_checked_like_a_whole_answer(spans: list[Any]) -> None:
+    async def scene() -> None:
+        async with stage() as it:
+
+            async def die(body: Body) -> web.StreamResponse:
+                chunk = unfinished(body, [30, 31])
+                chunk["meta_info"]["weight_versions"] = answer(body, [30, 31], spans=spans)[
+                    "meta_info"
+                ]["weight_versions"]
+                return streamed([chunk], breaks_off=True)
+
+            async def answers(body: Body) -> web.StreamResponse:
+                return streamed([answer(body, [20, 21, EOS])])
+
+            it.servers[0].script.extend([die, answers])
+            assert (await it.one(stream=True)).token_ids == (20, 21, EOS)
+
+    asyncio.run(scene())
+
+
+def test_a_stream_that_dies_after_its_last_token_lacks_nothing() -> None:
+    async def scene() -> None:
+        async with stage() as it:
+
+            async def die(body: Body) -> web.StreamResponse:
+                return streamed([unfinished(body, [30, EOS])], breaks_off=True)
+
+            it.servers[0].script.append(die)
+            rollout = await it.one(stream=True)
+            assert (rollout.token_ids, rollout.finish) == ((30, EOS), "stop")
+            assert len(it.servers[0].requests) == 1
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_swallows_everything_is_given_up() -> None:
+    """It takes connections and answers nothing: neither the request nor whether it is there."""
+
+    async def scene() -> None:
+        async with stage(1) as it, swallowing() as hole:
+            it.pool.mark_unready(it.servers[0].url)
+            it.pool.mark_ready(hole, 3)
+            task = asyncio.create_task(it.one(stall_s=0.2))
+            while hole in it.pool.ready:
+                await asyncio.sleep(0.01)
+            it.pool.mark_ready(it.servers[0].url, 4)
+            assert (await task).server == it.servers[0].url
+            assert it.pool.stats()["servers"][hole]["running"] == 0
+
+    asyncio.run(scene())
+
+
+def test_a_busy_server_is_waited_for() -> None:
+    """It is slow to answer the request, but it is there."""
+
+    async def scene() -> None:
+        async with stage(1) as it:
+            server, asked = it.servers[0], asyncio.Event()
+
+            async def behave(body: Body) -> web.StreamResponse:
+                while server.times_asked < 8:
+                    await asyncio.sleep(0.01)
+                asked.set()
+                return web.json_response(answer(body, [20, EOS]))
+
+            server.script.append(behave)
+            assert (await it.one(stall_s=0.1)).token_ids == (20, EOS)
+            assert asked.is_set()
+            assert it.pool.stats()["retries"] == 0
+
+    asyncio.run(scene())
+
+
+def test_a_server_gets_no_more_requests_than_it_says_that_it_runs() -> None:
+    async def scene() -> None:
+        async with stage(max_concurrency=64) as it:
+            server = it.servers[0]
+            server.max_running = 2
+
+            async def slow(body: Body) -> web.StreamResponse:
+                await asyncio.sleep(0.05)
+                return web.json_response(answer(body, [20, EOS]))
+
+            while server.most_running != 2:  # it is known soon after the first request
+                server.most_running = 0
+                server.script.extend([slow] * 12)
+                await it.sampler().sample(MESSAGES, n=12, params=PARAMS)
+                assert not server.script
+            await it.sampler().sample(MESSAGES, n=12, params=PARAMS)
+            assert server.most_running == 2
+
+    asyncio.run(scene())
+
+
+@asynccontextmanager
+async def swallowing() -> AsyncIterator[str]:
+    """The url of a port where connections are taken and nothing is ever said."""
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    async with server:
+        yield "http://{}:{}".format(*server.sockets[0].getsockname())

@@ -1,11 +1,15 @@
 """Publishing: buckets, groups, failures that stay where they happen."""
 
 import json
+import math
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +17,20 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.buckets import Memory, buckets, checksums, receive_bucket
+from engine.children import last_lines, spawn
 from engine.errors import WeightSyncError
-from engine.weights import (
-    ServerLink,
-    buckets,
-    checksums,
-    publish,
-    receive_bucket,
-    server_checksums,
+from engine.server_calls import server_checksums
+from engine.server_link import ServerLink
+from engine.weights import publish
+from tests.engine.server_process import (
+    free_port,
+    generate,
+    in_background,
+    shared_server,
+    tiny_module,
+    until,
 )
-from tests.engine.server_process import generate, in_background, shared_server, tiny_module
 
 KINDS = (torch.float32, torch.bfloat16, torch.uint8, torch.int64)
 
@@ -38,9 +46,10 @@ def gloo_peer(port: int, name: str) -> dist.ProcessGroupGloo:
 
 
 class FakeServer:
-    """Speaks the publication's HTTP and joins its group; `silent` never joins a broadcast."""
+    """Speaks the publication's HTTP and joins its group; `silent` never joins a broadcast, and a
+    `hole` takes calls of that path and never answers them."""
 
-    def __init__(self, *, silent: bool = False, refuse: str = "") -> None:
+    def __init__(self, *, silent: bool = False, refuse: str = "", hole: str = "") -> None:
         self.calls: list[tuple[str, dict[str, object]]] = []
         self.received: dict[str, torch.Tensor] = {}
         self.release = threading.Event()
@@ -50,6 +59,9 @@ class FakeServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.calls.append((self.path, body))
+                if self.path == hole:
+                    outer.release.wait(30)
+                    return
                 ok = self.path != refuse
                 if ok and self.path == "/init_weights_update_group":
                     outer.group = gloo_peer(body["master_port"], body["group_name"])
@@ -125,16 +137,22 @@ def test_buckets_hold_every_byte_once_and_aligned(
         (f"t{i}", torch.randint(0, 100, shape).to(kind)) for i, (kind, shape) in enumerate(shapes)
     ]
     found: dict[str, torch.Tensor] = {}
-    for bucket in buckets(tensors, size):
+    memory = Memory(), Memory()
+    ends = []
+    for bucket in buckets(tensors, size, memory):
+        ends.append(bucket.is_last)
         offset = 0
         for name, kind, shape in zip(bucket.names, bucket.dtypes, bucket.shapes, strict=True):
             dtype = getattr(torch, kind)
             length = dtype.itemsize * int(torch.tensor(shape).prod()) if shape else dtype.itemsize
             assert offset % dtype.itemsize == 0
-            found[name] = bucket.data[offset : offset + length].view(dtype).view(shape)
+            # A copy: the memory is filled anew for the next bucket but one.
+            found[name] = bucket.data[offset : offset + length].clone().view(dtype).view(shape)
             offset += length
         assert offset == bucket.data.numel()
-        assert offset <= size or len(bucket.names) == 1
+        assert offset <= size or sum(math.prod(shape) > 0 for shape in bucket.shapes) == 1
+    assert ends == [False] * (len(ends) - 1) + [True] * bool(ends)
+    assert all(m.take(0, "cpu").untyped_storage().nbytes() <= size for m in memory)
     assert found.keys() == dict(tensors).keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors)
 
@@ -193,6 +211,82 @@ def test_a_server_that_hangs_costs_only_itself_and_no_more_than_the_time_out(
     assert fakes[1].received.keys() == dict(some_tensors()).keys()
     assert fakes[1].paths()[-1] == "/continue_generation"
     links[1].close()
+
+
+@pytest.mark.parametrize(
+    "hole", ["/pause_generation", "/update_weights_from_distributed", "/continue_generation"]
+)
+def test_a_black_hole_holds_the_others_up_for_the_stall_bound_only(
+    fakes: list[FakeServer], hole: str
+) -> None:
+    """Long before its time-out the other one has everything and generates again."""
+    fakes += [FakeServer(hole=hole), FakeServer()]
+    links = [connected(fake) for fake in fakes]
+    began = time.monotonic()
+    report = publish(some_tensors(), links, version=3, bucket_bytes=100, timeout_s=60, stall_s=0.5)
+    assert time.monotonic() - began < 15
+    assert report.failed == [fakes[0].url]
+    assert report.servers[fakes[0].url].error == f"{fakes[0].url}: 0.5 s late"
+    assert fakes[1].received.keys() == dict(some_tensors()).keys()
+    assert fakes[1].paths()[-1] == "/continue_generation"
+    assert links[0].group is None, "nobody will use it again"
+    # What was given up does not go on by itself with weights that are half new.
+    fakes[0].release.set()
+    if hole != "/continue_generation":
+        assert "/continue_generation" not in fakes[0].paths()
+    links[1].close()
+
+
+def test_a_server_killed_in_the_middle_of_a_broadcast_costs_nobody_else(
+    fakes: list[FakeServer], tmp_path: Path
+) -> None:
+    """Killed between its first bucket and its last, while the other is given the same buckets."""
+    fakes.append(FakeServer())
+    port = free_port()
+    victim = spawn(
+        [sys.executable, "-m", "launch.benches.weight_receiver", str(port)],
+        log=tmp_path / "log",
+        env={"OMP_NUM_THREADS": "1"},
+    )
+    until(lambda: accepts(port), timeout_s=60, what=lambda: last_lines(tmp_path / "log"))
+    links = [ServerLink(f"http://127.0.0.1:{port}"), connected(fakes[0])]
+    links[0].connect(timeout_s=20)
+
+    def dying() -> Iterator[tuple[str, torch.Tensor]]:
+        for i in range(6):
+            if i == 3:
+                victim.kill()
+                victim.wait()
+            yield f"t{i}", torch.full((1000,), float(i))
+
+    report = publish(
+        dying, links, version=4, bucket_bytes=4000, timeout_s=60, stall_s=1, check=False
+    )
+    assert report.failed == [links[0].url]
+    assert report.seconds < 20
+    assert [fakes[0].received[f"t{i}"][0].item() for i in range(6)] == list(range(6))
+    assert fakes[0].paths()[-1] == "/continue_generation"
+    links[1].close()
+
+
+def test_a_learner_that_breaks_off_gives_all_servers_up(fakes: list[FakeServer]) -> None:
+    fakes.append(FakeServer())
+    link = connected(fakes[0])
+
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "a", torch.zeros(100)
+        yield "b", torch.zeros(100)
+        raise RuntimeError("a rank is gone")
+
+    with pytest.raises(RuntimeError, match="a rank is gone"):
+        publish(broken, [link], version=1, bucket_bytes=400, check=False)
+    assert link.group is None
+    assert "/continue_generation" not in fakes[0].paths()
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("path", ["/pause_generation", "/begin_weight_update"])

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from engine import children
-from engine.config import ServerHostConfig
 from engine.errors import ConfigError, EngineError
 from engine.layout import Follower, Job
 from engine.rundir import RunDir
@@ -135,20 +134,34 @@ def test_a_server_host_ends_when_the_run_is_done(
     assert served[0].weight_version == ranks.UNFILLED
 
 
-def test_ports_follow_the_first_one(
-    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ports_follow_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(*_: object) -> None:
         return None
 
     monkeypatch.setattr(ranks, "serve", serve)
-    store = FakeStore(done="1")
-    host = ServerHostConfig(rank=1, policies=("coder", "solver"), kind="embedded", port=30100)
+    config, store = load_root(QUICKSTART, ["layout.servers.0.port=30100"]), FakeStore(done="1")
+    host = config.layout.servers[0]
     ranks._run_server(config, RunDir(tmp_path), store, host, threading.Event())  # type: ignore[arg-type]
-    assert json.loads(store.values["servers/1"]) == {
-        "coder": "http://127.0.0.1:30100",
-        "solver": "http://127.0.0.1:30101",
-    }
+    urls = json.loads(store.values["servers/1"])
+    assert urls == {p: f"http://127.0.0.1:{30100 + i}" for i, p in enumerate(host.policies)}
+
+
+def test_others_are_told_the_address_that_the_layout_advertises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+
+    async def serve(spec: Any, *_: object) -> None:
+        served.append(spec)
+
+    monkeypatch.setattr(ranks, "serve", serve)
+    overrides = ["layout.servers.0.port=30100", "layout.servers.0.advertise=gate:40100"]
+    config, store = load_root(QUICKSTART, overrides), FakeStore(done="1")
+    host = config.layout.servers[0]
+    ranks._run_server(config, RunDir(tmp_path), store, host, threading.Event())  # type: ignore[arg-type]
+    assert list(served[0].ports.values()) == [30100, 30101, 30102]
+    urls = ranks._server_urls(config, store, threading.Event())  # type: ignore[arg-type]
+    assert urls == {p: [f"http://gate:{40100 + i}"] for i, p in enumerate(host.policies)}
 
 
 PINNED = (

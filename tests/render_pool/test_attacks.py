@@ -21,6 +21,7 @@ from render_pool.corpus.attacks import Attack
 from render_pool.pool import RenderPool
 from render_pool.reasons import REASONS
 
+pytestmark = pytest.mark.alone
 CASES = {case.name: case for case in attacks.cases()}
 MAX_WORKER_S = 0.6
 """For one input, on a slow and busy machine: what is hardly worth a picture is still drawn."""

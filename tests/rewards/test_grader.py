@@ -25,6 +25,7 @@ from rewards.grader import MAX_PAIR_CHARS, Grader
 from rewards.grading import canonical, tally
 from tests.rewards.hostile_functions import UNWRITTEN
 
+pytestmark = pytest.mark.alone
 WAIT_S = 30.0
 PERIOD_S = 0.002
 LATE_S = 0.05

@@ -39,10 +39,24 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--context-length", type=_positive, help="default: the model's own")
     parser.add_argument("--weight-version", default="default", help="name of the first weights")
     parser.add_argument("--weights-timeout-s", type=float, default=120.0)
+    parser.add_argument("--config", type=Path, help="YAML of further options; keys stand here")
     parser.add_argument("--api-key")
     parser.add_argument("--admin-api-key")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    return parser.parse_args([*_configured(argv), *argv])
+
+
+def _configured(argv: list[str]) -> list[str]:
+    """The options in the file behind --config, as words of a command line."""
+    if "--config" not in argv[:-1]:
+        return []
+    import yaml
+
+    try:
+        options = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()) or {}
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    except (OSError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config: {' '.join(str(error).split())}") from None
 
 
 def _port_and_dir(text: str) -> tuple[int, Path]:
@@ -130,13 +144,12 @@ async def serve(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run the server; 2 on bad input, with one line that says what is wrong."""
-    options = parse_arguments(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # More threads make small models slower, and the other core belongs to the learner.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        asyncio.run(serve(options))
+        asyncio.run(serve(parse_arguments(sys.argv[1:])))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

@@ -26,6 +26,7 @@ _CONTROL = (
     "begin_weight_update",
     "end_weight_update",
     "update_weights_from_distributed",
+    "update_weights_from_disk",
     "update_weight_version",
     "weights_checker",
 )
@@ -72,8 +73,8 @@ def build_app(served: ServedModel, *, keys: Keys, weights_timeout_s: float) -> w
     for name in _CONTROL:
         app.router.add_post(f"/{name}", _json_handler(getattr(control, name)))
     app.router.add_route("*", "/flush_cache", lambda _: _flush(control))
-    for path in ("/health", "/ready"):
-        app.router.add_get(path, lambda _: _ready(served))
+    app.router.add_get("/health", lambda _: _health(served))
+    app.router.add_get("/ready", lambda _: _ready(served))
     app.router.add_get("/health_generate", lambda _: _health_generate(served))
     for path in ("/model_info", "/get_model_info"):
         app.router.add_get(path, lambda _: _json(model_info(served)))
@@ -107,8 +108,15 @@ async def _flush(control: Control) -> web.Response:
     return web.Response(text=f"{answer['message']}\n")
 
 
-async def _ready(served: ServedModel) -> web.Response:
+async def _health(served: ServedModel) -> web.Response:
+    """As SGLang's with SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0: nothing is generated."""
     return web.Response(status=200 if served.loop.alive else 503)
+
+
+async def _ready(served: ServedModel) -> web.Response:
+    """Whether new requests should come; in a pause they should not, though they only wait."""
+    is_ready = served.loop.alive and not served.scheduler.paused
+    return web.Response(status=200 if is_ready else 503)
 
 
 async def _health_generate(served: ServedModel) -> web.Response:

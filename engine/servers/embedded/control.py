@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch import distributed as dist
 
+from engine.buckets import Memory, checksums, dtype_name, receive_bucket
 from engine.servers.embedded.protocol import BadRequest
 from engine.servers.embedded.served import ServedModel
-from engine.weights import checksums, join_group, leave_group, receive_bucket
+from engine.weight_files import read_weights
+from engine.weight_groups import join_group, leave_group
 
 Answer = dict[str, Any]
 
@@ -26,6 +29,7 @@ class Control:
         self._served = served
         self._timeout_s = timeout_s
         self._groups: dict[str, dist.ProcessGroup] = {}
+        self._memory = Memory()
         self._session_open = False
         self._holding = False
         self._updating = asyncio.Lock()
@@ -134,6 +138,7 @@ class Control:
                         flattened=flattened,
                         device=self._served.scheduler.module.device,
                         timeout_s=self._timeout_s,
+                        memory=self._memory,
                     )
                 )
                 unknown, flushed = self._run(lambda: self._apply(tensors, body))
@@ -143,6 +148,34 @@ class Control:
             raise Refused("Weights are updated, but: Flush cache failed.")
         note = f" Skipped unknown names: {', '.join(unknown[:8])}." if unknown else ""
         return _done("Succeeded to update parameter online." + note)
+
+    async def update_weights_from_disk(self, body: Mapping[str, Any]) -> Answer:
+        """Load the safetensors of a folder; whatever is wrong with it, the old weights stay.
+
+        Not paused, it waits for running requests to end, while new ones wait for it.
+        """
+        folder = Path(_text(body, "model_path"))
+        scheduler = self._served.scheduler
+        own = {name: tuple(t.shape) for name, t in scheduler.module.state_dict().items()}
+        async with self._updating:
+            if body.get("abort_all_requests") is True:
+                self._run(lambda: scheduler.abort("", everything=True))
+            try:
+                tensors = await self._blocking(lambda: read_weights(folder, own))
+            except (OSError, ValueError) as error:
+                raise Refused(f"Failed to load {folder}: {error}") from error
+            holds = not self._holding
+            await self._hold()
+            paused = len(scheduler.running) + len(scheduler.waiting) if scheduler.paused else 0
+            unknown, flushed = self._run(lambda: self._apply(tensors, body))
+            if holds:
+                self._holding = False
+                self._run(scheduler.release)
+        if not flushed:
+            raise Refused("Weights are updated, but: Flush cache failed.")
+        note = f" Skipped unknown names: {', '.join(unknown[:8])}." if unknown else ""
+        message = "Succeeded to update model weights." + note
+        return {**_done(message), "num_paused_requests": paused}
 
     def _apply(
         self, tensors: list[tuple[str, Tensor]], body: Mapping[str, Any]
@@ -165,7 +198,8 @@ class Control:
         return {**_done(f"Weight version updated to {version}"), "new_version": version}
 
     async def weights_checker(self, body: Mapping[str, Any]) -> Answer:
-        """Checksums of all weights, by their Hugging Face names."""
+        """Checksums of all weights, by their Hugging Face names; beyond SGLang's answer also their
+        shapes and dtypes."""
         if body.get("action") != "checksum":
             raise Refused(f"action {body.get('action')!r} is not supported; use 'checksum'")
         skip = set(body.get("skip_tensor_list") or [])
@@ -173,7 +207,14 @@ class Control:
         sums = self._run(
             lambda: checksums((n, t) for n, t in module.state_dict().items() if n not in skip)
         )
-        return {**_done(""), "ranks": [{"rank": 0, "checksums": sums}]}
+        held = {name: tensor for name, tensor in module.state_dict().items() if name in sums}
+        rank = {
+            "rank": 0,
+            "checksums": sums,
+            "shapes": {name: list(tensor.shape) for name, tensor in held.items()},
+            "dtypes": {name: dtype_name(tensor.dtype) for name, tensor in held.items()},
+        }
+        return {**_done(""), "ranks": [rank]}
 
     def _run(self, action: Callable[[], Any]) -> Any:
         """Do something between two steps."""

@@ -10,8 +10,6 @@ exit codes of the two ranks and of the three.
 import os
 import signal
 import sys
-import traceback
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,9 +26,9 @@ from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
 from engine.learner.trainer import PolicyTrainer
 from tests.engine.learner.learner_data import make_group
+from tests.engine.learner.ranks import fork_ranks
 
 STEP = "step-00000002"
-WAIT = timedelta(seconds=60)
 
 
 def make_trainer(base: Path, mesh: DeviceMesh | None = None) -> PolicyTrainer:
@@ -134,38 +132,16 @@ def two_ranks(base: Path, folder: Path, rank: int) -> None:
     os._exit(0)  # nobody is left to say goodbye to
 
 
-def run_rank(base: Path, folder: Path, rank: int, world: int, port: int) -> None:
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=WAIT)
-    prefix = dist.PrefixStore(f"of {world}", store)
-    dist.init_process_group("gloo", store=prefix, rank=rank, world_size=world, timeout=WAIT)
-    if world == 2:
-        two_ranks(base, folder, rank)
-    continue_from(folder, base, "two", world)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def fork_ranks(base: Path, folder: Path, world: int, port: int) -> list[int]:
-    """Their exit codes. Forked: what takes long is to import torch."""
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            try:
-                run_rank(base, folder, rank, world, port)
-                os._exit(0)
-            except BaseException:  # noqa: BLE001  must not go on as the parent
-                traceback.print_exc()
-                os._exit(1)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
 def main() -> None:
     base, folder, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
     for world in (2, 3):
-        print(fork_ranks(base, folder, world, port), flush=True)
+
+        def work(rank: int, world: int = world) -> None:
+            if world == 2:
+                two_ranks(base, folder, rank)
+            continue_from(folder, base, "two", world)
+
+        print(fork_ranks(world, port, f"of {world}", work), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_several_in_a_row_end_the_run_and_a_good_one_forgives(tmp_path: Path) ->
     with pytest.raises(EngineError, match=r"solver: 3 bad batches in a row.*log-probs are far"):
         bad.bad("solver", 6, "exploding_ratio", groups)
     assert len(list((tmp_path / "bad").iterdir())) == 6
-    assert (tmp_path / "bad" / "solver-6-exploding_ratio.msgpack").exists()
+    assert (tmp_path / "bad" / "solver-0-6-exploding_ratio.msgpack").exists()
 
 
 def test_a_full_folder_or_disk_costs_nothing_else(

@@ -1,7 +1,7 @@
 """From rows to tensors: every number of a rollout at its place, pictures once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from hypothesis import given, settings
@@ -53,13 +53,16 @@ def expanded(samples: Sequence[Sample]) -> dict[Prompt, ExpandedPrompt]:
     return {sample.prompt: expand(sample) for sample in samples}
 
 
-def build(rows: Sequence[Row], samples: Sequence[Sample]) -> MicroBatch:
+def build(
+    rows: Sequence[Row], samples: Sequence[Sample], ages: Mapping[int, int] | None = None
+) -> MicroBatch:
     return collate(
         rows,
         prompts=expanded(samples),
         sizes={png: size_of(png) for s in samples for png in s.rollout.images},
         encode=encode,
         numbers={id(sample): i for i, sample in enumerate(samples)},
+        ages=ages or {},
     )
 
 
@@ -210,7 +213,7 @@ def test_completions_share_the_prompts_last_token_as_predictor() -> None:
 
 
 def test_staleness_is_counted_token_by_token() -> None:
-    """Versions 3, 7 and 9 sampled it; the learner was told of 8: never less than 0."""
+    """Versions 3, 7 and 9 sampled it; the learner was told the ages of two."""
     rollout = Rollout(
         policy="a",
         role="a",
@@ -223,9 +226,9 @@ def test_staleness_is_counted_token_by_token() -> None:
         text="",
     )
     samples = [Sample(rollout, 1.0), Sample(make_rollout(1, prompt_ids=(1, 2), num_tokens=1), 0.0)]
-    batch = build([Row(2, tuple(samples))], samples)
-    assert batch.staleness(8).tolist() == [5, 5, 1, 1, 0, 8]
-    assert set(batch.staleness(None).tolist()) == {NO_AGE}
+    batch = build([Row(2, tuple(samples))], samples, {3: 4, 9: 0, 0: 7})
+    assert batch.staleness_T.tolist() == [4, 4, NO_AGE, NO_AGE, 0, 7]
+    assert set(build(rows_of(samples), samples).staleness_T.tolist()) == {NO_AGE}
 
 
 def test_given_advantages_win_over_rewards() -> None:

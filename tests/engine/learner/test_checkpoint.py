@@ -1,21 +1,15 @@
 """A checkpoint is whole or absent, and continues bit for bit."""
 
 import json
-import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,6 +21,7 @@ from engine.learner.checkpoint_writer import CheckpointWriter, Saved
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer
 from tests.engine.learner import checkpoint_ranks
+from tests.engine.learner.forked import run_forked
 from tests.engine.learner.learner_data import make_group
 
 META = {"request": 17, "note": "x"}
@@ -155,7 +150,7 @@ def test_the_state_is_in_the_format_of_distributed_checkpoint(
     path = checkpoint_writer.save(tmp_path, trainer, base=tiny_base, meta=META)
     got = {name: torch.zeros_like(tensor) for name, tensor in trainer.trainer_state().items()}
     dcp.load(got, storage_reader=dcp.HuggingFaceStorageReader(str(path / "trainer")), no_dist=True)
-    assert {name.split(".")[0] for name in got} == {"master", "adamw", "rng"}
+    assert {name.split(".")[0] for name in got} == {"master", "adamw"}
     assert all(torch.equal(got[name], t) for name, t in trainer.trainer_state().items())
 
 
@@ -368,29 +363,6 @@ def test_a_checkpoint_of_another_model_is_refused(two_checkpoints: Path, tiny_ba
         checkpoint.load(path, trainer)
 
 
-def run_ranks(base: Path, folder: Path) -> list[str]:
-    """The lines of `checkpoint_ranks`."""
-    wait = timedelta(seconds=PATIENCE_S)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=wait)
-    command = [sys.executable, "-m", checkpoint_ranks.__name__, str(base), str(folder)]
-    ranks = subprocess.Popen(
-        [*command, str(store.port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        lines, errors = ranks.communicate(timeout=PATIENCE_S)
-        assert ranks.returncode == 0, errors[-3000:]
-        print(errors)
-        return lines.splitlines()
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(ranks.pid, signal.SIGKILL)
-
-
 def left(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], float]:
     """A whole state that ranks loaded, and the loss of the step after it."""
     file = folder / f"{name}.safetensors"
@@ -406,7 +378,7 @@ def test_any_number_of_ranks_loads_what_another_saved_and_a_kill_leaves_the_prev
     alone = checkpoint_ranks.make_trainer(tiny_base)
     checkpoint_ranks.train(alone, 1, 2)
     checkpoint_writer.save(tmp_path / "one", alone, base=tiny_base, meta={"request": 2})
-    assert run_ranks(tiny_base, tmp_path) == ["[-9, 0]", "[0, 0, 0]"]
+    assert run_forked(checkpoint_ranks.__name__, tiny_base, tmp_path) == ["[-9, 0]", "[0, 0, 0]"]
     path = tmp_path / "two" / checkpoint_ranks.STEP
     assert checkpoint.latest_valid(tmp_path / "two") == (path, []), "the kill took nothing"
     assert (tmp_path / "two" / ".building-step-00000003").exists(), "and left what is not taken"

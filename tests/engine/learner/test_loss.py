@@ -28,7 +28,9 @@ CHOICES = {name: ObjectiveConfig(preset=name) for name in PRESETS} | {
     "k1": ObjectiveConfig(kl_beta=0.3, kl_estimator="k1"),
     "k2": ObjectiveConfig(kl_beta=0.3, kl_estimator="k2", aggregation="sequence"),
     "entropy": ObjectiveConfig(entropy_bonus=0.2, preset="gspo", eps_low=0.2, eps_high=0.3),
-    "on_policy": ObjectiveConfig(proximal="current", surrogate="cispo", dual_clip=None),
+    "on_policy": ObjectiveConfig(
+        proximal="current", surrogate="cispo", eps_low=None, eps_high=None, dual_clip=None
+    ),
 }
 
 FRESH = Token(theta=-1.0, prox=-1.0, mu=-1.0, ref=-1.0, entropy=1.0, age=0, advantage=1.0)
@@ -369,7 +371,12 @@ def test_a_kl_in_the_reward_is_charged_before_the_baseline() -> None:
 )
 def test_the_proximal_policy_by_name(proximal: str, want: list[float]) -> None:
     objective = ObjectiveConfig.model_validate(
-        {"proximal": proximal, "weight_bounds": None, "mask_band": None}
+        {
+            "proximal": proximal,
+            **dict.fromkeys(
+                ("weight_bounds", "mask_band", "eps_low", "eps_high", "dual_clip"), None
+            ),
+        }
     )
     got = proximal_logprobs(
         torch.tensor([-1.0, -1.0], requires_grad=True),

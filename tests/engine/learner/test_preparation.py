@@ -140,16 +140,19 @@ def test_staleness_is_that_of_each_token(family: ModelFamily, shape: ModelShape)
     ]
     group = dataclasses.replace(group, rollouts=tuple(rollouts))
 
-    def ages(version: int | None) -> dict[int, list[int]]:
-        prepared = prepare([group], cfg=LearnerConfig(), family=family, shape=shape)
+    def staleness(ages: dict[int, int]) -> dict[int, list[int]]:
+        prepared = prepare([group], cfg=LearnerConfig(), family=family, shape=shape, ages=ages)
         (batch,) = prepared.parts[0].batches
         return {
-            number: batch.staleness(version)[batch.sequences_T == i].tolist()
+            number: batch.staleness_T[batch.sequences_T == i].tolist()
             for i, number in enumerate(batch.rollouts_S.tolist())
         }
 
-    assert ages(6) == {0: [4, 1, 1], 1: [4, 4, 1]}
-    assert ages(None) == {0: [NO_AGE] * 3, 1: [NO_AGE] * 3}
+    assert staleness({2: 4, 5: 1}) == {0: [4, 1, 1], 1: [4, 4, 1]}
+    assert staleness({}) == {0: [NO_AGE] * 3, 1: [NO_AGE] * 3}
+    cfg = LearnerConfig.model_validate({"objective": {"proximal": "approximated"}})
+    with pytest.raises(ValueError, match=r"needs the ages of versions \[5\]"):
+        prepare([group], cfg=cfg, family=family, shape=shape, ages={2: 4})
 
 
 def test_a_picture_is_encoded_once_per_part_and_only_where_it_is_needed(

@@ -1,41 +1,21 @@
 """Two ranks over gloo compute what one rank does: loss, metrics, weights, resume."""
 
-import subprocess
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from tests.engine.learner import train_ranks
-
-TIMEOUT_S = 120
-ROOT = Path(__file__).parents[3]
+from tests.engine.learner.forked import run_forked
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(tiny_base: Path, tmp_path: Path) -> None:
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
-    command = [sys.executable, "-m", train_ranks.__name__, str(tiny_base), str(tmp_path)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(store.port)], stderr=subprocess.PIPE, cwd=ROOT
-        )
-        for rank in range(2)
-    ]
+    assert run_forked(train_ranks.__name__, tiny_base, tmp_path) == ["0 0"]
     alone_dir = tmp_path / "alone"
     alone_dir.mkdir()
     alone = train_ranks.run(tiny_base, alone_dir, alone_dir / "checkpoints")
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=TIMEOUT_S)
-            assert rank.returncode == 0, errors.decode()[-3000:]
-    finally:
-        for rank in ranks:
-            rank.kill()
     want = dict(alone.named_weights())
     for folder in (tmp_path, tmp_path / "rank1"):
         got = load_file(folder / "weights.safetensors")

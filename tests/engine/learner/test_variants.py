@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,36 +18,32 @@ from engine.learner.config import LearnerConfig, LoraConfig
 from engine.learner.offload import HostState
 from engine.learner.trainer import PolicyTrainer
 from tests.engine.learner import train_variants
+from tests.engine.learner.forked import run_forked
 from tests.engine.learner.learner_data import make_group
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 240
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant, world", [("plain", 2), ("hsdp", 4), ("lora", 2), ("frugal", 2)])
-def test_ranks_equal_one_process(tiny_base: Path, tmp_path: Path, variant: str, world: int) -> None:
-    """Two policies side by side on the same ranks, each the same as alone without ranks."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=180))
-    command = [sys.executable, "-m", train_variants.__name__, str(tiny_base), str(tmp_path)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(store.port), variant],
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        for rank in range(world)
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the ranks of every variant have left their weights."""
+    folder = tmp_path_factory.mktemp("variants")
+    lines = run_forked(train_variants.__name__, tiny_base, folder)
+    assert lines == [
+        " ".join([variant, *["0"] * world]) for variant, world in train_variants.WORLDS.items()
     ]
-    try:
-        alone = train_variants.run(tiny_base, variant, ("solver", "coder"))
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=TIMEOUT_S)
-            assert rank.returncode == 0, errors.decode()[-3000:]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", train_variants.WORLDS)
+def test_ranks_equal_one_process(tiny_base: Path, trained: Path, variant: str) -> None:
+    """Two policies side by side on the same ranks, each the same as alone without ranks."""
+    alone = train_variants.run(tiny_base, variant, ("solver", "coder"))
     for policy, trainer in alone.items():
-        want, got = dict(trainer.named_weights()), load_file(tmp_path / f"{policy}.safetensors")
+        want = dict(trainer.named_weights())
+        got = load_file(trained / variant / f"{policy}.safetensors")
         assert got.keys() == want.keys()
         for name, tensor in want.items():
             torch.testing.assert_close(got[name], tensor, atol=2e-5, rtol=0)
@@ -97,7 +90,7 @@ def test_what_is_published_is_what_was_trained(tiny_base: Path, tmp_path: Path) 
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_base: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lora.targets: no layer is called c_attn; there are"):
+    with pytest.raises(ConfigError, match=r"targets: no linear layer is called c_attn; there are"):
         make_trainer(tiny_base, lora=LoraConfig(targets=("c_attn", "q_proj")))
 
 

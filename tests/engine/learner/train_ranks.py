@@ -1,13 +1,11 @@
-"""One rank of a learner group, as a process: trains, saves a checkpoint, resumes it, trains on.
+"""Two ranks of a learner group, as processes: they train, save a checkpoint, resume it, train on.
 
-python -m tests.engine.learner.train_ranks BASE OUT RANK WORLD STORE_PORT
+python -m tests.engine.learner.train_ranks BASE OUT STORE_PORT
 """
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
@@ -17,6 +15,7 @@ from engine.learner.presets import ObjectiveConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
 from tests.engine.learner.learner_data import make_group
+from tests.engine.learner.ranks import fork_ranks
 
 CFG = LearnerConfig(
     lr=1e-3,
@@ -59,18 +58,15 @@ def run(base: Path, out: Path, checkpoints: Path) -> PolicyTrainer:
 
 
 def main() -> None:
-    base, out, rank, world, port = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
-    torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-    folder = out if rank == 0 else out / f"rank{rank}"
-    folder.mkdir(exist_ok=True)
-    trainer = run(base, folder, out / "checkpoints")
-    save_file(dict(trainer.named_weights()), folder / "weights.safetensors")
-    dist.barrier()
-    dist.destroy_process_group()
+    base, out, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+    def work(rank: int) -> None:
+        folder = out if rank == 0 else out / f"rank{rank}"
+        folder.mkdir(exist_ok=True)
+        trainer = run(base, folder, out / "checkpoints")
+        save_file(dict(trainer.named_weights()), folder / "weights.safetensors")
+
+    print(*fork_ranks(2, port, "train", work), flush=True)
 
 
 if __name__ == "__main__":

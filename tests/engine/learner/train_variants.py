@@ -1,14 +1,14 @@
-"""Ranks of a learner group that train with some option, as processes; used by test_variants.py.
+"""Ranks of a learner group that train with each option, as processes; used by test_variants.py.
 
-python -m tests.engine.learner.train_variants BASE OUT RANK WORLD STORE_PORT VARIANT
+python -m tests.engine.learner.train_variants BASE OUT STORE_PORT
+
+The weights of VARIANT are left in OUT/VARIANT. Prints the exit codes of its ranks, a line each.
 """
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from engine.learner import sharding
@@ -16,6 +16,7 @@ from engine.learner.config import LearnerConfig, LoraConfig
 from engine.learner.trainer import PolicyTrainer
 from engine.types import Group
 from tests.engine.learner.learner_data import make_group
+from tests.engine.learner.ranks import fork_ranks
 
 COMMON = {
     "lr": 1e-3,
@@ -31,6 +32,8 @@ VARIANTS: dict[str, LearnerConfig] = {
         COMMON | {"activation_checkpointing": True, "offload_optimizer": True}
     ),
 }
+WORLDS = {"plain": 2, "hsdp": 4, "lora": 2, "frugal": 2}
+"""Ranks of each variant."""
 SHARD = {"hsdp": 2}
 """Variants that replicate copies of so many ranks; otherwise like `plain`."""
 
@@ -64,20 +67,22 @@ def run(base: Path, variant: str, policies: tuple[str, ...]) -> dict[str, Policy
     return trainers
 
 
-def main() -> None:
-    base, out = Path(sys.argv[1]), Path(sys.argv[2])
-    rank, world, port = map(int, sys.argv[3:6])
-    variant = sys.argv[6]
-    torch.set_num_threads(1)
-    patience = timedelta(seconds=180)  # four ranks may share two busy cores
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=patience)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
+def run_rank(base: Path, out: Path, variant: str, rank: int) -> None:
     for policy, trainer in run(base, variant, ("solver", "coder")).items():
         weights = dict(trainer.named_weights())
-        if rank == world - 1:
+        if rank == WORLDS[variant] - 1:
+            out.mkdir(exist_ok=True)
             save_file(weights, out / f"{policy}.safetensors")
-    dist.barrier()
-    dist.destroy_process_group()
+
+
+def main() -> None:
+    base, out, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    for variant, world in WORLDS.items():
+
+        def work(rank: int, variant: str = variant) -> None:
+            run_rank(base, out / variant, variant, rank)
+
+        print(variant, *fork_ranks(world, port, variant, work), flush=True)
 
 
 if __name__ == "__main__":

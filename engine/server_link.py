@@ -1,0 +1,134 @@
+"""A learner's connection to one server."""
+
+import contextlib
+import socket
+import threading
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+
+from engine.buckets import Bucket
+from engine.errors import WeightSyncError
+from engine.server_calls import Call, call_server
+from engine.weight_groups import broadcast, leave_group, make_group
+
+
+class ServerLink:
+    """A learner's connection to one server: one process group with a name of its own.
+
+    A link that fails is abandoned; `connect` makes a new incarnation. Without a group it still
+    serves for weights that the server reads from disk.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        backend: str = "gloo",
+        tensor_parallel: int = 1,
+        address: str = "127.0.0.1",
+        admin_key: str | None = None,
+    ) -> None:
+        self.url = url
+        self.backend = backend
+        self.world_size = 1 + tensor_parallel
+        self.address = address
+        """Where the server finds this process."""
+        self.admin_key = admin_key
+        self.group: dist.ProcessGroup | None = None
+        self.group_name = ""
+        self._stores: tuple[dist.TCPStore, ...] = ()
+
+    def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> Any:
+        """POST to this server; raises WeightSyncError, also where it answers without success."""
+        return call_server(self.url, path, body, timeout_s=timeout_s, key=self.admin_key)
+
+    def connect(self, timeout_s: float = 60.0) -> None:
+        """Form the process group. Raises WeightSyncError."""
+        self.close()
+        name = f"streamzero-{uuid.uuid4().hex}"
+        # By itself a store listens on all interfaces; port 0 lets the system choose a free one.
+        listener = socket.create_server((self.address, 0))
+        port = listener.getsockname()[1]
+        make = partial(
+            dist.TCPStore,
+            self.address,
+            port,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+        )
+        served = [make(is_master=True, master_listen_fd=listener.detach())]
+        store = make(is_master=False)
+        body = {
+            "master_address": self.address,
+            "master_port": port,
+            "rank_offset": 1,
+            "world_size": self.world_size,
+            "group_name": name,
+            "backend": self.backend,
+        }
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(self.post, "/init_weights_update_group", body, timeout_s)
+            # A refusal ends the store, and with it our wait for a server that will not come.
+            joined.add_done_callback(lambda post: served.clear() if post.exception() else None)
+            try:
+                self.group = make_group(store, 0, self.world_size, name, self.backend, timeout_s)
+            except Exception as error:
+                reason = joined.exception()  # the server's own words say more than the time-out
+                raise WeightSyncError(f"{self.url}: no process group: {reason or error}") from error
+            self._stores, self.group_name = (*served, store), name
+            try:
+                joined.result()
+            except WeightSyncError:
+                self.close()
+                raise
+
+    def send(self, bucket: Bucket, extra: Mapping[str, Any], timeout_s: float) -> int:
+        """Announce a bucket, broadcast it, and return its bytes when the server has it."""
+        if self.group is None:
+            raise WeightSyncError(f"{self.url}: not connected")
+        body = {
+            "names": bucket.names,
+            "dtypes": bucket.dtypes,
+            "shapes": bucket.shapes,
+            "group_name": self.group_name,
+            "load_format": "flattened_bucket",
+            "abort_all_requests": False,
+            **extra,
+        }
+        path = "/update_weights_from_distributed"
+        call = Call(self.url, path, body, timeout_s=timeout_s, key=self.admin_key)
+        try:
+            work = broadcast(self.group, bucket.data, timeout_s)
+            call.answer()  # first: who refuses does not join, and our broadcast would never end
+            work.wait()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise WeightSyncError(f"{self.url}: broadcast: {reason}") from error
+        return bucket.data.numel()
+
+    def close(self) -> None:
+        """Leave the group on this side, and tell the server if it listens."""
+        group, self.group, self._stores = self.group, None, ()
+        if group is not None:
+            self._leave(group, self.group_name)
+
+    def abandon(self) -> None:
+        """Like `close`, without waiting for anything: a broken group may hang until its time-out,
+        and its server too."""
+        group, self.group, self._stores = self.group, None, ()
+        if group is not None:
+            leave = threading.Thread(target=self._leave, args=(group, self.group_name))
+            leave.daemon = True
+            leave.start()
+
+    def _leave(self, group: dist.ProcessGroup, name: str) -> None:
+        leave_group(group)
+        with contextlib.suppress(WeightSyncError):
+            body = {"group_name": name}
+            self.post("/destroy_weights_update_group", body, timeout_s=5)

@@ -1,0 +1,258 @@
+"""The publisher with real embedded servers, without an engine: whom it fills with what, and how."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from engine.buckets import checksums
+from engine.errors import ConfigError
+from engine.learner import proof
+from engine.learner.config import LearnerConfig
+from engine.learner.group import LearnerGroup, LearnerSpec
+from engine.learner.publisher import Publisher
+from engine.server_calls import Held, server_checksums
+from engine.transport import Message
+from engine.weight_files import Spec, read_weights, write_folder, write_weights
+from engine.weight_names import Sent
+from tests.engine.server_process import free_port, request, tiny_dir
+from tests.engine.test_learner_worker import LiveServer, groups_of, spec_of
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Two ports of one process, of other weights than the learner's."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    made = LiveServer(free_port(), log, more_ports=(free_port(),))
+    made.start()
+    yield made
+    made.kill()
+
+
+def urls_of(server: LiveServer) -> tuple[str, str]:
+    return server.url, f"http://127.0.0.1:{server.more_ports[0]}"
+
+
+@contextmanager
+def publishing(spec: LearnerSpec, **versions: int) -> Iterator[tuple[Publisher, list[Message]]]:
+    """A publisher that has begun, and what it tells the engine."""
+    group, told = LearnerGroup(spec, dist.HashStore()), []
+    publisher = Publisher(group, told.append)
+    publisher.begin(versions)
+    try:
+        yield publisher, told
+    finally:
+        publisher.close()
+
+
+def spec_with(spec: LearnerSpec, **weights: Any) -> LearnerSpec:
+    return replace(spec, weights=spec.weights.model_copy(update=weights))
+
+
+def step(publisher: Publisher, policy: str, seed: int) -> None:
+    assert not publisher._group.trainers[policy].step(groups_of(seed)).skipped
+
+
+def ours(publisher: Publisher, policy: str) -> dict[str, str]:
+    return checksums(publisher._group.trainers[policy].named_weights())
+
+
+def has(url: str, sums: dict[str, str]) -> bool:
+    return sums.items() <= server_checksums(url, timeout_s=20).items()
+
+
+def last(told: list[Message], kind: str) -> Message:
+    return [message for message in told if message["kind"] == kind][-1]
+
+
+def test_a_server_of_another_model_is_refused_by_name(tmp_path: Path, server: LiveServer) -> None:
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), server.url)
+    with publishing(spec, solver=1) as (publisher, told):
+        layout = publisher.states["solver"].weights.layout
+        name = next(iter(layout))
+        layout["model.unheard.of"] = Sent("float32", (1,))
+        layout[name] = Sent("float32", (7, 7))
+        with pytest.raises(ConfigError, match=r"does not know: model\.unheard\.of") as refused:
+            publisher.look_after_servers()
+        assert f"{name} [7, 7] for" in str(refused.value)
+        assert server.url in str(refused.value)
+    assert not told
+    assert server.version == "unfilled"
+
+
+def test_with_adapters_only_what_they_change_is_sent_to_who_has_the_rest(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    pytest.importorskip("peft")
+    first, second = urls_of(server)
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), first, second)
+    lora = {**spec.learner.model_dump(), "lora": {"rank": 4, "alpha": 8}}
+    spec = replace(
+        spec,
+        learner=LearnerConfig.model_validate(lora),
+        servers={"solver": (first,)},
+    )
+    with publishing(spec, solver=20) as (publisher, told):
+        weights = dict(publisher._group.trainers["solver"].named_weights())
+        everything = sum(tensor.nbytes for tensor in weights.values())
+        state = publisher.states["solver"]
+        adapted = sum(weights[name].nbytes for name in state.weights.adapted)
+        publisher.look_after_servers()
+        assert state.sent_bytes == everything
+        step(publisher, "solver", 0)
+        publisher.publish_step("solver", 21)
+        assert 0 < adapted < 0.9 * everything
+        assert state.sent_bytes == adapted
+        assert last(told, "published")["failed"] == {}
+        assert has(first, ours(publisher, "solver"))
+        publisher.assign("solver", second)  # has never heard of it
+        publisher.look_after_servers()
+        assert state.sent_bytes == everything
+        assert last(told, "published")["servers"] == [second]
+        assert has(second, ours(publisher, "solver"))
+
+
+def test_a_server_that_moves_gets_the_other_policys_weights(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    """Both policies have the same version: the number alone must not be taken for the weights."""
+    first, second = urls_of(server)
+    spec = spec_of("", tmp_path / "solver", tiny_dir(0), first, second)
+    spec = replace(
+        spec,
+        policies=("solver", "coder"),
+        servers={"solver": (first, second), "coder": ()},
+        checkpoints={**spec.checkpoints, "coder": tmp_path / "coder"},
+    )
+    with publishing(spec, solver=30, coder=30) as (publisher, told):
+        step(publisher, "coder", 0)
+        publisher.look_after_servers()
+        assert sorted(last(told, "published")["servers"]) == sorted((first, second))
+        publisher.assign("coder", second)
+        assert publisher.servers == {"solver": [first], "coder": [second]}
+        assert second not in publisher.states["solver"].links
+        publisher.look_after_servers()
+        moved = last(told, "published")
+        assert (moved["policy"], moved["servers"], moved["failed"]) == ("coder", [second], {})
+        assert has(second, ours(publisher, "coder"))
+        assert has(first, ours(publisher, "solver"))
+        assert ours(publisher, "coder") != ours(publisher, "solver")
+        told.clear()
+        publisher.look_after_servers()
+        assert [(m["policy"], m["servers"]) for m in told] == [
+            ("solver", [first]),
+            ("coder", [second]),
+        ]
+        publisher.release("solver", second)  # it is the coder's by now
+        publisher.release("coder", second)
+        assert publisher.servers == {"solver": [first], "coder": []}
+
+
+def test_weights_go_by_way_of_the_disk(tmp_path: Path, server: LiveServer) -> None:
+    first, second = urls_of(server)
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), first, second)
+    with publishing(spec_with(spec, via="disk"), solver=40) as (publisher, told):
+        publisher.look_after_servers()
+        for version in (41, 42):
+            step(publisher, "solver", version)
+            publisher.publish_step("solver", version)
+        assert last(told, "published")["failed"] == {}
+        for url in (first, second):
+            assert request(url, "/model_info")[1]["weight_version"] == "42"
+            assert has(url, ours(publisher, "solver"))
+        folders = sorted((tmp_path / "published" / "solver").iterdir())
+        assert [folder.name for folder in folders] == ["v41", "v42"]
+        assert (folders[1] / "config.json").exists()
+        before = ours(publisher, "solver")
+        broken = write_folder(
+            tmp_path,
+            1,
+            tiny_dir(0),
+            {"lm_head.weight": Spec(torch.float32, (2, 2))},
+            [("lm_head.weight", torch.zeros(2, 2))],
+        )
+        for path, reason in ((broken, "lm_head.weight"), (tmp_path / "none", "no safetensors")):
+            status, answer = request(first, "/update_weights_from_disk", {"model_path": str(path)})
+            assert (status, answer["success"]) == (400, False)
+            assert reason in answer["message"]
+        assert has(first, before)
+        (folders[1] / "model.safetensors").write_bytes(b"cut short")
+        body = {"model_path": str(folders[1])}
+        assert request(first, "/update_weights_from_disk", body)[0] == 400
+        assert has(first, before)
+
+
+def test_a_full_disk_costs_a_publication_and_nothing_else(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    (tmp_path / "file").write_text("no folder can be made in it")
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), server.url)
+    with publishing(spec_with(spec, via="disk", folder=tmp_path / "file"), solver=50) as (p, told):
+        p.look_after_servers()
+        assert "file" in last(told, "published")["failed"][server.url]
+        assert server.version != "50"
+
+
+def test_a_file_is_written_tensor_by_tensor_as_announced(tmp_path: Path) -> None:
+    tensors = [("a", torch.randn(3, 2).bfloat16()), ("b", torch.arange(5)), ("c", torch.ones(()))]
+    specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors}
+    write_weights(tmp_path / "model.safetensors", specs, tensors)
+    for (name, tensor), (found, read) in zip(tensors, read_weights(tmp_path, {}), strict=True):
+        assert name == found
+        assert torch.equal(tensor, read)
+    with pytest.raises(ValueError, match="c is missing"):
+        write_weights(tmp_path / "x", specs, tensors[:2])
+    with pytest.raises(ValueError, match=r"b .* was not announced"):
+        write_weights(tmp_path / "x", specs, [tensors[0], ("b", torch.zeros(5))])
+
+
+def test_in_place_updates_come_with_a_warning(tmp_path: Path) -> None:
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0))
+    with publishing(spec_with(spec, pause="in_place"), solver=1) as (_, told):
+        assert [message["level"] for message in told] == ["warning"]
+        assert "no single model" in told[0]["text"]
+
+
+def test_nobody_waits_a_second_time_for_a_server_that_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        silent = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        versions = proof.Versions()
+        began = time.monotonic()
+        assert versions.ask([silent]) == {silent: None}
+        assert time.monotonic() - began >= proof.ANSWER_S
+        began = time.monotonic()
+        assert versions.ask([silent]) == {silent: None}
+        assert time.monotonic() - began < proof.ANSWER_S
+        versions.close()
+
+
+def test_the_sums_of_fused_tensors_are_those_of_their_parts() -> None:
+    parts = {
+        f"model.language_model.layers.0.self_attn.{p}_proj.weight": torch.randn(4, 3) for p in "qkv"
+    }
+    norm = torch.randn(4).bfloat16()
+    held = {
+        "model.layers.0.self_attn.qkv_proj.weight": Held("0"),
+        "model.norm.weight": Held("0", "float32", (4,)),
+    }
+    found = proof.expected_checksums([*parts.items(), ("model.norm.weight", norm)], held)
+    whole = torch.cat(list(parts.values()))
+    assert found == checksums([(next(iter(held)), whole), ("model.norm.weight", norm.float())])
+
+
+def test_tied_embeddings_are_read_from_the_config(tmp_path: Path) -> None:
+    for config, tied in (
+        ({"tie_word_embeddings": True}, True),
+        ({"text_config": {"tie_word_embeddings": True}}, True),
+        ({}, False),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert proof.is_tied(tmp_path) is tied
