@@ -14,7 +14,7 @@ class FatalError(EngineError):
     """No restart mends it: the run ends, and says why."""
 
 
-class ConfigError(FatalError, ValueError):
+class ConfigError(EngineError, ValueError):
     """Input of the user that cannot be used: says what, where, and how to mend it."""
 
 

@@ -1,12 +1,13 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
-runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html
+runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt
               checkpoints/<policy>/step-*/   bad_batches/   logs/   pids/
 """
 
 import contextlib
 import fcntl
 import os
+import secrets
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,16 @@ class RunDir:
         return self.path / "pids"
 
     @property
+    def key(self) -> Path:
+        """What the run's servers ask of everybody."""
+        return self.path / "key"
+
+    @property
+    def fatal(self) -> Path:
+        """Why no restart mends this run."""
+        return self.path / "fatal.txt"
+
+    @property
     def bad_batches(self) -> Path:
         """Batches that could not be trained on."""
         return self.path / "bad_batches"
@@ -64,6 +75,14 @@ class RunDir:
                     f"run.root: {folder} cannot be made: {error.strerror}; "
                     "choose a folder that can be written"
                 ) from None
+
+
+def make_key(run: RunDir) -> None:
+    """A new key for the servers of this attempt, in a file that only this user can read: nobody
+    else on the machine may sample from them, or give them weights."""
+    run.key.unlink(missing_ok=True)
+    with open(os.open(run.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 class RunLock:

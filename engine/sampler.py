@@ -76,9 +76,10 @@ class Encoder(Protocol):
     def prompt_tokens(self, ids: Sequence[int], images: Sequence[bytes]) -> int | None: ...
 
 
-def client_session() -> aiohttp.ClientSession:
-    """A session for samplers: they bound concurrency and time themselves."""
+def client_session(key: str | None = None) -> aiohttp.ClientSession:
+    """A session for samplers: they bound concurrency and time themselves. `key`: the servers'."""
     return aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {key}"} if key else None,
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
     )

@@ -22,9 +22,7 @@ class Call:
     ) -> None:
         self._name = f"{url}{path}"
         self._connection = _connection(url, timeout_s)
-        headers = {"Content-Type": "application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        headers = {"Content-Type": "application/json", **_authorization(key)}
         try:
             self._connection.request("POST", path, json.dumps(body), headers)
         except (OSError, http.client.HTTPException) as error:
@@ -104,11 +102,11 @@ def server_checksums(url: str, *, timeout_s: float, key: str | None = None) -> d
     return {name: tensor.checksum for name, tensor in held.items()}
 
 
-def served_version(url: str, timeout_s: float = 5.0) -> str | None:
+def served_version(url: str, *, timeout_s: float = 5.0, key: str | None = None) -> str | None:
     """The weight version that a server reports; None where it does not answer (yet)."""
     connection = _connection(url, timeout_s)
     try:
-        connection.request("GET", "/model_info")
+        connection.request("GET", "/model_info", headers=_authorization(key))
         response = connection.getresponse()
         body = response.read()
         return str(json.loads(body)["weight_version"]) if response.status == 200 else None
@@ -116,6 +114,10 @@ def served_version(url: str, timeout_s: float = 5.0) -> str | None:
         return None
     finally:
         connection.close()
+
+
+def _authorization(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _connection(url: str, timeout_s: float) -> http.client.HTTPConnection:

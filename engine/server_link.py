@@ -32,21 +32,21 @@ class ServerLink:
         backend: str = "gloo",
         tensor_parallel: int = 1,
         address: str = "127.0.0.1",
-        admin_key: str | None = None,
+        key: str | None = None,
     ) -> None:
         self.url = url
         self.backend = backend
         self.world_size = 1 + tensor_parallel
         self.address = address
         """Where the server finds this process."""
-        self.admin_key = admin_key
+        self.key = key
         self.group: dist.ProcessGroup | None = None
         self.group_name = ""
         self._stores: tuple[dist.TCPStore, ...] = ()
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         """POST to this server; raises WeightSyncError, also where it answers without success."""
-        return call_server(self.url, path, body, timeout_s=timeout_s, key=self.admin_key)
+        return call_server(self.url, path, body, timeout_s=timeout_s, key=self.key)
 
     def connect(self, timeout_s: float = 60.0) -> None:
         """Form the process group. Raises WeightSyncError."""
@@ -102,7 +102,7 @@ class ServerLink:
             **extra,
         }
         path = "/update_weights_from_distributed"
-        call = Call(self.url, path, body, timeout_s=timeout_s, key=self.admin_key)
+        call = Call(self.url, path, body, timeout_s=timeout_s, key=self.key)
         try:
             work = broadcast(self.group, bucket.data, timeout_s)
             call.answer()  # first: who refuses does not join, and our broadcast would never end

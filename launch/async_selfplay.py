@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # Lets `torchrun launch/async_selfplay.py` and `python launch/async_selfplay.py` find the packages.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, FatalError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 MAX_RESTARTS = 3
@@ -132,7 +133,9 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
             else "streamzero: stopped before anything was saved"
         )
         return 128 + stopped[0]
-    if status:
+    if status and run.fatal.exists():
+        print(f"streamzero: {run.fatal.read_text()}", file=sys.stderr)
+    elif status:
         print(f"streamzero: the run failed; {log} ends with:", file=sys.stderr)
         print(children.last_lines(log, 25), file=sys.stderr)
     return status
@@ -140,11 +143,23 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
 
 def run_rank(args: argparse.Namespace) -> int:
     """The job of this rank. Torch is imported only from here on."""
+    from engine.rundir import RunDir
     from launch.config import load_root
     from launch.ranks import run_rank as run
 
     config = load_root(args.config, args.overrides)
-    return run(config, resume=args.resume)
+    fatal = RunDir(config.run.root / config.run.name).fatal
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        if os.environ["RANK"] == "0":
+            fatal.unlink(missing_ok=True)
+    elif fatal.exists():  # torchrun restarts whatever ends badly
+        raise FatalError(fatal.read_text())
+    try:
+        return run(config, resume=args.resume)
+    except FatalError as error:
+        with suppress(OSError):
+            fatal.write_text(str(error))
+        raise
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from engine.admission import AdmissionRules, StreamRule
 from engine.buffer import Buffer
 from engine.desk import Desk
 from engine.elastic import Elastic
-from engine.errors import EngineError
+from engine.errors import EngineError, FatalError
 from engine.games import Games
 from engine.layout import followers_of
 from engine.loop import Engine, Hooks
@@ -53,6 +53,8 @@ def main(argv: list[str]) -> int:
         config = load_root(run.config)
         asyncio.run(run_engine(config, run, address))
     except EngineError as error:
+        if isinstance(error, FatalError):
+            run.fatal.write_text(str(error))
         log.exception("the engine ends")
         print(f"streamzero: {error}", file=sys.stderr)
         return 1
@@ -69,7 +71,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
     changes = Signal()
     async with AsyncExitStack() as stack:
         stack.callback(buffer.close)
-        session = await stack.enter_async_context(client_session())
+        session = await stack.enter_async_context(client_session(run.key.read_text()))
         renderer = await stack.enter_async_context(RenderPool(config.render))
         grader = await stack.enter_async_context(Grader(config.grader))
         encoder = TextEncoder.load(config.model.base)

@@ -33,7 +33,7 @@ from engine.config import LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, followers_of, job_of
 from engine.learner.worker import LearnerSpec, run_learner
-from engine.rundir import RunDir, RunLock, record_pid, sweep_pids
+from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
@@ -92,6 +92,7 @@ def _run_first(
     lock = RunLock(run)
     swept = sweep_pids(run)
     write_config(config, run)
+    make_key(run)
     _log_to(run.logs / "rank0.log")
     if swept:
         log.warning("swept processes that an earlier attempt left behind: %s", swept)
@@ -188,6 +189,7 @@ def _run_learner(
         address=_heard(store, "engine", stop),
         servers={name: tuple(urls[name]) for name in (*group.policies, *followers)},
         followers=followers,
+        key=run.key.read_text(),
         tensor_parallel={
             url: host.tp
             for host in config.layout.servers
@@ -224,6 +226,7 @@ def _run_server(
         gpus=_gpus(host) if config.layout.device == "cuda" else (),
         extra_args=host.extra_args,
         python=str(host.python or sys.executable),
+        api_key=run.key.read_text(),
     )
     store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
     try:

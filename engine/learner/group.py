@@ -73,8 +73,8 @@ class LearnerSpec:
     """{server url: its tensor-parallel size}."""
     followers: Mapping[str, Follower] = field(default_factory=dict)
     """Of this group's policies."""
-    admin_key: str | None = None
-    """What servers want to hear before they take new weights."""
+    key: str | None = None
+    """What servers ask for (`RunDir.key`)."""
 
 
 @dataclass(frozen=True, slots=True)

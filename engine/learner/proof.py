@@ -26,7 +26,8 @@ ANSWER_S = 0.5
 class Versions:
     """Asks servers for the version that they serve; waits for nobody who was silent before."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str | None = None) -> None:
+        self._key = key
         self._pool = ThreadPoolExecutor(16, "versions")
         self._asked: dict[str, Future[str | None]] = {}
         self._silent: set[str] = set()
@@ -39,7 +40,7 @@ class Versions:
                 self._silent.discard(url)  # its answer is of long ago
                 del self._asked[url]
             if url not in self._asked:
-                self._asked[url] = self._pool.submit(served_version, url)
+                self._asked[url] = self._pool.submit(served_version, url, key=self._key)
             versions[url] = None
         wait([self._asked[url] for url in versions if url not in self._silent], ANSWER_S)
         for url in versions:
@@ -70,12 +71,17 @@ def names_misfit(
 
 
 def probe_gaps(
-    urls: Sequence[str], ids: Sequence[int], ours: Sequence[float], timeout_s: float
+    urls: Sequence[str],
+    ids: Sequence[int],
+    ours: Sequence[float],
+    *,
+    timeout_s: float,
+    key: str | None = None,
 ) -> dict[str, float | WeightSyncError]:
     """{url: the largest difference of the log-probs of `ids`, in nats}."""
 
     def gap(url: str) -> float:
-        theirs = probe(url, ids, timeout_s=timeout_s)
+        theirs = probe(url, ids, timeout_s=timeout_s, key=key)
         return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
     return _of_all(urls, gap)

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 import torch
 
 from engine.buckets import Memory
-from engine.errors import ConfigError, WeightSyncError
+from engine.errors import FatalError, WeightSyncError
 from engine.learner import proof
 from engine.learner.group import PROBE, LearnerGroup
 from engine.learner.published import Current, Pinned, Published, changed_only
@@ -50,7 +50,7 @@ class Publisher:
         """URLs by policy, and by follower; they may move."""
         self.busy_s = 0.0
         self._memory = Memory(), Memory()
-        self._versions = proof.Versions()
+        self._versions = proof.Versions(group.spec.key)
         self._verified: set[str] = set()
         """Servers whose names, shapes and dtypes are ours."""
         self._tied = proof.is_tied(group.spec.base)
@@ -252,7 +252,9 @@ class Publisher:
         if not urls:
             return {}
         errors = {}
-        gaps = proof.probe_gaps(urls, PROBE, state.weights.scores(), cfg.timeout_s)
+        gaps = proof.probe_gaps(
+            urls, PROBE, state.weights.scores(), timeout_s=cfg.timeout_s, key=self._spec.key
+        )
         for url, gap in gaps.items():
             if isinstance(gap, WeightSyncError):
                 errors[url] = str(gap)
@@ -273,11 +275,11 @@ class Publisher:
             lambda: state.weights.source(passes=1),
             on_gpu=spec.device == "cuda",
             timeout_s=spec.weights.timeout_s,
-            key=spec.admin_key,
+            key=spec.key,
         )
 
     def _connect(self, name: str, url: str) -> ServerLink | None:
-        """A new link; None where the server does not take part. Raises ConfigError where what it
+        """A new link; None where the server does not take part. Raises FatalError where what it
         holds are not the weights that we have."""
         state, spec = self.states[name], self._spec
         if url in state.links:
@@ -286,7 +288,7 @@ class Publisher:
             url,
             backend=spec.backend,
             tensor_parallel=spec.tensor_parallel[url],
-            admin_key=spec.admin_key,
+            key=spec.key,
         )
         try:
             if url not in self._verified:
@@ -305,8 +307,8 @@ class Publisher:
             state.weights.layout,
             tied=self._tied,
             timeout_s=self._spec.weights.timeout_s,
-            key=self._spec.admin_key,
+            key=self._spec.key,
         )
         if misfit:
-            raise ConfigError(f"{url} does not hold the model of {self._spec.base}: {misfit}")
+            raise FatalError(f"{url} does not hold the model of {self._spec.base}: {misfit}")
         self._verified.add(url)

@@ -1,11 +1,10 @@
 """Which weight versions the servers of a run say that they serve, asked again and again."""
 
-import http.client
-import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from engine.rundir import RunDir
+from engine.server_calls import served_version
 from tests.e2e.blows import SERVER
 from tests.e2e.command import Process, recorded
 
@@ -26,7 +25,7 @@ class ServedVersions:
         if process is None:
             return
         for port in self.ports:
-            version = served_by(port)
+            version = served_by(port, self.run)
             # Asked before and after: what a successor says is not this process's.
             if version is not None and recorded(self.run, SERVER) == process:
                 self.seen.setdefault((process, port), []).append(version)
@@ -48,14 +47,11 @@ class ServedVersions:
         return f"{asked} answers of {processes} server processes; falls: {self.falls}"
 
 
-def served_by(port: int) -> int | None:
+def served_by(port: int, run: RunDir) -> int | None:
     """The version behind a port; None where it does not answer, or has none of ours."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", "/model_info")
-        version = json.loads(connection.getresponse().read())["weight_version"]
-        return int(version) if version.isdecimal() else None
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        key = run.key.read_text()
+    except FileNotFoundError:  # an attempt is just beginning
         return None
-    finally:
-        connection.close()
+    version = served_version(f"http://127.0.0.1:{port}", timeout_s=_TIMEOUT_S, key=key)
+    return int(version) if version and version.isdecimal() else None

@@ -15,6 +15,7 @@ from tests.e2e.command import ROOT, SCRIPT, WITHOUT_MEASURING, Ended, run, selfp
 from tests.e2e.conftest import QUICK_OVERRIDES, QUICK_STEPS, QuickRun
 from tests.e2e.records import (
     POLICIES,
+    attempts_of,
     check_books,
     check_conservation,
     check_lineage,
@@ -264,3 +265,21 @@ def corrupt(path: Path) -> None:
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 0x10]))
+
+
+@pytest.mark.slow
+def test_bad_batches_end_the_run_at_once_and_say_why(tmp_path: Path) -> None:
+    """torchrun would start such a run anew three times."""
+    ended = run(
+        selfplay(
+            "run.name=bad", f"run.root={tmp_path}", "learner.max_gap=1.0e-9",
+            "learner.max_bad_batches=1", *WITHOUT_MEASURING,
+        ),
+        tmp_path / "output",
+    )  # fmt: skip
+    assert ended.status == 1
+    assert "1 bad batches in a row, the last because the rollouts can't come" in ended.stderr
+    assert ended.stderr.count("bad batches in a row") == 1
+    folder = RunDir(tmp_path / "bad")
+    assert list(folder.bad_batches.iterdir())
+    assert attempts_of(folder) == 1

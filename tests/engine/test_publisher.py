@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from engine.buckets import checksums
-from engine.errors import ConfigError
+from engine.errors import FatalError
 from engine.learner import proof
 from engine.learner.config import LearnerConfig
 from engine.learner.group import LearnerGroup, LearnerSpec
@@ -80,7 +80,7 @@ def test_a_server_of_another_model_is_refused_by_name(tmp_path: Path, server: Li
         name = next(iter(layout))
         layout["model.unheard.of"] = Sent("float32", (1,))
         layout[name] = Sent("float32", (7, 7))
-        with pytest.raises(ConfigError, match=r"does not know: model\.unheard\.of") as refused:
+        with pytest.raises(FatalError, match=r"does not know: model\.unheard\.of") as refused:
             publisher.look_after_servers()
         assert f"{name} [7, 7] for" in str(refused.value)
         assert server.url in str(refused.value)

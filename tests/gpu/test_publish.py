@@ -58,7 +58,7 @@ def test_published_weights_are_the_learners(server: Hosted, bf16_dirs: tuple[Pat
     torch.cuda.set_device(0)
     trainer = PolicyTrainer("tiny", bf16_dirs[1], LearnerConfig(), total_steps=1, device="cuda")
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
-    link = ServerLink(server.url, backend=backend, admin_key=KEY)
+    link = ServerLink(server.url, backend=backend, key=KEY)
     link.connect(timeout_s=60)
     report = publish(trainer.named_weights, [link], version=12, bucket_bytes=1 << 20, timeout_s=60)
     assert not report.failed, report

@@ -15,7 +15,7 @@ import pytest
 from engine import children
 from engine.errors import ConfigError, EngineError
 from engine.layout import Follower, Job
-from engine.rundir import RunDir
+from engine.rundir import RunDir, make_key
 from launch import async_selfplay, ranks
 from launch.config import RootConfig, load_root
 from tests.engine.server_process import in_background
@@ -39,6 +39,12 @@ class FakeStore:
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
+
+
+@pytest.fixture(autouse=True)
+def _key(tmp_path: Path) -> None:
+    """Rank 0 has made it before any other rank begins."""
+    make_key(RunDir(tmp_path))
 
 
 @pytest.fixture(scope="module")
