@@ -145,6 +145,15 @@ def test_a_stream_is_cumulative_and_says_when_it_is_done(url: str) -> None:
         assert (chunk["meta_info"]["finish_reason"] is None) == (length < 30)
 
 
+def test_a_stream_has_an_event_for_every_so_many_tokens(url: str) -> None:
+    def num_events(interval: int) -> int:
+        stream = Stream(url, TEXT, max_new_tokens=40, ignore_eos=True, stream_interval=interval)
+        assert len(stream.result()["output_ids"]) == 40
+        return len(stream.chunks)
+
+    assert num_events(20) < 6 < num_events(1)
+
+
 # -- bad questions ---------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ class BadRequest(ValueError):
 
 _IGNORED = (
     "sampling_seed",
-    "stream_interval",
     "custom_params",
     "spaces_between_special_tokens",
     "n",
@@ -46,6 +45,7 @@ _HONOURED = (
     "ignore_eos",
     "skip_special_tokens",
     "no_stop_trim",
+    "stream_interval",
 )
 
 
@@ -185,6 +185,9 @@ def parse_sampling(given: Any) -> tuple[Sampling, int]:
         ignore_eos=_flag(given, "ignore_eos"),
         skip_special_tokens=_flag(given, "skip_special_tokens", default=True),
         no_stop_trim=_flag(given, "no_stop_trim"),
+        stream_interval=_number(
+            given, "stream_interval", 1, lambda x: _is_int(x) and x >= 1, "an integer >= 1"
+        ),
     ), n
 
 

@@ -26,6 +26,8 @@ class Sampling:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     no_stop_trim: bool = False
+    stream_interval: int = 1
+    """Tokens between two events of a streamed answer."""
 
     @property
     def truncates(self) -> bool:

@@ -227,7 +227,7 @@ class Scheduler:
         finish = self._finish_reason(request)
         if finish is not None:
             self._finish_row(row, finish)
-        elif request.stream:
+        elif request.stream and len(request.tokens) % request.sampling.stream_interval == 0:
             self.outbox.append((request.deliver, request.progress(None, self.version)))
 
     def _finish_reason(self, request: Request) -> Finish | None:
