@@ -154,7 +154,7 @@ def url(kind: str, url_of: Callable[[str], str]) -> Iterator[str]:
 @pytest.fixture
 def link(url: str) -> Iterator[ServerLink]:
     """A learner's connection; afterwards the server has its first weights again."""
-    link = ServerLink(url, admin_key=KEY)
+    link = ServerLink(url, key=KEY)
     link.connect(timeout_s=30)
     yield link
     if link.group is None:

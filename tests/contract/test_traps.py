@@ -293,7 +293,7 @@ def test_a_trainer_that_dies_before_it_joins_leaves_a_usable_server(url: str) ->
 
 
 def test_a_server_that_does_not_join_costs_a_learner_its_time_out() -> None:
-    link = ServerLink("http://127.0.0.1:9", admin_key=KEY)
+    link = ServerLink("http://127.0.0.1:9", key=KEY)
     began = time.monotonic()
     with pytest.raises(WeightSyncError):
         link.connect(timeout_s=5)
