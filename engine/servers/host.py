@@ -38,7 +38,8 @@ class ServerEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
-    """How often a server may die: `budget` times per `window_s`, with growing pauses."""
+    """How often a server may die: `budget` times per `window_s`. One that was ready is started
+    again at once; one that was not, after pauses that grow."""
 
     budget: int = 5
     window_s: float = 600.0
@@ -50,9 +51,11 @@ class RestartPolicy:
     for something that will not come, such as a learner that never joins a group."""
     grace_s: float = 5.0
 
-    def pause_s(self, recent_deaths: int) -> float:
-        """How long to wait before the next start."""
-        return min(self.longest_pause_s, self.first_pause_s * 2.0 ** (recent_deaths - 1))
+    def pause_s(self, failed_starts: int) -> float:
+        """How long to wait before the next start, after so many in a row that came to nothing."""
+        if not failed_starts:
+            return 0.0
+        return min(self.longest_pause_s, self.first_pause_s * 2.0 ** (failed_starts - 1))
 
 
 @dataclass(slots=True)
@@ -91,13 +94,16 @@ async def serve(
     log = _log_file(spec, log_dir)
     keys = write_keys(spec, log.with_suffix(".keys.yaml"))
     deaths = _Deaths(policy)
+    failed_starts = 0
     while not stop.is_set():
         _check_ports(spec)
         process = spawn(command_line(spec, keys), log=log, env=environment(spec))
+        failed_starts += 1
         try:
             on_event(ServerEvent("starting", process.pid))
             if await _until_ready(spec, process, stop, log, policy):
                 on_event(ServerEvent("ready", process.pid))
+                failed_starts = 0
                 if await _until_silent(spec, process, stop, policy.silent_s):
                     on_event(ServerEvent("silent", process.pid, f"for {policy.silent_s:.0f} s"))
                     process.kill()
@@ -118,7 +124,7 @@ async def serve(
                 f"server {spec.name}: died {recent} times in {policy.window_s:.0f} s; "
                 f"the last lines of {log}:\n{last}"
             )
-        await _wait(stop, policy.pause_s(recent))
+        await _wait(stop, policy.pause_s(failed_starts))
 
 
 def _log_file(spec: ServerSpec, log_dir: Path) -> Path:

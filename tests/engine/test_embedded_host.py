@@ -155,7 +155,7 @@ def test_senseless_specs_are_refused(changes: dict[str, object], why: str) -> No
 
 def test_pauses_grow_up_to_a_limit() -> None:
     policy = RestartPolicy(first_pause_s=1, longest_pause_s=5)
-    assert [policy.pause_s(n) for n in (1, 2, 3, 4, 50)] == [1, 2, 4, 5, 5]
+    assert [policy.pause_s(n) for n in (0, 1, 2, 3, 4, 50)] == [0, 1, 2, 4, 5, 5]
 
 
 class Listener:
