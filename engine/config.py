@@ -133,7 +133,7 @@ class WeightsConfig(Section):
     probe_tolerance: float = Field(0.01, gt=0)
     """Largest difference of log-probs, in nats, between learner and server after a publication."""
     checksum_every: int = Field(20, ge=0)
-    """Publications between two comparisons of checksums; 0: only the first."""
+    """Publications between two comparisons of checksums; 0: only a server's first."""
     overlap: bool = False
     """Send a copy of the weights in host memory by a thread of its own while the next batch
     trains; else training waits until the servers have them."""

@@ -180,7 +180,8 @@ class Publisher:
         state.sent_bytes = max((r.sent_bytes for r in report.servers.values()), default=0)
         failed = {url: result.error for url, result in report.servers.items() if not result.ok}
         failed |= self._probe(state, [url for url in links if url not in failed])
-        if state.count == 0 or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
+        # A server's first weights too, and those after it was found to hold others.
+        if is_late or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
             failed |= self._compare(state, [url for url in links if url not in failed])
         state.count += 1
         state.seconds = time.monotonic() - started
