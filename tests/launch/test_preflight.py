@@ -126,3 +126,11 @@ def test_a_prompt_set_that_does_not_exist_is_named_before_the_start() -> None:
     config = load_root(CONFIGS / "quickstart.yaml", ["recipe.prompts=tinny"])
     with pytest.raises(ConfigError, match="no prompt set 'tinny'"):
         check_before_start(config, resume=False)
+
+
+def test_layers_that_adapters_can_not_have_are_named_before_the_start(tmp_path: Path) -> None:
+    wrong = ["learner.lora={rank: 2, targets: [mlp, q_proj]}", f"run.root={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"lora.targets: no linear layer is called mlp; there"):
+        check_before_start(load_root(CONFIGS / "quickstart.yaml", wrong), resume=False)
+    right = ["learner.lora={rank: 2, targets: [q_proj]}", f"run.root={tmp_path}"]
+    check_before_start(load_root(CONFIGS / "quickstart.yaml", right), resume=False)
