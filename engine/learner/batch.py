@@ -68,10 +68,11 @@ class MicroBatch:
     is_image_N: Tensor
     """Bool."""
     visual_M: Tensor
-    """Int64: which of the V visual tokens each placeholder takes."""
+    """Int64: which visual token each placeholder takes: those of the part's shared pictures come
+    first, then the V of its own."""
     pixels_PD: Tensor
     grid_I3: Tensor
-    """Distinct images only; both empty without images."""
+    """Of its own distinct images; both empty without any."""
     predict_T: Tensor
     """Int64 index into N of the position whose output predicts the token."""
     targets_T: Tensor
@@ -102,6 +103,31 @@ class MicroBatch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, plan=self.plan.to(device), **moved)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """What the vision tower takes at once; both empty without images."""
+
+    pixels_PD: Tensor
+    grid_I3: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        return replace(
+            self,
+            pixels_PD=self.pixels_PD.to(device, non_blocking=True),
+            grid_I3=self.grid_I3.to(device, non_blocking=True),
+        )
+
+
+def stack(
+    images: Sequence[bytes], sizes: Mapping[bytes, ImageSize], encode: Callable[[bytes], Tensor]
+) -> Pictures:
+    """Distinct `images`; `encode`: pixel values [rows, D] of one."""
+    return Pictures(
+        torch.cat([encode(png) for png in images]) if images else torch.zeros(0, 0),
+        torch.tensor([sizes[png].grid_thw for png in images]).reshape(-1, 3),
+    )
 
 
 def samples_of(groups: Iterable[Group], objective: ObjectiveConfig) -> list[Sample]:
@@ -151,18 +177,21 @@ def collate(
     encode: Callable[[bytes], Tensor],
     numbers: Mapping[int, int],
     ages: Mapping[int, int] = MappingProxyType({}),
+    shared: Sequence[bytes] = (),
 ) -> MicroBatch:
     """The tensors of some rows.
 
     `encode`: pixel values [rows, D] of a picture; `numbers`: {id(sample): its number in the
-    batch}; `ages`: {version: steps since its weights were the newest}.
+    batch}; `ages`: {version: steps since its weights were the newest}; `shared`: pictures that the
+    tower sees for several micro-batches at once.
     """
-    images: dict[bytes, int] = {}
+    images: dict[bytes, int] = {}  # where its visual tokens begin
     num_visual = 0
-    for png in (png for row in rows for png in row.images):
+    for png in (*shared, *(png for row in rows for png in row.images)):
         if png not in images:
             images[png] = num_visual
             num_visual += sizes[png].num_tokens
+    own = stack(list(images)[len(shared) :], sizes, encode)
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     is_image: list[Tensor] = []
@@ -202,8 +231,8 @@ def collate(
         plan=plan_rows([(row.prompt_tokens, [s.inputs for s in row.samples]) for row in rows]),
         is_image_N=torch.cat(is_image),
         visual_M=torch.cat(visual) if visual else no_images,
-        pixels_PD=torch.cat([encode(png) for png in images]) if images else torch.zeros(0, 0),
-        grid_I3=torch.tensor([sizes[png].grid_thw for png in images]).reshape(-1, 3),
+        pixels_PD=own.pixels_PD,
+        grid_I3=own.grid_I3,
         predict_T=torch.cat(predict),
         targets_T=torch.tensor([t for s in samples for t in s.rollout.token_ids]),
         temperatures_T=per_token(s.rollout.sampling.temperature for s in samples),

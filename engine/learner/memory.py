@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.learner.activations import (
+    MERGERS,
     PATCH_NUMBERS,
     activation_bytes,
     adapter_params,
@@ -70,6 +71,9 @@ class Setup:
     visual_share: float = 0.25
     """Of a micro-batch's tokens, those that are pictures. An assumption; with answers of a thousand
     tokens it is less."""
+    shared_patches: float = 4 * 1600
+    """Of pictures whose rows take several micro-batches: four of 640 pixels a rank. An assumption.
+    """
     micro_batches: int = 8
     """Of a rank in a step, which are on the device together. An assumption."""
 
@@ -139,6 +143,8 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
         gradients        4 P / s, float32: of the micro-batches before
         batch            all micro-batches of the step: pixel values, ids, per-token numbers
         activations      `activation_bytes`; with checkpointing the layers' inputs
+        shared pictures  `activation_bytes` of those that several micro-batches share, and float32
+                         copies of what the tower made of them, with gradients
         root group       c R, gathered from the forward pass to the end of the backward pass
 
     and by moment
@@ -150,8 +156,8 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
                          on the way); (c + 8) P_l, gradients on their way, two layers' in float32
         root group       (4 + c) R, gradients before they are summed over ranks, or 4 R + 4 R / s
                          after that, without activations
-        reference        c R, its root group; 3 c P_l; 8 bytes x logits of a chunk; N x
-                         `passing_bytes`
+        reference        before any gradient: c R, its root group; 3 c P_l; 8 bytes x logits of a
+                         chunk; N x `passing_bytes`
 
     Otherwise
 
@@ -170,7 +176,11 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
     moments = {"Adam's moments": max(always["Adam's moments"], 8 * trained / setup.copies)}
     if setup.updates_per_step > 1:  # the next update's backward pass finds them on the device
         stepping |= moments
-    computing = stepping | {"activations": _kept(shape, setup), "root group, gathered": c * root}
+    computing = stepping | {
+        "activations": _kept(shape, setup),
+        "shared pictures": _shared(shape, setup),
+        "root group, gathered": c * root,
+    }
     gathered = {"layers, gathered": 3 * c * layer}
     again = layer_bytes(shape, c) * tokens if setup.activation_checkpointing else 0.0
     buckets = {"buckets": 3 * max(setup.bucket_mb * 2**20, c * head)}
@@ -194,7 +204,7 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
     }
     if setup.reference:
         found["forward pass of the reference"] = (
-            computing
+            {term: value for term, value in stepping.items() if term != "gradients"}
             | gathered
             | {
                 "reference's root group": c * root,
@@ -261,6 +271,20 @@ def _kept(shape: ModelShape, setup: Setup) -> float:
         checkpointing=setup.activation_checkpointing,
         lora_rank=setup.lora_rank,
     )
+
+
+def _shared(shape: ModelShape, setup: Setup) -> float:
+    if setup.lora_rank is not None:  # adapters are the decoder's
+        return 0.0
+    kept = activation_bytes(
+        shape,
+        tokens=0,
+        patches=setup.shared_patches,
+        compute_bytes=setup.compute_bytes,
+        checkpointing=setup.activation_checkpointing,
+    )
+    copies = 2 * 4 * MERGERS * shape.hidden * setup.shared_patches / PATCHES_PER_TOKEN
+    return kept + copies
 
 
 def _batch_bytes(setup: Setup) -> float:

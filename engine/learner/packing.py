@@ -1,8 +1,8 @@
 """Which rollouts are computed together: rows, micro-batches, ranks. Pure.
 
 A *row* is a prompt and completions of it: the prompt, often longer than the answers, is computed
-once. Rows of one picture stay together, so that the vision tower sees it once. Micro-batches are
-filled by cost (FLOPs), within a bound on tokens; nothing is padded.
+once. Rows of one picture stay together, or at least on one rank, so that the vision tower sees
+it once. Micro-batches are filled by cost (FLOPs), within a bound on tokens; nothing is padded.
 """
 
 import math
@@ -143,7 +143,23 @@ def deal(
         spread = _spread(sizes, costs, bins=bins, room=token_budget)
     filled = [[row for i in part for row in blocks[i]] for part in spread]
     filled.sort(key=cost, reverse=True)
-    return [filled[rank::ranks] for rank in range(ranks)]
+    return _to_ranks(filled, ranks)
+
+
+def _to_ranks(blocks: Sequence[Block], ranks: int) -> list[list[Block]]:
+    """Each rank one of the first `ranks` blocks, then one of the next, and so on: of those, one
+    whose pictures it has already."""
+    dealt: list[list[Block]] = [[] for _ in range(ranks)]
+    known: list[set[bytes]] = [set() for _ in range(ranks)]
+    for start in range(0, len(blocks), ranks):
+        free = list(range(ranks))
+        for block in blocks[start : start + ranks]:
+            images = {png for row in block for png in row.images}
+            rank = max(free, key=lambda rank: len(images & known[rank]))
+            free.remove(rank)
+            dealt[rank].append(block)
+            known[rank] |= images
+    return dealt
 
 
 def _spread(

@@ -4,9 +4,11 @@ Touches no weights, so it may run in a thread while another batch trains. Every 
 own share of the same groups; what it decides is the same on all.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from torch import Tensor
 from engine.learner.batch import (
     ImageSize,
     MicroBatch,
+    Pictures,
     collate,
     samples_of,
+    stack,
 )
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import ModelShape, forward_flops
@@ -35,10 +39,19 @@ class Part:
     """Of this rank, in host memory; as many on every rank."""
     idle: int
     """How many of them, the last ones, count for nothing: other ranks have more to do."""
+    shared: Pictures
+    """Those in more than one of this rank's micro-batches: the tower sees them once, before these.
+    """
+    shares: bool
+    """Some rank has such pictures: all see, so that collectives match."""
     flops: float
     """Of one forward pass over all ranks' micro-batches."""
     image_passes: int
     """Pictures that go through the vision tower, over all ranks."""
+
+    def to(self, device: torch.device) -> Self:
+        batches = [batch.to(device) for batch in self.batches]
+        return replace(self, batches=batches, shared=self.shared.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,23 +153,40 @@ def _prepare_part(
         return encoded[png]
 
     numbers = {id(sample): i for i, sample in enumerate(samples)}
+    shared = _shared(mine)
     batches = [
-        collate(block, prompts=prompts, sizes=sizes, encode=encode, numbers=numbers, ages=ages)
+        collate(
+            block,
+            prompts=prompts,
+            sizes=sizes,
+            encode=encode,
+            numbers=numbers,
+            ages=ages,
+            shared=shared,
+        )
         for block in [*mine, *[filler] * idle]
     ]
-    blocks: list[Block] = [block for blocks in dealt for block in blocks]
+    by_rank = [[row for block in blocks for row in block] for blocks in dealt]
     return Part(
         groups=groups,
         samples=samples,
         batches=batches,
         idle=idle,
-        flops=sum(map(cost, blocks)),
-        image_passes=sum(len(_images(block)) for block in blocks),
+        shared=stack(shared, sizes, encode),
+        shares=any(map(_shared, dealt)),
+        flops=sum(map(cost, by_rank)),  # a picture counts once among the rows of a rank
+        image_passes=sum(len(_images(rows)) for rows in by_rank),
     )
 
 
+def _shared(blocks: Iterable[Block]) -> list[bytes]:
+    """Pictures in more than one of a rank's micro-batches."""
+    found = Counter(png for block in blocks for png in _images(block))
+    return [png for png, num_blocks in found.items() if num_blocks > 1]
+
+
 def rows_flops(rows: Sequence[Row], sizes: Mapping[bytes, ImageSize], shape: ModelShape) -> float:
-    """FLOPs of one forward pass over a micro-batch of `rows`."""
+    """FLOPs of one forward pass over `rows`, each of their pictures seen once."""
     images = [sizes[png] for png in _images(rows)]
     return forward_flops(
         shape,
@@ -168,5 +198,6 @@ def rows_flops(rows: Sequence[Row], sizes: Mapping[bytes, ImageSize], shape: Mod
     )
 
 
-def _images(rows: Sequence[Row]) -> set[bytes]:
-    return {png for row in rows for png in row.images}
+def _images(rows: Sequence[Row]) -> list[bytes]:
+    """Distinct pictures, in an order that is the same in every process."""
+    return list(dict.fromkeys(png for row in rows for png in row.images))

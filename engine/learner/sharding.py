@@ -11,7 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from engine.learner.families import PolicyModel
@@ -46,6 +51,7 @@ def shard(model: PolicyModel, mesh: DeviceMesh, *, dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for module in [*model.shards(), model]:
         fully_shard(module, mesh=mesh, mp_policy=policy)
+    register_fsdp_forward_method(model, "look")
 
 
 def release(model: PolicyModel) -> None:

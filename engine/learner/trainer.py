@@ -24,10 +24,12 @@ from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape, step_flops
 from engine.learner.families import ModelFamily, PolicyModel, family_of
+from engine.learner.families.base import Seen
 from engine.learner.lora import add_adapters, merged_weights
 from engine.learner.loss import KL, Tokens, diagnostics, policy_loss, proximal_logprobs
 from engine.learner.offload import HostState
 from engine.learner.preparation import Part, Prepared, prepare
+from engine.learner.sight import Sight
 from engine.types import Group, Rollout, SamplingParams, Segment
 
 log = logging.getLogger(__name__)
@@ -162,22 +164,21 @@ class PolicyTrainer:
         has_other_terms = bool(objective.kl_beta or objective.entropy_bonus)
         if not has_other_terms and not any(sample.advantage for sample in samples):
             return StepReport(step=self.step_count, skipped=True, reason="no_signal")
-        parts = batch.parts
-        on_device = [[batch.to(self.device) for batch in part.batches] for part in parts]
+        parts = [part.to(self.device) for part in batch.parts]
         # With one update per step pi_prox is pi_theta itself: no forward of its own.
         kl_in_reward = objective.needs_reference and objective.kl_place == "reward"
         needs_start = objective.proximal == "recomputed" and len(parts) > 1
         at_start: list[list[Tensor] | None] = [None] * len(parts)
         if needs_start or kl_in_reward:
-            at_start = [self._frozen(self.model, batches) for batches in on_device]
+            at_start = [self._frozen(self.model, part) for part in parts]
         if kl_in_reward:
-            on_device = [
-                self._charge_kl(part, batches, logprobs or [])
-                for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
+            parts = [
+                self._charge_kl(part, logprobs or [])
+                for part, logprobs in zip(parts, at_start, strict=True)
             ]
         updates = [
-            self._update(part, batches, logprobs if needs_start else None)
-            for part, batches, logprobs in zip(parts, on_device, at_start, strict=True)
+            self._update(part, logprobs if needs_start else None)
+            for part, logprobs in zip(parts, at_start, strict=True)
         ]
         failed = [update.reason for update in updates if update.reason]
         skipped = len(failed) == len(updates)
@@ -221,8 +222,7 @@ class PolicyTrainer:
         )
         group = Group(stream="probe", game=0, rollouts=(rollout,), rewards=(0.0,))
         (part,) = prepare([group], cfg=self.cfg, family=self.family, shape=self.shape).parts
-        (batch,) = part.batches
-        (logprobs_T,) = self._frozen(self.model, [batch.to(self.device)])
+        (logprobs_T,) = self._frozen(self.model, part.to(self.device))
         scores: list[float] = logprobs_T.tolist()
         return scores
 
@@ -275,57 +275,67 @@ class PolicyTrainer:
         fill(self.trainer_state())
         self.step_count = step
 
-    def _charge_kl(
-        self, part: Part, batches: Sequence[MicroBatch], logprobs: Sequence[Tensor]
-    ) -> list[MicroBatch]:
-        """The micro-batches with the KL to the reference taken off the rewards.
+    def _charge_kl(self, part: Part, logprobs: Sequence[Tensor]) -> Part:
+        """The part with the KL to the reference taken off the rewards.
 
         `logprobs`: of the weights at the start of the step. A collective.
         """
         objective = self.cfg.objective
         assert self._reference is not None
         kl = torch.zeros(len(part.samples), device=self.device)
-        for i, batch in enumerate(batches):
-            reference_T = self._frozen(self._reference, [batch])[0]
-            if i < len(batches) - part.idle:
-                kl_T = KL[objective.kl_estimator](logprobs[i], reference_T)
-                kl.index_add_(0, batch.rollouts_S[batch.sequences_T], kl_T)
+        references = self._frozen(self._reference, part)
+        for i, batch in enumerate(part.batches[: len(part.batches) - part.idle]):
+            kl_T = KL[objective.kl_estimator](logprobs[i], references[i])
+            kl.index_add_(0, batch.rollouts_S[batch.sequences_T], kl_T)
         charged = charged_advantages(
             part.groups, sharding.total(kl, self._mesh).cpu(), objective
         ).to(self.device)
-        return [
+        batches = [
             replace(batch, advantages_T=charged[batch.rollouts_S[batch.sequences_T]])
-            for batch in batches
+            for batch in part.batches
         ]
+        return replace(part, batches=batches)
 
     @torch.no_grad()
-    def _frozen(self, model: PolicyModel, batches: Sequence[MicroBatch]) -> list[Tensor]:
-        logprobs = [self._forward(model, batch)[0] for batch in batches]
+    def _frozen(self, model: PolicyModel, part: Part) -> list[Tensor]:
+        """Log-probs [T] of each micro-batch, without gradient."""
+        seen = self._look(model, part)
+        logprobs = [self._forward(model, batch, seen)[0] for batch in part.batches]
         sharding.release(model)
         return logprobs
 
-    def _forward(self, model: PolicyModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        # FSDP2 gathers weights in the published dtype; without it they are cast here.
-        mixed = self.published_dtype != torch.float32 and self._mesh is None
-        with torch.autocast(self.device.type, dtype=self.published_dtype, enabled=mixed):
-            logprobs_T, entropy_T = model(batch)
+    def _look(self, model: PolicyModel, part: Part) -> Seen:
+        if not part.shares:
+            return ()
+        with self._precision():
+            return model.look(part.shared)
+
+    def _forward(
+        self, model: PolicyModel, batch: MicroBatch, shared: Seen
+    ) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            logprobs_T, entropy_T = model(batch, shared)
         return logprobs_T, entropy_T
 
-    def _update(
-        self, part: Part, batches: Sequence[MicroBatch], proximal: Sequence[Tensor] | None
-    ) -> _Update:
+    def _precision(self) -> torch.autocast:
+        # FSDP2 gathers weights in the published dtype; without it they are cast here.
+        mixed = self.published_dtype != torch.float32 and self._mesh is None
+        return torch.autocast(self.device.type, dtype=self.published_dtype, enabled=mixed)
+
+    def _update(self, part: Part, proximal: Sequence[Tensor] | None) -> _Update:
         """Gradient of all micro-batches, then one optimiser update if everything is finite."""
         cfg = self.cfg
         sums = torch.zeros(5, device=self.device, dtype=torch.float64)  # the loss, and of the gaps
         tokens: list[Tokens] = []
         self.optimizer.zero_grad(set_to_none=True)
         kl_in_loss = cfg.objective.needs_reference and cfg.objective.kl_place == "loss"
-        for i, batch in enumerate(batches):
-            logprobs_T, entropy_T = self._forward(self.model, batch)
-            reference_T = None
-            if self._reference is not None and kl_in_loss:
-                reference_T = self._frozen(self._reference, [batch])[0]
-            if i >= len(batches) - part.idle:
+        references: list[Tensor] | None = None
+        if self._reference is not None and kl_in_loss:
+            references = self._frozen(self._reference, part)
+        sight = Sight(self._look(self.model, part))
+        for i, batch in enumerate(part.batches):
+            logprobs_T, entropy_T = self._forward(self.model, batch, sight.copies())
+            if i >= len(part.batches) - part.idle:
                 # Other ranks have more to do: join their collectives, add nothing.
                 self._backward(logprobs_T.sum() * 0.0)
                 continue
@@ -340,7 +350,7 @@ class PolicyTrainer:
                 num_loss_tokens=count_tokens(part.samples),
                 num_loss_sequences=len(part.samples),
                 objective=cfg.objective,
-                reference_T=reference_T,
+                reference_T=None if references is None else references[i],
                 entropy_T=entropy_T,
                 staleness_T=batch.staleness_T,
             )
@@ -364,6 +374,7 @@ class PolicyTrainer:
                     entropy_T=entropy_T.detach(),
                 )
             )
+        sight.backward()
         for parameter in self._named.values():
             # Without images the vision tower has no gradient on one rank but a zero one on several
             # (`always_see`): AdamW would treat them differently.

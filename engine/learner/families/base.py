@@ -17,8 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from engine.errors import ConfigError
 from engine.learner.attention import IMPLEMENTATION
-from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
+from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch, Pictures
 from engine.learner.scoring import score
+
+Seen = tuple[Tensor, ...]
+"""What the vision tower made of some pictures, [V, H] each: visual tokens, then what enters the
+first decoder layers (Qwen3-VL's deepstack; nothing for most families)."""
 
 
 class ModelFamily(Protocol):
@@ -83,9 +87,8 @@ class PolicyModel(nn.Module):
     def vision_blocks(self) -> Sequence[nn.Module]:
         raise NotImplementedError
 
-    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """[V, H] visual tokens of the distinct images, and what enters further layers, [V, H]
-        for each of the first ones (empty for most families)."""
+    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> Seen:
+        """The vision tower on distinct images."""
         raise NotImplementedError
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -93,25 +96,42 @@ class PolicyModel(nn.Module):
         raise NotImplementedError
 
     def decode(self, embeds_NH: Tensor, batch: MicroBatch, layers: list[Tensor]) -> Tensor:
-        """[N, H] last hidden states. `layers`: [M, H] each, what `see` gave, by placeholder."""
+        """[N, H] last hidden states. `layers`: [M, H] each, what `see` gave for the first decoder
+        layers, by placeholder."""
         raise NotImplementedError
 
     # -- the same for all ----------------------------------------------------------------------
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def look(self, pictures: Pictures) -> Seen:
+        """What `forward` takes as `shared`.
+
+        Without pictures nothing, [0, H] each, yet with a gradient path through the whole tower.
+        """
+        if pictures.grid_I3.numel():
+            return self.see(pictures.pixels_PD, pictures.grid_I3)
+        return tuple(x_VH[:0] for x_VH in self.see(*self.blank(pictures.grid_I3.device)))
+
+    def forward(self, batch: MicroBatch, shared: Seen = ()) -> tuple[Tensor, Tensor]:
         """Returns ([T] log-probs of `targets_T` at logits / temperature; [T] entropy of the same
-        distributions), nats, float32, both with gradient."""
+        distributions), nats, float32, both with gradient.
+
+        `shared`: of the pictures that the micro-batch has in common with others.
+        """
         embeds_NH = self.language.embed_tokens(batch.input_ids_N)
-        layers: list[Tensor] = []
+        seen = shared
         if batch.grid_I3.numel():
-            visual_VH, deep = self.see(batch.pixels_PD, batch.grid_I3)
-            visual_MH = visual_VH[batch.visual_M].to(embeds_NH.dtype)
-            embeds_NH = embeds_NH.masked_scatter(batch.is_image_N[:, None], visual_MH)
-            layers = [layer_VH[batch.visual_M] for layer_VH in deep]
+            own = self.see(batch.pixels_PD, batch.grid_I3)
+            seen = tuple(map(torch.cat, zip(shared, own, strict=True))) if shared else own
         elif self._always_see:
-            visual_VH, deep = self.see(*self.blank(embeds_NH.device))
             # Zero, but with a gradient path through the whole vision tower.
-            embeds_NH = embeds_NH + sum((x.sum() for x in deep), visual_VH.sum()) * 0.0
+            blank = self.see(*self.blank(embeds_NH.device))
+            embeds_NH = embeds_NH + torch.stack([x.sum() for x in blank]).sum() * 0.0
+        layers: list[Tensor] = []
+        if batch.visual_M.numel():
+            visual_MH, *layers = (x_VH[batch.visual_M] for x_VH in seen)
+            embeds_NH = embeds_NH.masked_scatter(
+                batch.is_image_N[:, None], visual_MH.to(embeds_NH.dtype)
+            )
         hidden_NH = self.decode(embeds_NH, batch, layers)
         return score(
             hidden_NH[batch.predict_T],

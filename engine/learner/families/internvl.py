@@ -30,6 +30,7 @@ from engine.learner.base_model import check_base_model
 from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
 from engine.learner.families.base import (
     PolicyModel,
+    Seen,
     check_full_attention,
     expand_ids,
     load_model,
@@ -59,7 +60,7 @@ class InternVLPolicy(PolicyModel):
         layers: Sequence[nn.Module] = self.model.model.vision_tower.encoder.layer
         return layers
 
-    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> Seen:
         config = self.model.config
         shape = (config.vision_config.num_channels, *config.vision_config.image_size)
         seen = self.model.model.get_image_features(
@@ -67,7 +68,7 @@ class InternVLPolicy(PolicyModel):
             vision_feature_layer=config.vision_feature_layer,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
         )
-        return seen.pooler_output.flatten(0, 1), []
+        return (seen.pooler_output.flatten(0, 1),)
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor]:
         vision = self.model.config.vision_config

@@ -23,6 +23,7 @@ from engine.learner.base_model import check_base_model
 from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
 from engine.learner.families.base import (
     PolicyModel,
+    Seen,
     check_full_attention,
     expand_ids,
     load_model,
@@ -39,9 +40,9 @@ class QwenVLPolicy(PolicyModel):
         blocks: Sequence[nn.Module] = self.model.model.visual.blocks
         return blocks
 
-    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def see(self, pixels_PD: Tensor, grid_I3: Tensor) -> Seen:
         seen = self.model.model.visual(pixels_PD, grid_thw=grid_I3)
-        return seen.pooler_output, list(getattr(seen, "deepstack_features", None) or ())
+        return seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())
 
     def blank(self, device: torch.device) -> tuple[Tensor, Tensor]:
         vision = self.model.config.vision_config

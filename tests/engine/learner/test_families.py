@@ -20,11 +20,11 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from engine.learner import scoring
-from engine.learner.batch import MicroBatch
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.preparation import Part, prepare
+from engine.learner.sight import Sight
 from engine.types import Group, Rollout
 from tests.engine.learner.conftest import IMG, IMG_END, build_internvl
 from tests.engine.learner.learner_data import (
@@ -99,11 +99,12 @@ def make_part(
     return part
 
 
-def logprobs_of(policy: PolicyModel, batches: Sequence[MicroBatch]) -> dict[int, Tensor]:
+def logprobs_of(policy: PolicyModel, part: Part) -> dict[int, Tensor]:
     """{number of the sample: log-probs of its tokens}."""
     found: dict[int, Tensor] = {}
-    for batch in batches:
-        logprobs_T, entropy_T = policy(batch)
+    shared = policy.look(part.shared) if part.shares else ()
+    for batch in part.batches:
+        logprobs_T, entropy_T = policy(batch, shared)
         assert (entropy_T > 0).all()
         for i, number in enumerate(batch.rollouts_S.tolist()):
             assert number not in found
@@ -143,21 +144,25 @@ def test_packed_logprobs_equal_a_plain_forward(
     name: str, folder: Path, family: ModelFamily, policy: PolicyModel, plain: Any, budget: int
 ) -> None:
     part = make_part(family, folder, mixed_groups(), budget)
-    assert (len(part.batches) > 1) == (budget == 60)
+    assert (len(part.batches) > 1) == part.shares == (budget == 60)
     with torch.no_grad():
-        got = logprobs_of(policy, part.batches)
+        got = logprobs_of(policy, part)
         assert sorted(got) == list(range(len(part.samples)))
         for number, sample in enumerate(part.samples):
             want = plain_logprobs(plain, name, folder, sample.rollout)
             torch.testing.assert_close(got[number], want, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("budget", [60, 100_000])
 def test_gradients_equal_those_of_a_plain_forward(
-    name: str, folder: Path, family: ModelFamily, policy: PolicyModel, plain: Any
+    name: str, folder: Path, family: ModelFamily, policy: PolicyModel, plain: Any, budget: int
 ) -> None:
     """Of the sum of all log-probs, for every parameter."""
-    part = make_part(family, folder, mixed_groups())
-    sum(x.sum() for x in logprobs_of(policy, part.batches).values()).backward()  # type: ignore[union-attr]
+    part = make_part(family, folder, mixed_groups(), budget)
+    sight = Sight(policy.look(part.shared) if part.shares else ())
+    for batch in part.batches:
+        policy(batch, sight.copies())[0].sum().backward()
+    sight.backward()
     for sample in part.samples:
         plain_logprobs(plain, name, folder, sample.rollout).sum().backward()
     want = dict(plain.named_parameters())
@@ -180,7 +185,7 @@ def test_no_rollout_sees_another(folder: Path, family: ModelFamily, policy: Poli
     after = make_part(family, folder, groups)
     (number,) = (i for i, s in enumerate(before.samples) if s.rollout is changed)
     with torch.no_grad():
-        old, new = (logprobs_of(policy, part.batches) for part in (before, after))
+        old, new = (logprobs_of(policy, part) for part in (before, after))
     for i in old:
         assert torch.equal(old[i], new[i]) == (i != number)
 
@@ -195,7 +200,7 @@ def test_no_rollout_sees_the_picture_of_another(
     groups[1] = dataclasses.replace(group, rollouts=tuple(pictured))
     after = make_part(family, folder, groups)
     with torch.no_grad():
-        old, new = (logprobs_of(policy, part.batches) for part in (before, after))
+        old, new = (logprobs_of(policy, part) for part in (before, after))
     first = len(groups[0].rollouts)
     mine = range(first, first + len(pictured))
     for i in old:
@@ -205,8 +210,9 @@ def test_no_rollout_sees_the_picture_of_another(
             torch.testing.assert_close(old[i], new[i], atol=1e-5, rtol=0)
 
 
-def test_the_tower_runs_once_per_micro_batch_and_distinct_picture(
-    name: str, folder: Path, family: ModelFamily, policy: PolicyModel
+@pytest.mark.parametrize("budget", [60, 100_000])
+def test_the_tower_sees_each_distinct_picture_once(
+    name: str, folder: Path, family: ModelFamily, policy: PolicyModel, budget: int
 ) -> None:
     seen: list[int] = []
     body = policy.model.model
@@ -216,16 +222,12 @@ def test_the_tower_runs_once_per_micro_batch_and_distinct_picture(
         with_kwargs=True,
     )
     rows = [len(family.encode(png)) for png in (make_png(2), make_png(4), make_png(5, 64))]
-    (batch,) = make_part(family, folder, mixed_groups()).batches
+    part = make_part(family, folder, mixed_groups(), budget)
     with torch.no_grad():
-        policy(batch)
-    assert seen == [sum(rows)]
-    seen.clear()
-    parts = make_part(family, folder, mixed_groups(), 60).batches
-    with torch.no_grad():
-        for batch in parts:
-            policy(batch)
-    assert len(seen) == sum(len(batch.grid_I3) > 0 for batch in parts)
+        logprobs_of(policy, part)
+    assert sum(seen) == sum(rows)
+    assert part.image_passes == 3
+    assert len(part.batches) > 1 or len(seen) == 1
 
 
 def test_a_sampled_placeholder_is_text(
@@ -343,7 +345,7 @@ def test_logprobs_on_the_shipped_base_equal_a_plain_forward(temperature: float) 
         ],
     )
     with torch.no_grad():
-        got = logprobs_of(policy, part.batches)
+        got = logprobs_of(policy, part)
         for number, sample in enumerate(part.samples):
             want = plain_logprobs(plain, "qwen3_vl", base, sample.rollout, image=image)
             torch.testing.assert_close(got[number], want, atol=1e-5, rtol=0)
@@ -358,7 +360,7 @@ def test_internvl3_5_has_the_decoder_of_qwen3(tmp_path: Path) -> None:
     names = {policy.published_name(key) for key, _ in policy.named_weights()}
     assert names == load_file(tmp_path / "model.safetensors").keys()
     with torch.no_grad():
-        got = logprobs_of(policy, part.batches)
+        got = logprobs_of(policy, part)
         for number, sample in enumerate(part.samples):
             want = plain_logprobs(plain, "internvl", tmp_path, sample.rollout)
             torch.testing.assert_close(got[number], want, atol=1e-5, rtol=0)

@@ -187,7 +187,16 @@ def test_flops_are_those_of_all_micro_batches(family: ModelFamily, shape: ModelS
     (prepared,) = prepare_ranks(family, shape, ranks=1)
     (part,) = prepared.parts
     assert len(part.batches) > 2
-    total = 0.0
+    assert len(part.shared.grid_I3) > 0
+    patches = part.shared.grid_I3.prod(1)
+    total = forward_flops(
+        shape,
+        tokens=0,
+        pairs=0,
+        scored=0,
+        patches=int(patches.sum()),
+        patch_pairs=int((patches**2).sum()),
+    )
     for batch in part.batches:
         patches = batch.grid_I3.prod(1)
         total += forward_flops(
@@ -199,7 +208,23 @@ def test_flops_are_those_of_all_micro_batches(family: ModelFamily, shape: ModelS
             patch_pairs=int((patches**2).sum()),
         )
     assert part.flops == pytest.approx(total, rel=1e-9)
-    assert part.image_passes == sum(len(batch.grid_I3) for batch in part.batches)
+    pictures = [part.shared.grid_I3, *(batch.grid_I3 for batch in part.batches)]
+    assert part.image_passes == sum(map(len, pictures))
+    assert part.image_passes == len({png for s in part.samples for png in s.rollout.images})
+
+
+def test_ranks_know_of_each_other_that_they_share(family: ModelFamily, shape: ModelShape) -> None:
+    """A picture fills two micro-batches of one rank and one of the other, which joins its look."""
+    large = make_group(1, num_rollouts=30, num_images=1)
+    small = [make_group(2 + i, num_rollouts=5) for i in range(6)]
+    cfg = LearnerConfig(tokens_per_micro_batch=60)
+    first, second = (
+        prepare([large, *small], cfg=cfg, family=family, shape=shape, rank=rank, ranks=2).parts[0]
+        for rank in (0, 1)
+    )
+    assert first.shares
+    assert second.shares
+    assert sorted(len(part.shared.grid_I3) for part in (first, second)) == [0, 1]
 
 
 def num_pairs(plan: Plan) -> int:

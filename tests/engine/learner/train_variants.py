@@ -43,11 +43,12 @@ def config_of(variant: str) -> LearnerConfig:
 
 
 def batches(policy: str) -> list[list[Group]]:
-    """Pictures on some ranks only; one prompt for all ranks; text only."""
+    """Pictures on some ranks only; one prompt and picture for several micro-batches of one rank
+    and one of another; text only."""
     first = 0 if policy == "solver" else 500
     return [
         [make_group(first + i, num_images=i % 2, policy=policy) for i in range(5)],
-        [make_group(first + 20, num_images=1, policy=policy)],
+        [make_group(first + 20, num_rollouts=30, num_images=1, policy=policy)],
         [make_group(first + 30 + i, policy=policy) for i in range(4)],
     ]
 
