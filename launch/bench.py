@@ -7,6 +7,7 @@
     python launch/bench.py elastic
     python launch/bench.py weights --sizes-mb 64 1024
     python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
+    python launch/bench.py evals
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
@@ -17,6 +18,8 @@ released and against cairosvg alone; or what hostile drawings cost the ordinary 
 requests in flight.
 `staleness`: held-out accuracy by the age of the training data, with off-policy correction and
 without.
+`evals`: how busy the runner of evaluations keeps a server, against a loop of batches; or what it
+keeps through kills.
 """
 
 import argparse
@@ -33,6 +36,7 @@ _PARTS = {
     "elastic": "games/s: servers that follow the demand against a fixed split",
     "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
+    "evals": "how busy the runner of evaluations keeps a server; what it keeps through kills",
 }
 
 

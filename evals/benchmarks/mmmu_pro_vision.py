@@ -1,0 +1,13 @@
+"""MMMU-Pro, as a picture, the question and its ten options in it."""
+
+from evals.benchmarks.mmmu_pro import ask_vision, extract, score, variant
+
+__all__ = ["BENCHMARK", "extract", "score"]
+
+BENCHMARK = variant(
+    "mmmu_pro_vision",
+    "MMMU-Pro (vision)",
+    "vision",
+    ask_vision,
+    {"image": bytes},
+)

@@ -1,0 +1,1 @@
+"""Rules of one publication, applied to all of its benchmarks."""

@@ -1,0 +1,1 @@
+"""What an evaluation found: numbers with their intervals, and pages to look at every row."""

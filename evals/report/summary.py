@@ -1,0 +1,144 @@
+"""All of one model under one regime: what every form of the report is made from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evals.benchmark import Regime
+from evals.comparison import Comparison, Pair, compare
+from evals.intervals import Interval
+from evals.overall import Counted, draw_all, overall
+from evals.report.measures import Measures, counted, measure
+from evals.report.results import BenchmarkResult, of_regime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    model: str
+    regime: Regime
+    settings: Mapping[str, Any]
+    results: Sequence[BenchmarkResult]
+    measures: Mapping[str, Measures]
+    """By benchmark."""
+    overall: Mapping[str, Interval]
+    """"macro", "micro", and what is folded into one entry of the macro mean."""
+    against: str | None
+    """The other model, which is the one before."""
+    comparison: Comparison | None
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the numbers."""
+        found = [line for result in self.results if (line := warning_of(self, result))]
+        if self.against is not None and self.comparison is None:
+            found.append(f"{self.against} has no row with a score that {self.model} has, too")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """`results.json`; numbers that are not finite are null."""
+        told = {
+            "model": self.model,
+            "regime": self.regime,
+            "settings": dict(self.settings),
+            "benchmarks": {result.name: self._benchmark(result) for result in self.results},
+            "overall": {name: asdict(interval) for name, interval in self.overall.items()},
+            "against": self.against,
+            "comparison": None if self.comparison is None else asdict(self.comparison),
+            "warnings": self.warnings(),
+        }
+        finite: dict[str, Any] = _finite(told)
+        return finite
+
+    def _benchmark(self, result: BenchmarkResult) -> dict[str, Any]:
+        first = result.records[0] if result.records else None
+        keys = ("row", "prompt", "images", "seed")
+        return {
+            **result.facts(),
+            "measures": self.measures[result.name].to_json(),
+            "published": [asdict(published) for published in result.benchmark.published],
+            "example": None if first is None else {key: first.get(key) for key in keys},
+        }
+
+
+def summarise(
+    results: Sequence[BenchmarkResult], against: Sequence[BenchmarkResult] = ()
+) -> Summary:
+    """Count everything. Raises ValueError for results of two regimes, or of two models."""
+    regime = of_regime([*results, *against])
+    models = sorted({result.model for result in results})
+    if len(models) != 1:
+        raise ValueError(f"one report for {len(models)} models: {models}")
+    tables = {r.name: found for r in results if (found := counted(r)) is not None}
+    return Summary(
+        model=models[0],
+        regime=regime,
+        settings=results[0].settings,
+        results=results,
+        measures={result.name: measure(result) for result in results},
+        overall=_overall(tables),
+        against=against[0].model if against else None,
+        comparison=_compared(against, results),
+    )
+
+
+def _overall(tables: Mapping[str, Counted]) -> Mapping[str, Interval]:
+    if len(tables) < 2:  # the mean of one is that one
+        return {}
+    drawn = draw_all({name: [table] for name, table in tables.items()})
+    return overall({name: one[0] for name, one in drawn.items()}).intervals()
+
+
+def _compared(
+    before: Sequence[BenchmarkResult], after: Sequence[BenchmarkResult]
+) -> Comparison | None:
+    old = {result.name: result for result in before}
+    return compare(
+        {
+            result.name: Pair(result.benchmark, old[result.name].records, result.records)
+            for result in after
+            if result.name in old
+        }
+    )
+
+
+def warning_of(summary: Summary, result: BenchmarkResult) -> str:
+    """Why the numbers of one benchmark may not be what they seem; "" where there is no reason."""
+    benchmark, own = result.benchmark, summary.measures[result.name]
+    settings = summary.settings.get("settings") or {}
+    authors = benchmark.judge_model
+    broken = own.rates["scoring_failed"] * len(result.records)
+    judge = (summary.settings.get("judge") or {}).get("model")
+    said = [
+        (
+            result.found != benchmark.num_rows,
+            f"{result.found} rows in the data where {benchmark.num_rows} are expected: not "
+            "comparable with what others publish",
+        ),
+        (
+            bool(own.missing),
+            f"rows without an answer yet: {own.missing}, the same command asks again",
+        ),
+        (bool(own.skipped), f"rows skipped: {own.skipped}, the page names them"),
+        (
+            bool(own.unscored),
+            f"rows with an answer and no score: {own.unscored} (no judge, or one that failed)",
+        ),
+        (
+            benchmark.judged_by_default and None not in (judge, authors) and judge != authors,
+            f"judged by {judge}, its authors used {authors}",
+        ),
+        (bool(broken), f"a rule of ours broke down on {broken:.0f} answers: please report it"),
+        (bool(settings.get("blind")), "asked without its pictures"),
+        (result.rows < result.found - own.skipped, f"{result.rows} of {result.found} rows asked"),
+    ]
+    reasons = "; ".join(text for holds, text in said if holds)
+    return f"{benchmark.title}: {reasons}" if reasons else ""
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

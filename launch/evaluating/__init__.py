@@ -1,0 +1,1 @@
+"""The parts of `launch/evaluate.py`: its arguments, models, servers, and what it shows."""

@@ -1,0 +1,237 @@
+"""Rollout servers as an `evals.endpoint.Endpoint`: /generate, of SGLang and the embedded server.
+
+The chat template is applied here, by the model folder's own files, so that a prompt is known to the
+token; a question goes to the server with the fewest under way.
+"""
+
+import base64
+import io
+import json
+import struct
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from PIL import Image
+
+from engine.encoding import TextEncoder
+from engine.errors import ConfigError, TransportError
+from engine.types import Finish, SamplingParams
+from evals.benchmark import Question
+from evals.endpoint import Refused, Response, failure_of
+
+_INFO_TIMEOUT_S = 10.0
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FINISH: Mapping[Any, Finish] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(slots=True)
+class _Server:
+    url: str
+    context: int | None = None
+    """Tokens of prompt and answer; None: not known."""
+    running: int = 0
+
+
+class RolloutEndpoint:
+    """One model at one or several servers."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        urls: Sequence[str],
+        encoder: TextEncoder,
+        identity: Mapping[str, str],
+        *,
+        key: str | None = None,
+        timeout_s: float = 600.0,
+        priority: int | None = None,
+    ) -> None:
+        """`key`: the servers' bearer token; `priority`: of SGLang's scheduler, where it is on."""
+        self._session = session
+        self._encoder = encoder
+        self._identity = dict(identity)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=10)
+        self._servers = [_Server(url.rstrip("/")) for url in urls]
+        self._priority = priority
+        self._version: str | None = None
+        """Of the weights that all answers must have; None: any."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
+
+    async def look(self) -> list[dict[str, Any]]:
+        """What each server says of itself; afterwards their context lengths are known, and the
+        version of their weights is part of the identity. Raises ConfigError where one is no rollout
+        server, or not there, or has other weights than the rest."""
+        found = [await self._look(server) for server in self._servers]
+        versions = {str(one["weight_version"]) for one in found}
+        if len(versions) > 1:
+            raise ConfigError(f"--server: these have different weights: {sorted(versions)}")
+        (self._version,) = versions
+        self._identity["served"] = self._version
+        return found
+
+    async def generate(
+        self, question: Question, params: SamplingParams, seed: int, *, stop: Sequence[str] = ()
+    ) -> Response:
+        ids = self._encoder.encode(question.messages)
+        self._check(ids, question)
+        length = self._encoder.prompt_tokens(ids, [_as_png(image) for image in question.images])
+        server = min(self._servers, key=lambda server: server.running)
+        granted = _granted(params.max_new_tokens, length, server.context)
+        body = self._body(ids, question.images, params, granted, seed, stop)
+        began_s = time.perf_counter()
+        server.running += 1
+        try:
+            status, text = await self._post(f"{server.url}/generate", body)
+        finally:
+            server.running -= 1
+        if (failure := failure_of(status, text)) is not None:
+            raise failure
+        response = _parsed(
+            text,
+            has_images=bool(question.images),
+            seconds=time.perf_counter() - began_s,
+            server=server.url,
+            granted=None if granted == params.max_new_tokens else granted,
+        )
+        if self._version not in (None, response.weights):
+            raise ConfigError(
+                f"{server.url} answers with weights {response.weights!r}, and the evaluation began "
+                f"with {self._version!r}: give it servers that nobody updates meanwhile"
+            )
+        return response
+
+    def _check(self, ids: Sequence[int], question: Question) -> None:
+        """One wrong id, or one placeholder too many, can end an SGLang server. Raises Refused."""
+        places = self._encoder.num_images(ids)
+        if places != len(question.images):
+            raise Refused(f"{places} image placeholders for {len(question.images)} pictures")
+        if not all(0 <= token < self._encoder.vocab_size for token in ids):
+            raise Refused("a prompt id is not in the model's vocabulary")
+
+    def _body(
+        self,
+        ids: Sequence[int],
+        images: Sequence[bytes],
+        params: SamplingParams,
+        max_new_tokens: int,
+        seed: int,
+        stop: Sequence[str],
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "rid": uuid.uuid4().hex,
+            "input_ids": list(ids),
+            # Every value is sent: else a model's own generation defaults apply.
+            "sampling_params": {
+                "max_new_tokens": max_new_tokens,
+                "temperature": params.temperature,
+                "top_p": params.top_p,
+                "top_k": params.top_k,
+                "min_p": params.min_p,
+                "frequency_penalty": 0.0,
+                "presence_penalty": 0.0,
+                "repetition_penalty": 1.0,
+                "min_new_tokens": 0,
+                "ignore_eos": False,
+                "stop_token_ids": list(self._encoder.eos_ids),
+                "skip_special_tokens": True,
+                "sampling_seed": seed,
+                "n": 1,
+                **({"stop": list(stop)} if stop else {}),
+            },
+            "stream": False,
+        }
+        if images:
+            body["image_data"] = [base64.b64encode(image).decode() for image in images]
+        if self._priority is not None:
+            body["priority"] = self._priority
+        return body
+
+    async def _post(self, url: str, body: Mapping[str, Any]) -> tuple[int, str]:
+        try:
+            async with self._session.post(
+                url, json=body, headers=self._headers, timeout=self._timeout
+            ) as response:
+                return response.status, (await response.read()).decode(errors="replace")
+        except aiohttp.InvalidURL:
+            raise ConfigError(f"--server: {url} is no URL of a server") from None
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise TransportError(f"{url}: {type(error).__name__}: {error}") from error
+
+    async def _look(self, server: _Server) -> dict[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=_INFO_TIMEOUT_S)
+        found: dict[str, Any] = {}
+        for path in ("/model_info", "/server_info"):
+            try:
+                async with self._session.get(
+                    f"{server.url}{path}", headers=self._headers, timeout=timeout
+                ) as response:
+                    if response.status != 200:
+                        raise ConfigError(
+                            f"--server: {server.url}{path} answers {response.status}; is it an "
+                            "SGLang or embedded server? Others are named with --openai URL"
+                        )
+                    found |= await response.json(content_type=None)
+            except (aiohttp.ClientError, OSError, ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"--server: {server.url}{path}: {type(error).__name__}: {error}"
+                ) from None
+        context = found.get("context_length")
+        server.context = context if type(context) is int else None
+        names = ("model_path", "weight_version", "version", "dtype", "context_length")
+        return {"url": server.url, **{name: found.get(name) for name in names}}
+
+
+def _as_png(image: bytes) -> bytes:
+    """A header with the size of `image`: all that the encoder reads, of PNG only."""
+    if image.startswith(_PNG):
+        return image
+    with Image.open(io.BytesIO(image)) as picture:
+        return _PNG + bytes(8) + struct.pack(">II", *picture.size)
+
+
+def _granted(asked: int, prompt: int | None, context: int | None) -> int:
+    """Tokens that the context leaves for an answer, at most `asked`. Raises Refused for none."""
+    if prompt is None or context is None:
+        return asked
+    left = context - prompt - 1
+    if left < 1:
+        raise Refused(f"a prompt of {prompt} tokens in a context of {context}")
+    return min(asked, left)
+
+
+def _parsed(
+    text: str, *, has_images: bool, seconds: float, server: str, granted: int | None
+) -> Response:
+    """The answer in the JSON of /generate. Raises TransportError for anything else."""
+    try:
+        answer = json.loads(text)
+        meta = answer["meta_info"]
+        said, reason = answer["text"], meta["finish_reason"]["type"]
+        version, image_tokens = str(meta.get("weight_version", "")), meta.get("image_tokens")
+        counts = meta["prompt_tokens"], meta["completion_tokens"]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise TransportError(
+            f"{server}: no answer of a rollout server ({type(error).__name__}: {error})"
+        ) from None
+    if not isinstance(said, str) or reason not in _FINISH:  # "abort": interrupted from outside
+        raise TransportError(f"{server}: finish_reason {reason!r}")
+    if has_images and not image_tokens:
+        raise Refused("the server dropped the pictures")
+    return Response(
+        text=said,
+        finish=_FINISH[reason],
+        prompt_tokens=counts[0],
+        tokens=counts[1],
+        seconds=seconds,
+        server=server,
+        weights=version,
+        max_new_tokens=granted,
+    )

@@ -1,0 +1,98 @@
+"""Servers of our own for one evaluation: started for a model folder, ended with it.
+
+One SGLang server on each GPU, where SGLang is installed; else, for a small model, the embedded one.
+"""
+
+import asyncio
+import importlib.util
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from engine.errors import ConfigError
+from engine.servers.host import ServerEvent, serve
+from engine.servers.spec import ServerSpec
+
+_SMALL_BYTES = 200 << 20
+"""Weights beyond that are nothing for the embedded server on a CPU."""
+_LONGEST = 32_768
+_POLICY = "model"
+
+
+def specs_for(folder: Path, key: str) -> list[ServerSpec]:
+    """The servers for a model on this machine. Raises ConfigError where it can serve none."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    context = min(_context_length(folder), _LONGEST)
+    if gpus and importlib.util.find_spec("sglang") is not None:
+        return [
+            ServerSpec(
+                kind="sglang",
+                model_dirs={_POLICY: folder},
+                ports={_POLICY: _free_port()},
+                device="cuda",
+                gpus=(gpu,),
+                context_length=context,
+                api_key=key,
+            )
+            for gpu in range(gpus)
+        ]
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size > _SMALL_BYTES:
+        raise ConfigError(
+            f"--model: {folder} has {size >> 20} MB of weights, too much for the embedded server; "
+            "install SGLang (pip install -e '.[gpu]') or name a server with --server or --openai"
+        )
+    return [
+        ServerSpec(
+            kind="embedded",
+            model_dirs={_POLICY: folder},
+            ports={_POLICY: _free_port()},
+            context_length=context,
+            api_key=key,
+        )
+    ]
+
+
+@asynccontextmanager
+async def serving(specs: list[ServerSpec], logs: Path) -> AsyncIterator[list[str]]:
+    """URLs of the servers, all ready; one that dies is started again, until the block ends.
+
+    `logs` is a folder that is there. Raises ConfigError or EngineError where one cannot be started.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    ready: list[asyncio.Future[None]] = [loop.create_future() for _ in specs]
+
+    def heard(future: asyncio.Future[None], event: ServerEvent) -> None:
+        if event.kind == "ready" and not future.done():
+            future.set_result(None)
+
+    tasks = [
+        asyncio.create_task(serve(spec, logs, stop, partial(heard, future)))
+        for spec, future in zip(specs, ready, strict=True)
+    ]
+    try:
+        for future, task in zip(ready, tasks, strict=True):
+            await asyncio.wait((future, task), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task  # raises why it could not
+        yield [spec.urls[_POLICY] for spec in specs]
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _context_length(folder: Path) -> int:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return int(config.get("text_config", config)["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--model: {folder}/config.json: {error}") from None

@@ -1,0 +1,170 @@
+"""VisNumBench: prompt, options in one text, letters, the matcher, the two halves."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from evals.benchmark import Scored
+from evals.benchmarks.visnumbench import (
+    BENCHMARK,
+    aggregates,
+    extract,
+    judge,
+    options_of,
+    read,
+    scene_of,
+    score,
+)
+from tests.evals.benchmarks.fake_ask import FakeAsk
+from tests.evals.benchmarks.fixture_rows import rows_of, shown
+from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
+
+
+def row(answer: str = "(b) 55 degrees") -> dict[str, Any]:
+    option = "(a) 30 degrees (b) 55 degrees (c) 90 degrees (d) 120 degrees"
+    return {"id": "1_Angle", "question": "How large?", "option": option, "answer": answer}
+
+
+def test_prompts_are_as_they_were() -> None:
+    assert prompts(BENCHMARK, FIXTURES) == golden("visnumbench")
+    text = shown(BENCHMARK.ask(rows_of(BENCHMARK)["synthetic_3_Length"]))
+    assert text == (
+        "<picture>\n"
+        "        Question: Which bar is the longest?\n"
+        "        Options: (a) red (b) blue (c) green\n"
+        "        Answer the question based on the most likely options.\n"
+        "    "
+    )
+
+
+def test_every_row_of_the_fixture_scores_its_own_gold_answer() -> None:
+    for item in rows_of(BENCHMARK).values():
+        fields = item.fields
+        assert score(extract(f"I look.\n\nAnswer: {fields['answer']}", fields), fields), item.id
+        assert score(fields["answer"][:3], fields, mode="reference") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("(a) 1 (b) 2", {"A": "1", "B": "2"}),
+        ("(a) 1\n(b) 2\n(c) 3", {"A": "1", "B": "2", "C": "3"}),
+        ("(a) x, (b) y, (c) z, (d) u, (e) v", dict(zip("ABCDE", "xyzuv", strict=True))),
+        ("(a) (d) of the left (b) right", {"A": "(d) of the left", "B": "right"}),
+    ],
+)
+def test_options(option: str, expected: dict[str, str]) -> None:
+    assert options_of({"option": option}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(b)", "(b)"),
+        ("b", "(b)"),
+        ("B", "(b)"),
+        ("(B)", "(b)"),
+        ("(b) 55 degrees", "(b)"),
+        ("b) 55 degrees", "(b)"),
+        ("55 degrees", "(b)"),
+        ("**(b) 55 degrees**", "(b)"),
+        ("The answer is (c).", "(c)"),
+        ("The most likely option is (d) 120 degrees.", "(d)"),
+        ("It is not (a).\nAnswer: (c)", "(c)"),
+        (r"\boxed{b}", "(b)"),
+        (r"\boxed{(b)}", "(b)"),
+        (r"\boxed{55}", "(b)"),
+        ("<think>(a)</think>(b)", "(b)"),
+        ("<think>(b)", None),
+        ("", None),
+        ("I'm sorry, I can't assist with that.", None),
+        ("(a) or (b)", None),
+        ("(z)", None),
+        ("(e)", None),
+        ("57 degrees", None),
+    ],
+)
+def test_extract(text: str, expected: str | None) -> None:
+    assert extract(text, row()) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "default", "reference"),
+    [
+        ("(b)", 1, 1),
+        ("(B)", 1, 0),
+        ("(b) ", 1, 0),
+        ("(b).", 1, 0),
+        ("(b)\n", 1, 0),
+        ("b", 1, 0),
+        ("Your output: (b)", 0, 0),
+        ("(b) 55 degrees", 0, 0),
+        ("(a)", 0, 0),
+        ("(z)", 0, 0),
+        ("", 0, 0),
+        (None, 0, 0),
+    ],
+)
+def test_score(prediction: str | None, default: int, reference: int) -> None:
+    assert score(prediction, row()) == default
+    assert score(prediction, row(), mode="reference") == reference
+
+
+def test_reference_takes_the_text_as_it_is() -> None:
+    assert extract(" (b)\n", row(), mode="reference") == " (b)\n"
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        (["(b)"], 1.0),
+        (["(B)."], 1.0),
+        (["(a)"], 0.0),
+        (["(z)"], 0.0),
+        (["It is (b)", "(b)"], 1.0),
+        (["b", "", "?"], None),
+    ],
+)
+def test_judge(replies: list[str], expected: float | None) -> None:
+    ask = FakeAsk(replies)
+    judgement = asyncio.run(judge(row(), "About 55.", ask))
+    assert (judgement.score, list(judgement.replies), ask.left) == (expected, replies, 0)
+    assert ask.prompts[0].endswith(" (z) none\nAnswer: About 55.\nChoice: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"image_path": "Synthetic Mathematical Dataset/Angle/1.png"}, "synthetic"),
+        ({"image_path": "Real-World Dataset/Angle/1.png"}, "real"),
+        ({"image_path": "1.png", "Attributes": "Area"}, "synthetic"),
+        ({"image_path": "1.png", "Attributes": "Volume"}, "real"),
+        ({"image_path": "1.png", "Attributes": "Angle"}, None),
+    ],
+)
+def test_scene(fields: dict[str, Any], expected: str | None) -> None:
+    assert scene_of(fields) == expected
+
+
+def test_aggregates_are_the_halves_and_their_attributes() -> None:
+    rows = rows_of(BENCHMARK).values()
+    found = aggregates([Scored(id=item.id, fields=item.fields, score=1.0) for item in rows])
+    sizes = {item.name: len(item.units) for item in found}
+    assert (sizes["accuracy"], sizes["scenes: synthetic"], sizes["scenes: real"]) == (11, 5, 6)
+    assert sizes["attribute: synthetic, Area"] == 1
+    assert sizes["task: value estimation"] == 4
+
+
+def test_silence_is_wrong_and_nobody_is_asked() -> None:
+    judgement = asyncio.run(judge(row(), " ", FakeAsk([])))
+    assert (judgement.score, list(judgement.replies)) == (0.0, [])
+
+
+@pytest.mark.parametrize("text", ["(b) " * 250_000, "(" * 10**6, "b" * 10**6])
+def test_hostile_text_costs_little(text: str) -> None:
+    began_s = time.process_time()
+    for mode in ("default", "reference"):
+        score(read(text, row(), mode=mode).value, row(), mode=mode)
+    assert time.process_time() - began_s < 8

@@ -1,0 +1,86 @@
+"""Means over benchmarks, with their joint bootstrap."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from evals.benchmark import Aggregate, Scored, Unit
+from evals.overall import Counted, draw, draw_all, entries, overall
+
+
+def counted(values: Sequence[float], *, cluster: str = "q") -> Counted:
+    scored = [Scored(id=str(n), fields={}, score=value) for n, value in enumerate(values)]
+    units = [Unit(f"{cluster}{row.id}", row.score) for row in scored]
+    return Counted([Aggregate("accuracy", units)], scored)
+
+
+def test_the_three_forms_of_mmmu_pro_are_one_entry() -> None:
+    names = ["mmsi", "mmmu_pro_standard4", "chartqa", "mmmu_pro_vision"]
+    assert entries(names) == {
+        "mmsi": ["mmsi"],
+        "mmmu_pro": ["mmmu_pro_standard4", "mmmu_pro_vision"],
+        "chartqa": ["chartqa"],
+    }
+
+
+def test_macro_and_micro_by_hand() -> None:
+    tables = {
+        "mmmu_pro_standard4": counted([1.0, 1.0]),
+        "mmmu_pro_standard10": counted([0.0, 1.0]),
+        "mmmu_pro_vision": counted([0.0, 0.0]),
+        "chartqa": counted([1.0, 0.0, 0.0, 0.0]),
+    }
+    drawn = {name: one[0] for name, one in draw_all({n: [t] for n, t in tables.items()}).items()}
+    values = overall(drawn).values
+    assert values["mmmu_pro"] == 0.5
+    assert values["macro"] == pytest.approx((0.5 + 0.25) / 2)
+    assert values["micro"] == pytest.approx(4 / 10)
+
+
+def test_macro_interval_is_that_of_independent_means() -> None:
+    rng = random.Random(0)
+    tables = {name: counted([float(rng.random() < 0.5) for _ in range(400)]) for name in ("a", "b")}
+    drawn = {name: one[0] for name, one in draw_all({n: [t] for n, t in tables.items()}).items()}
+    found = overall(drawn).intervals()
+    assert found["macro"].se == pytest.approx(0.5 / math.sqrt(800), rel=0.05)
+    assert found["micro"].se == pytest.approx(0.5 / math.sqrt(800), rel=0.05)
+
+
+def test_forms_of_one_question_are_drawn_together() -> None:
+    """Alike in both forms: the mean is as unsure as one form; apart it would be 1 / sqrt(2)."""
+    rng = random.Random(0)
+    values = [float(rng.random() < 0.5) for _ in range(400)]
+    same = {name: [counted(values)] for name in ("mmmu_pro_standard4", "mmmu_pro_vision")}
+    drawn = {name: one[0] for name, one in draw_all(same).items()}
+    assert overall(drawn).intervals()["macro"].se == pytest.approx(0.025, rel=0.05)
+
+
+def test_a_headline_of_other_aggregates() -> None:
+    rows = [Unit("s1", 1.0), Unit("s1", 0.0), Unit("s2", 1.0), Unit("s2", 1.0)]
+    scored = [Scored(id=str(n), fields={}, score=unit.value) for n, unit in enumerate(rows)]
+    figures = [Unit("s1", 0.0), Unit("s2", 1.0)]
+    table = Counted(
+        [
+            Aggregate("mean", of=["all", "figures"]),
+            Aggregate("all", rows),
+            Aggregate("figures", figures),
+            Aggregate("unused", rows),
+        ],
+        scored,
+    )
+    assert [aggregate.name for aggregate in table.needed()] == ["mean", "all", "figures"]
+    assert table.rows() == rows
+    (drawn,) = draw([table], resamples=4000)
+    assert drawn.headline == pytest.approx((0.75 + 0.5) / 2)
+    # Two sets: (1, 1), (1, 2), (2, 1), (2, 2), equally likely.
+    assert sorted(set(np.round(drawn.headlines, 6))) == [0.25, 0.625, 1.0]
+    assert (drawn.headlines == 0.625).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_rows_without_an_aggregate_of_all_stand_alone() -> None:
+    scored = [Scored(id=str(n), fields={}, score=1.0) for n in range(3)]
+    table = Counted([Aggregate("some", [Unit("a", 1.0)])], scored)
+    assert [unit.cluster for unit in table.rows()] == ["0", "1", "2"]
