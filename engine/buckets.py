@@ -6,8 +6,10 @@ A bucket is one uint8 tensor, the bytes of its tensors one after the other; SGLa
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,8 @@ from torch import Tensor
 from engine.weight_groups import broadcast
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+Received = list[tuple[str, Tensor]]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +52,53 @@ class Memory:
 
 
 class _Filling:
-    """A bucket that is being filled."""
+    """A bucket that is being filled: a view of tensors that lie one after the other in memory,
+    until one comes that does not; then a copy of all of them."""
 
-    def __init__(self, memory: Tensor) -> None:
+    def __init__(self, bucket_bytes: int, memory: Memory) -> None:
+        self._bucket_bytes = bucket_bytes
         self._memory = memory
         self._tensors: list[tuple[str, str, tuple[int, ...]]] = []
+        self._data = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._is_view = True
+
+    @property
+    def has_tensors(self) -> bool:
+        return bool(self._tensors)
 
     def has_room(self, tensor: Tensor) -> bool:
+        if not self._tensors:
+            return True
         is_aligned = self._used % tensor.element_size() == 0
-        return is_aligned and self._used + tensor.nbytes <= self._memory.numel()
+        return is_aligned and self._used + tensor.nbytes <= self._bucket_bytes
 
     def add(self, name: str, tensor: Tensor) -> None:
-        memory = self._memory[self._used : self._used + tensor.nbytes]
         raw = raw_bytes(tensor)
-        if memory.data_ptr() != raw.data_ptr():  # a tensor that is its own bucket is in place
-            memory.copy_(raw)
+        used = self._used + raw.numel()
+        if not self._tensors:
+            self._data = raw
+        elif self._is_view and _follows(self._data, raw):
+            self._data = self._data.as_strided((used,), (1,))
+        else:
+            if self._is_view:
+                view, self._is_view = self._data, False
+                self._data = self._memory.take(self._bucket_bytes, raw.device)
+                self._data[: self._used].copy_(view)
+            self._data[self._used : used].copy_(raw)
         self._tensors.append((name, dtype_name(tensor.dtype), tuple(tensor.shape)))
-        self._used += tensor.nbytes
+        self._used = used
 
     def bucket(self, *, is_last: bool) -> Bucket:
         names, dtypes, shapes = zip(*self._tensors, strict=True)
-        return Bucket(names, dtypes, shapes, self._memory[: self._used], is_last)
+        return Bucket(names, dtypes, shapes, self._data[: self._used], is_last)
+
+
+def _follows(data: Tensor, raw: Tensor) -> bool:
+    """Does `raw` begin in memory where `data` ends? Both uint8."""
+    ours, theirs = data.untyped_storage(), raw.untyped_storage()
+    end = data.storage_offset() + data.numel()
+    return ours.data_ptr() == theirs.data_ptr() and end == raw.storage_offset()
 
 
 def buckets(
@@ -77,25 +106,20 @@ def buckets(
 ) -> Iterator[Bucket]:
     """Pack tensors, in their order, into buckets of at most `bucket_bytes` (or one tensor).
 
-    There are two pieces of `memory`: that of a bucket is filled anew when the next but one is asked
-    for. Tensors are copied as they come, so that beside the two only one tensor is held; one that
-    is larger than a bucket is sent from where it is.
+    What lies in one piece of memory already is sent from there. For the rest there are two pieces
+    of `memory`: that of a bucket is filled anew when the next but one is asked for. Tensors are
+    copied as they come, so that beside the two only two tensors are held.
     """
     memory = memory or (Memory(), Memory())
-    filling: _Filling | None = None
+    filling = _Filling(bucket_bytes, memory[0])
     count = 0
     for name, tensor in tensors:
-        if filling is not None and not filling.has_room(tensor):
+        if not filling.has_room(tensor):
             yield filling.bucket(is_last=False)
-            filling = None
             count += 1
-        if filling is None and tensor.nbytes > bucket_bytes:
-            tensor = tensor.contiguous()
-            filling = _Filling(raw_bytes(tensor))
-        elif filling is None:
-            filling = _Filling(memory[count % 2].take(bucket_bytes, tensor.device))
+            filling = _Filling(bucket_bytes, memory[count % 2])
         filling.add(name, tensor)
-    if filling is not None:
+    if filling.has_tensors:
         yield filling.bucket(is_last=True)
 
 
@@ -118,7 +142,7 @@ def receive_bucket(
     device: torch.device | str,
     timeout_s: float,
     memory: Memory | None = None,
-) -> list[tuple[str, Tensor]]:
+) -> Received:
     """The server's end of one update: named tensors as broadcast by rank 0, in `memory`.
 
     Raises ValueError for dtypes or shapes that make no sense (before it joins the broadcast), and
@@ -148,6 +172,31 @@ def receive_bucket(
             names, offsets, sizes, types, shapes, strict=True
         )
     ]
+
+
+class Intake:
+    """A server's end of its updates: one bucket is loaded while the next one is received.
+
+    Each update is taken by a thread of its own; they come in order, since a learner announces a
+    bucket only when the one before is on its way.
+    """
+
+    def __init__(self) -> None:
+        self._memory = Memory(), Memory()
+        self._count = 0
+        self._receiving, self._loading = threading.Lock(), threading.Lock()
+
+    def take(self, receive: Callable[[Memory], Received], load: Callable[[Received], R]) -> R:
+        """What `load` gives for the tensors that `receive` (see `receive_bucket`) puts in memory;
+        raises what they raise."""
+        with self._receiving:
+            tensors = receive(self._memory[self._count % 2])
+            self._count += 1
+            self._loading.acquire()
+        try:
+            return load(tensors)
+        finally:
+            self._loading.release()
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here: after a fork with threads, the loader's lock may be held for ever.
@@ -59,7 +60,22 @@ def last_lines(log: Path, count: int = 15) -> str:
     return "\n".join(text.splitlines()[-count:])
 
 
-def end(process: subprocess.Popen[bytes], grace_s: float = 5.0) -> None:
+class Process(Protocol):
+    """What `Popen` is, as far as it is needed to end a process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def end(process: Process, grace_s: float = 5.0) -> None:
     """SIGTERM, then SIGKILL after `grace_s`; always reaps."""
     if process.poll() is None:
         process.terminate()

@@ -9,9 +9,9 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -90,6 +90,10 @@ class LayoutConfig(Section):
     backend: Literal["gloo", "nccl"] = "gloo"
     learners: tuple[LearnerGroupConfig, ...] = Field(min_length=1)
     servers: tuple[ServerHostConfig, ...] = Field(min_length=1)
+    routers: Mapping[str, Annotated[str, Field(pattern=r"^[^:/]+:[0-9]+$")]] = {}
+    """{policy or follower: HOST:PORT}: its requests go to SGLang's own router, which the first of
+    its server hosts starts at this address; without one the engine chooses the server. For many
+    servers; `engine/servers/router.py` says what it lacks."""
     device_memory_gb: float | None = Field(None, gt=0)
     """Of one learner's GPU, in 10^9 bytes: what would not fit is refused before anything starts.
     None: CUDA ranks find out when they begin."""

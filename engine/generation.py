@@ -1,7 +1,9 @@
 """One request to one server: what is sent, and what comes of it, in whole or in part.
 
-A streamed answer is cumulative, so of all its events only the newest matters: at the end it is the
-answer, and when the server dies before it is what is left of it.
+A streamed answer is cumulative, so of all its events the newest matters: at the end it is the
+answer, and when the server dies before it is what is left of it. Which weights sampled which tokens
+only the answer says; an event says which are served now. So what is left can be used where the
+first event and the newest say the same.
 """
 
 import asyncio
@@ -76,10 +78,10 @@ class Client:
             vocab_size=self.vocab_size,
         )
         self.counts["requests"] += 1
-        newest: list[bytes] = []
+        events: list[bytes] = []
         try:
             async with self.liveness.watched(url):
-                status = await self._post(url, body, newest)
+                status = await self._post(url, body, events)
         except asyncio.CancelledError:
             await self._abort(url, rid)
             raise
@@ -87,26 +89,27 @@ class Client:
             detail = f"{url}: {type(error).__name__}: {error}"
             # A connection that ends without an answer is what a death looks like from afar.
             is_gone = isinstance(error, Silent | aiohttp.ClientConnectionError)
-            return Failure("retries", detail, is_gone, _partial(newest, asked))
-        answer = _json(newest)
+            return Failure("retries", detail, is_gone, _partial(events, asked))
+        answer = _json(events[-1:])
         if status != 200:
             return _refusal(url, status, answer)
         try:
             if self.stream_interval is not None and _is_unfinished(answer):
                 detail = f"{url}: the stream ended before the answer"
-                return Failure("retries", detail, partial=_partial(newest, asked))
+                return Failure("retries", detail, partial=_partial(events, asked))
             return parse_reply(answer, asked)
         except ProtocolError as error:
             return Failure("protocol", f"{url}: {error}", isinstance(error, ForeignWeights))
 
-    async def _post(self, url: str, body: dict[str, Any], newest: list[bytes]) -> int:
-        """Send the request; the status. `newest` always holds the newest event, or the answer."""
+    async def _post(self, url: str, body: dict[str, Any], events: list[bytes]) -> int:
+        """Send the request; the status. `events` always holds the first event and the newest, or
+        the answer."""
         async with self.session.post(f"{url}/generate", json=body) as response:
             if self.stream_interval is None or response.status != 200:
-                newest[:] = [await response.read()]
+                events[:] = [await response.read()]
             else:
                 async for payload in payloads(response.content.iter_any()):
-                    newest[:] = [payload]
+                    events[:] = [*events[:1], payload]
             return response.status
 
     def _body(self, rid: str, prompt: Prompt, done: Sequence[int]) -> dict[str, Any]:
@@ -159,7 +162,9 @@ def _refusal(url: str, status: int, answer: Any) -> Failure:
         return Failure("rejected", f"{url}: {message}")
     if status < 500 and status not in (408, 429):
         raise EngineError(f"{url} answers {status}: {message}")
-    return Failure("retries", f"{url} answers {status}: {message}")
+    # A router whose servers are all gone or in an update: wait for them, not for a random while.
+    has_none = status == 503 and "no_available_workers" in message
+    return Failure("retries", f"{url} answers {status}: {message}", has_none)
 
 
 def _json(data: Sequence[bytes]) -> Any:
@@ -178,14 +183,21 @@ def _is_unfinished(answer: Any) -> bool:
         return False
 
 
-def _partial(newest: Sequence[bytes], asked: Asked) -> Reply | None:
+def _partial(events: Sequence[bytes], asked: Asked) -> Reply | None:
     """The tokens of an answer that was broken off, checked like those of a whole one."""
-    event = _json(newest)
+    first, event = _json(events[:1]), _json(events[-1:])
     if event is None or not _is_unfinished(event):
         return None
-    event["meta_info"]["finish_reason"] = {"type": "abort"}
+    meta = event["meta_info"]
+    meta["finish_reason"] = {"type": "abort"}
     try:
+        if "weight_versions" not in meta:
+            version = meta["weight_version"]
+            if first["meta_info"]["weight_version"] != version:
+                return None
+            span = {"version": version, "start": 0, "end": len(event["output_ids"])}
+            meta["weight_versions"] = [span]
         reply = parse_reply(event, asked)
-    except ProtocolError:
+    except (ProtocolError, KeyError, TypeError):
         return None
     return reply if reply.token_ids else None

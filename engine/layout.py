@@ -76,6 +76,12 @@ def check_layout(
                 f"none; {_room_for(name, layout)}"
             )
     _check_policies("servers", served, (*policies, *followers), once=False)
+    for name in layout.routers:
+        if name not in served:
+            raise ConfigError(
+                f"layout.routers: there are no servers of {name!r}; there are those of "
+                f"{', '.join(dict.fromkeys(served))}"
+            )
     needed = world_size(layout)
     if world is not None and world != needed:
         raise ConfigError(
@@ -94,6 +100,17 @@ def job_of(layout: LayoutConfig, rank: int) -> Job:
         if rank == host.rank:
             return Job(server=host)
     return Job()
+
+
+def router_host(layout: LayoutConfig, policy: str) -> ServerHostConfig:
+    """The host that starts the router of a policy or follower: the first that has servers of it."""
+    return next(host for host in layout.servers if policy in host.policies)
+
+
+def router_url(layout: LayoutConfig, policy: str) -> str | None:
+    """Where the router of a policy or follower is reached; None: it has none."""
+    address = layout.routers.get(policy)
+    return None if address is None else f"http://{address}"
 
 
 def _claim(owners: dict[int, str], rank: int, owner: str) -> None:

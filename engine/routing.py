@@ -1,5 +1,8 @@
 """Which server gets a request: readiness, load, and prefix affinity. No I/O.
 
+Where SGLang's router stands before the servers (`engine.servers.router`), all requests have its url
+for a place, as many as the servers that are ready may have together.
+
 Who waits, who wakes: `ServerPool.place` waits until a ready server has room; `mark_ready` and the
 end of any placement wake the first waiters for which there is a server, in the order of arrival.
 """
@@ -50,7 +53,9 @@ class _Waiter:
 class ServerPool:
     """The servers of one policy."""
 
-    def __init__(self, policy: str, *, max_concurrency: int) -> None:
+    def __init__(self, policy: str, *, max_concurrency: int, router: str | None = None) -> None:
+        """`max_concurrency`: requests at one server at a time; `router`: URL of the router that
+        stands before all of them, if there is one."""
         self.policy = policy
         self.on_event: Callable[[str, str], None] = lambda level, text: None
         """Told ("info" or "warning", a sentence) of servers that come and go."""
@@ -58,6 +63,7 @@ class ServerPool:
         """Kept by the samplers; `tokens` are those generated, `dropped_*` the games given up."""
         self._max_concurrency = max_concurrency
         self._servers: dict[str, _Server] = {}
+        self._router = None if router is None else _Server(router)
         self._leaving: dict[str, _Server] = {}
         """Removed ones whose requests have not all ended."""
         self._homes: OrderedDict[bytes, str] = OrderedDict()
@@ -81,8 +87,14 @@ class ServerPool:
     def mark_unready(self, url: str, why: str = "") -> None:
         """No new request goes to `url` until it is marked ready; those there are left alone.
 
-        That it is gone is an event where `why` says how this was found out.
+        That it is gone is an event where `why` says how this was found out. If it is the router,
+        none of the servers is there until it is marked ready.
         """
+        if self._router is not None and url == self._router.url:
+            why = f"its router is: {why}"
+            for behind in self.ready:
+                self.mark_unready(behind, why)
+            return
         server = self._servers.get(url)
         if server is None or server.version is None:
             return
@@ -118,12 +130,17 @@ class ServerPool:
     def demand(self) -> int:
         """Tokens that requests may still generate, at servers or waiting for one."""
         waiting = sum(waiter.tokens for waiter in self._waiters if not waiter.found.done())
-        return waiting + sum(server.outstanding for server in self._servers.values())
+        return waiting + sum(server.outstanding for server in self._places)
 
     @property
     def ready(self) -> dict[str, int]:
         """{url: version} of the servers that take requests."""
         return {s.url: s.version for s in self._servers.values() if s.version is not None}
+
+    @property
+    def _places(self) -> list[_Server]:
+        """Where requests may be."""
+        return [*self._servers.values(), *([self._router] if self._router else [])]
 
     @asynccontextmanager
     async def place(
@@ -150,7 +167,7 @@ class ServerPool:
             "waiting": len(self._waiters),
             "servers": {
                 s.url: {"version": s.version, "running": s.running, "outstanding": s.outstanding}
-                for s in self._servers.values()
+                for s in self._places
             },
         }
 
@@ -180,6 +197,9 @@ class ServerPool:
 
     def _choose(self, prefix: bytes, tokens: int, avoid: str | None) -> _Server | None:
         """The server for a request now; None where none is ready with room."""
+        if self._router is not None:
+            has_room = self._router.running < self._max_concurrency * len(self.ready)
+            return self._router if has_room else None
         now = time.monotonic()
         ready = [s for s in self._servers.values() if s.version is not None]
         ready = [s for s in ready if s.url != avoid] or ready

@@ -6,6 +6,7 @@ and only then answered.
 
 import http.client
 import json
+import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ class Call:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise WeightSyncError(f"{self._name}: {type(error).__name__}: {error}") from error
+
+    def is_answered(self, wait_s: float) -> bool:
+        """Has the server begun to answer, or closed the connection? Waits so long for it."""
+        return bool(select.select([self._connection.sock], [], [], wait_s)[0])
 
     def answer(self) -> Any:
         """The JSON of a 200 answer; anything else, also `success: false`, is an error."""

@@ -3,12 +3,13 @@
 import contextlib
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -16,6 +17,10 @@ from engine.buckets import Bucket
 from engine.errors import WeightSyncError
 from engine.server_calls import Call, call_server
 from engine.weight_groups import broadcast, leave_group, make_group
+
+R = TypeVar("R")
+_LOOK_S = 0.001
+"""Between two looks whether a broadcast has ended."""
 
 
 class ServerLink:
@@ -43,6 +48,7 @@ class ServerLink:
         self.group: dist.ProcessGroup | None = None
         self.group_name = ""
         self._stores: tuple[dist.TCPStore, ...] = ()
+        self._unanswered: Call | None = None
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         """POST to this server; raises WeightSyncError, also where it answers without success."""
@@ -72,25 +78,29 @@ class ServerLink:
             "group_name": name,
             "backend": self.backend,
         }
-        with ThreadPoolExecutor(1) as pool:
-            joined = pool.submit(self.post, "/init_weights_update_group", body, timeout_s)
-            # A refusal ends the store, and with it our wait for a server that will not come.
-            joined.add_done_callback(lambda post: served.clear() if post.exception() else None)
-            try:
-                self.group = make_group(store, 0, self.world_size, name, self.backend, timeout_s)
-            except Exception as error:
-                reason = joined.exception()  # the server's own words say more than the time-out
-                raise WeightSyncError(f"{self.url}: no process group: {reason or error}") from error
-            self._stores, self.group_name = (*served, store), name
-            try:
-                joined.result()
-            except WeightSyncError:
-                self.close()
-                raise
+        joined = in_thread(partial(self.post, "/init_weights_update_group", body, timeout_s))
+        # A refusal ends the store, and with it our wait for a server that will not come.
+        joined.add_done_callback(lambda post: served.clear() if post.exception() else None)
+        try:
+            self.group = make_group(store, 0, self.world_size, name, self.backend, timeout_s)
+        except Exception as error:
+            reason = joined.exception()  # the server's own words say more than the time-out
+            raise WeightSyncError(f"{self.url}: no process group: {reason or error}") from error
+        self._stores, self.group_name = (*served, store), name
+        try:
+            joined.result()
+        except WeightSyncError:
+            self.close()
+            raise
 
     def send(self, bucket: Bucket, extra: Mapping[str, Any], timeout_s: float) -> int:
-        """Announce a bucket, broadcast it, and return its bytes when the server has it."""
-        if self.group is None:
+        """Announce a bucket and broadcast it; its bytes, as soon as its memory is free.
+
+        The server may still be loading it meanwhile: what it answers is read by the next `send`,
+        or by `settle`.
+        """
+        group = self.group
+        if group is None:
             raise WeightSyncError(f"{self.url}: not connected")
         body = {
             "names": bucket.names,
@@ -104,31 +114,65 @@ class ServerLink:
         path = "/update_weights_from_distributed"
         call = Call(self.url, path, body, timeout_s=timeout_s, key=self.key)
         try:
-            work = broadcast(self.group, bucket.data, timeout_s)
-            call.answer()  # first: who refuses does not join, and our broadcast would never end
+            work = broadcast(group, bucket.data, timeout_s)
+            self.settle()  # of the bucket before
+            self._unanswered = call
+            # Who refuses does not join, and our broadcast would never end.
+            deadline = time.monotonic() + timeout_s
+            while not work.is_completed() and not call.is_answered(_LOOK_S):
+                if time.monotonic() > deadline:
+                    raise WeightSyncError(f"{self.url}: broadcast: {timeout_s:g} s late")
+            # A gloo broadcast ends here only after the server has joined it, so that the next can
+            # be announced. NCCL may be done with a small one before.
+            if self.backend != "gloo" or not work.is_completed():
+                self.settle()
             work.wait()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise WeightSyncError(f"{self.url}: broadcast: {reason}") from error
         return bucket.data.numel()
 
+    def settle(self) -> None:
+        """Wait until the server has loaded all that was sent. Raises WeightSyncError."""
+        call, self._unanswered = self._unanswered, None
+        if call is not None:
+            call.answer()
+
     def close(self) -> None:
         """Leave the group on this side, and tell the server if it listens."""
-        group, self.group, self._stores = self.group, None, ()
+        group = self._drop()
         if group is not None:
             self._leave(group, self.group_name)
 
     def abandon(self) -> None:
         """Like `close`, without waiting for anything: a broken group may hang until its time-out,
         and its server too."""
-        group, self.group, self._stores = self.group, None, ()
+        group = self._drop()
         if group is not None:
             leave = threading.Thread(target=self._leave, args=(group, self.group_name))
             leave.daemon = True
             leave.start()
+
+    def _drop(self) -> dist.ProcessGroup | None:
+        group, self.group, self._stores, self._unanswered = self.group, None, (), None
+        return group
 
     def _leave(self, group: dist.ProcessGroup, name: str) -> None:
         leave_group(group)
         with contextlib.suppress(WeightSyncError):
             body = {"group_name": name}
             self.post("/destroy_weights_update_group", body, timeout_s=5)
+
+
+def in_thread(action: Callable[[], R]) -> Future[R]:
+    """Its result, by a daemon: unlike a pool's thread no exit of the process waits for it."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:  # noqa: BLE001  raised by `result`
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

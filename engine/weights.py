@@ -142,6 +142,7 @@ class _Round:
                 self._advance(lane)
             if lane.result is not None:
                 return  # given up: with weights that are half new it must not go on
+            link.settle()
             if self._has_session:
                 link.post("/end_weight_update", {}, pace.timeout_s)
             if pace.pause_mode is not None:

@@ -18,6 +18,7 @@ from engine.elastic import ElasticConfig
 from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig
 from engine.sampler import SamplerConfig
+from engine.servers.router import check_routers
 from evals.config import EvalConfig
 from launch.recipe import RecipeConfig
 from render_pool.config import RenderConfig
@@ -46,6 +47,18 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
     config = load(RootConfig, path, overrides)
     if config.streams.max_age == 0 and config.streams.too_old == "drop":
         raise ConfigError("streams.too_old: 'drop' with max_age 0 would drop every slow game")
+    check_routers(
+        config.layout,
+        not_with={
+            "elastic.enabled: servers behind a router stay there": config.elastic.enabled,
+            "weights.pause=drain: servers behind a router start paused": (
+                config.weights.pause == "drain"
+            ),
+            "sampler.stream: the router drops stream_interval, and every token would be an event": (
+                config.sampler.stream
+            ),
+        },
+    )
     judge_age = config.streams.max_judge_age
     for name, (policy, every) in config.recipe.followers().items():
         oldest = every + config.streams.max_age

@@ -21,7 +21,7 @@ from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import EngineError, FatalError
 from engine.games import Games
-from engine.layout import followers_of
+from engine.layout import followers_of, router_url
 from engine.loop import Engine, Hooks
 from engine.moves import Mover
 from engine.rundir import RunDir
@@ -77,7 +77,11 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         encoder = TextEncoder.load(config.model.base)
         followers = followers_of(config.recipe.followers())
         pools = {
-            name: ServerPool(name, max_concurrency=config.sampler.max_concurrency)
+            name: ServerPool(
+                name,
+                max_concurrency=config.sampler.max_concurrency,
+                router=router_url(config.layout, name),
+            )
             for name in (*STREAMS, *followers)
         }
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))

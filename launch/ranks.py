@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from torch.distributed.rendezvous import rendezvous
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.layout import Job, check_layout, followers_of, job_of
-from engine.learner.worker import LearnerSpec, run_learner
+from engine.layout import Job, check_layout, followers_of, job_of, router_host
 from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
+from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
 from launch.config import RootConfig
@@ -162,6 +162,9 @@ def _run_learner(
     rank: int,
     is_engine_gone: Callable[[], bool],
 ) -> int:
+    # Imported here: it takes seconds, in which a host of servers has started them.
+    from engine.learner.worker import LearnerSpec, run_learner
+
     urls = _server_urls(config, store, stop)
     if config.layout.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -208,6 +211,8 @@ def _run_server(
     index = config.layout.servers.index(host)
     try:
         check_interpreter(host.kind, host.python, f"layout.servers.{index}.python")
+        for policy in _routed(config, host):
+            check_router(policy, str(host.python or sys.executable))
     except ConfigError as misfit:  # only this machine knows it
         raise EngineError(str(misfit)) from misfit
     spec = ServerSpec(
@@ -227,10 +232,12 @@ def _run_server(
         extra_args=host.extra_args,
         python=str(host.python or sys.executable),
         api_key=run.key.read_text(),
+        starts_paused=any(policy in config.layout.routers for policy in host.policies),
     )
     store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
     try:
-        asyncio.run(_supervise(spec, run, store, stop))
+        routers = _routers(config, host, spec, store, stop)
+        asyncio.run(_supervise([spec, *routers], run, store, stop))
     except BaseExceptionGroup as failures:
         error = first_of(failures)
         if isinstance(error, ConfigError):  # only this rank knows it: not left to rank 0 to say
@@ -239,7 +246,43 @@ def _run_server(
     return 0
 
 
-async def _supervise(spec: ServerSpec, run: RunDir, store: Store, stop: threading.Event) -> None:
+def _routed(config: RootConfig, host: ServerHostConfig) -> list[str]:
+    """The policies whose router this host starts."""
+    layout = config.layout
+    return [p for p in host.policies if p in layout.routers and router_host(layout, p) == host]
+
+
+def _routers(
+    config: RootConfig,
+    host: ServerHostConfig,
+    server: ServerSpec,
+    store: Store,
+    stop: threading.Event,
+) -> list[ServerSpec]:
+    """The routers that run beside this host's `server`, once all servers behind them are known."""
+    routed = _routed(config, host)
+    urls = _server_urls(config, store, stop) if routed else {}
+    found = []
+    for policy in routed:
+        name, _, port = config.layout.routers[policy].rpartition(":")
+        found.append(
+            ServerSpec(
+                kind="router",
+                model_dirs={},
+                ports={policy: int(port)},
+                host=name,
+                workers=tuple(urls[policy]),
+                max_running=host.max_running,
+                python=server.python,
+                api_key=server.api_key,
+            )
+        )
+    return found
+
+
+async def _supervise(
+    specs: Sequence[ServerSpec], run: RunDir, store: Store, stop: threading.Event
+) -> None:
     ended = asyncio.Event()
 
     async def watch() -> None:
@@ -254,8 +297,8 @@ async def _supervise(spec: ServerSpec, run: RunDir, store: Store, stop: threadin
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch())
-        await serve(spec, run.logs, ended, on_event)
-        ended.set()
+        for spec in specs:
+            tasks.create_task(serve(spec, run.logs, ended, on_event))
 
 
 def _heard(store: Store, key: str, stop: threading.Event) -> str:

@@ -11,6 +11,7 @@ among the other commands; all that follows is done by one thread while training 
 collectives of the learners ever interleave, and a server's group is used by that thread alone.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +21,9 @@ from queue import SimpleQueue
 import torch
 
 from engine.buckets import Memory
-from engine.errors import FatalError, WeightSyncError
+from engine.errors import WeightSyncError
 from engine.learner import proof
+from engine.learner.connections import Connections
 from engine.learner.group import PROBE, LearnerGroup
 from engine.learner.published import Current, Pinned, Published, changed_only
 from engine.server_link import ServerLink
@@ -30,6 +32,9 @@ from engine.weight_files import Spec, write_folder
 from engine.weights import PublishReport, ServerResult, publish, publish_folder, require_finite
 
 log = logging.getLogger(__name__)
+
+HOLD_S = 2.0
+"""How long a server that is given up may take to say that it is paused."""
 
 
 class Publisher:
@@ -51,9 +56,7 @@ class Publisher:
         self.busy_s = 0.0
         self._memory = Memory(), Memory()
         self._versions = proof.Versions(group.spec.key)
-        self._verified: set[str] = set()
-        """Servers whose names, shapes and dtypes are ours."""
-        self._tied = proof.is_tied(group.spec.base)
+        self._connections = Connections(group.spec)
 
     def begin(self, versions: Mapping[str, int]) -> None:
         """The weights as they are now have these versions; servers get them as they turn up.
@@ -94,6 +97,7 @@ class Publisher:
         return url in self.servers[name]
 
     def _move(self, url: str, target: str | None) -> None:
+        self._connections.forget(url)
         for name, urls in self.servers.items():
             if url in urls:
                 urls.remove(url)
@@ -101,7 +105,6 @@ class Publisher:
                 link.close()
         if target is not None:
             self.servers[target].append(url)
-            self._verified.discard(url)
 
     def publish_step(self, name: str, version: int) -> None:
         """A step was made: send its weights to the servers of the policy, or of a follower that
@@ -141,13 +144,14 @@ class Publisher:
 
     def _look_after_servers(self) -> None:
         versions = self._versions.ask([url for urls in self.servers.values() for url in urls])
+        late: dict[str, list[str]] = {}
         for name, state in self.states.items():
-            serving, late = [], {}
+            serving = []
             for url in self.servers[name]:
                 if versions[url] == str(state.version) and url in state.links:
                     serving.append(url)
-                elif versions[url] is not None and (link := self._connect(name, url)):
-                    late[url] = link
+                elif versions[url] is not None:
+                    late.setdefault(name, []).append(url)
             if serving:
                 self._tell(
                     {
@@ -157,8 +161,23 @@ class Publisher:
                         "servers": serving,
                     }
                 )
-            if late:
-                self._publish(name, late, is_late=True)
+        self._fill(late)
+
+    def _fill(self, late: Mapping[str, list[str]]) -> None:
+        """Connect servers that hold no version of what they are to serve, and send it to them."""
+        layouts = {}
+        for name, urls in late.items():
+            state = self.states[name]
+            for url in urls:
+                layouts[url] = state.weights.layout
+                if (old := state.links.pop(url, None)) is not None:
+                    old.abandon()
+        made = self._connections.make(layouts, self._spec.weights.stall_s)
+        for name, urls in late.items():
+            links = {url: made[url] for url in urls if url in made}
+            self.states[name].links.update(links)
+            if links:
+                self._publish(name, links, is_late=True)
 
     def close(self) -> None:
         """Let the last publication end; leave the servers."""
@@ -166,6 +185,7 @@ class Publisher:
             job.result()
         self.report()
         self._versions.close()
+        self._connections.close()
         for state in self.states.values():
             for link in state.links.values():
                 link.close()
@@ -189,7 +209,9 @@ class Publisher:
             self.busy_s += state.seconds  # the trainers waited for it
         for url, error in failed.items():
             log.warning("publication of %s v%d: %s", name, state.version, error)
-            state.links.pop(url).abandon()
+            link = state.links.pop(url)
+            link.abandon()
+            _hold(link)
         self._tell(
             {
                 "kind": "published",
@@ -279,37 +301,9 @@ class Publisher:
             key=spec.key,
         )
 
-    def _connect(self, name: str, url: str) -> ServerLink | None:
-        """A new link; None where the server does not take part. Raises FatalError where what it
-        holds are not the weights that we have."""
-        state, spec = self.states[name], self._spec
-        if url in state.links:
-            state.links.pop(url).close()
-        link = ServerLink(
-            url,
-            backend=spec.backend,
-            tensor_parallel=spec.tensor_parallel[url],
-            key=spec.key,
-        )
-        try:
-            if url not in self._verified:
-                self._verify(url, state)
-            if spec.weights.via == "broadcast":
-                link.connect(spec.weights.timeout_s)
-        except WeightSyncError as error:
-            log.warning("%s", error)
-            return None
-        state.links[url] = link
-        return link
 
-    def _verify(self, url: str, state: Published) -> None:
-        misfit = proof.names_misfit(
-            url,
-            state.weights.layout,
-            tied=self._tied,
-            timeout_s=self._spec.weights.timeout_s,
-            key=self._spec.key,
-        )
-        if misfit:
-            raise FatalError(f"{url} does not hold the model of {self._spec.base}: {misfit}")
-        self._verified.add(url)
+def _hold(link: ServerLink) -> None:
+    """Pause a server whose weights are not to be used, if it still hears: a router before it would
+    go on sending requests."""
+    with contextlib.suppress(WeightSyncError):
+        link.post("/pause_generation", {"mode": "retract"}, HOLD_S)

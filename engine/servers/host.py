@@ -8,21 +8,24 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 from typing import Literal
 
 import aiohttp
 
-from engine.children import end, last_lines, spawn
+from engine.children import Process, end, last_lines, spawn
 from engine.errors import ConfigError, EngineError
-from engine.servers.spec import ServerSpec, command_line, environment, write_keys
+from engine.servers.embedded.template import Forked, Template
+from engine.servers.spec import EMBEDDED, ServerSpec, command_line, environment, write_keys
 
 _POLL_S = 0.1
+_LINGER_S = 5.0
+"""A server that dies with its template is not ours to reap: its ports may outlast its socket."""
 _BAD_INPUT = 2
 """Exit status of an embedded server that was given something unusable: no restart mends it."""
 
@@ -95,36 +98,75 @@ async def serve(
     keys = write_keys(spec, log.with_suffix(".keys.yaml"))
     deaths = _Deaths(policy)
     failed_starts = 0
-    while not stop.is_set():
-        _check_ports(spec)
-        process = spawn(command_line(spec, keys), log=log, env=environment(spec))
-        failed_starts += 1
-        try:
-            on_event(ServerEvent("starting", process.pid))
-            if await _until_ready(spec, process, stop, log, policy):
-                on_event(ServerEvent("ready", process.pid))
-                failed_starts = 0
-                if await _until_silent(spec, process, stop, policy.silent_s):
-                    on_event(ServerEvent("silent", process.pid, f"for {policy.silent_s:.0f} s"))
-                    process.kill()
-                    process.wait()
-        finally:
-            died = process.poll()
-            await asyncio.shield(asyncio.to_thread(_end_all, process, policy.grace_s))
-        if died is None:
-            on_event(ServerEvent("stopped", process.pid))
-            return
-        last = last_lines(log)
-        on_event(ServerEvent("died", process.pid, f"status {died}\n{last}"))
-        if died == _BAD_INPUT and spec.kind == "embedded":
-            raise ConfigError(last.rpartition("error: ")[2] or last)
-        recent = deaths.add()
-        if recent > policy.budget:
-            raise EngineError(
-                f"server {spec.name}: died {recent} times in {policy.window_s:.0f} s; "
-                f"the last lines of {log}:\n{last}"
-            )
-        await _wait(stop, policy.pause_s(failed_starts))
+    with _starter(spec, keys, log) as start:
+        while not stop.is_set():
+            await _until_free(spec, _LINGER_S if deaths.times else 0.0)
+            process = start()
+            try:
+                was_ready = await _live(process, spec, stop, on_event, log, policy)
+                failed_starts = 0 if was_ready else failed_starts + 1
+            finally:
+                died = process.poll()
+                await asyncio.shield(asyncio.to_thread(_end_all, process, policy.grace_s))
+            if died is None:
+                on_event(ServerEvent("stopped", process.pid))
+                return
+            last = last_lines(log)
+            on_event(ServerEvent("died", process.pid, f"status {died}\n{last}"))
+            if died == _BAD_INPUT and spec.kind == "embedded":
+                raise ConfigError(last.rpartition("error: ")[2] or last)
+            recent = deaths.add()
+            if recent > policy.budget:
+                raise EngineError(
+                    f"server {spec.name}: died {recent} times in {policy.window_s:.0f} s; "
+                    f"the last lines of {log}:\n{last}"
+                )
+            await _wait(stop, policy.pause_s(failed_starts))
+
+
+async def _live(
+    process: Process,
+    spec: ServerSpec,
+    stop: asyncio.Event,
+    on_event: Callable[[ServerEvent], None],
+    log: Path,
+    policy: RestartPolicy,
+) -> bool:
+    """From the start of a process to its end, or to `stop`; whether it was ever ready."""
+    await _until_begun(process, stop, policy)
+    on_event(ServerEvent("starting", process.pid))
+    if not await _until_ready(spec, process, stop, log, policy):
+        return False
+    on_event(ServerEvent("ready", process.pid))
+    if await _until_silent(spec, process, stop, policy.silent_s):
+        on_event(ServerEvent("silent", process.pid, f"for {policy.silent_s:.0f} s"))
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    return True
+
+
+@contextlib.contextmanager
+def _starter(spec: ServerSpec, keys: Path | None, log: Path) -> Iterator[Callable[[], Process]]:
+    """What starts the server: a template that forks it where that is safe, so that only the first
+    start has to import torch."""
+    command, env = command_line(spec, keys), environment(spec)
+    ours = spec.kind == "embedded" and spec.python == sys.executable
+    if not (ours and spec.device == "cpu" and sys.platform == "linux"):
+        yield lambda: spawn(command, log=log, env=env)
+        return
+    template = Template(command[len(EMBEDDED) + 1 :], log=log, env=env)
+    try:
+        yield template.fork
+    finally:
+        template.close()
+
+
+async def _until_begun(process: Process, stop: asyncio.Event, policy: RestartPolicy) -> None:
+    """Wait until the process has the pid that it will keep, or for the time it has to be ready."""
+    if isinstance(process, Forked):
+        deadline = time.monotonic() + policy.ready_timeout_s
+        while not (process.has_begun or stop.is_set() or time.monotonic() > deadline):
+            await _wait(stop, _POLL_S / 10)
 
 
 def _log_file(spec: ServerSpec, log_dir: Path) -> Path:
@@ -149,8 +191,20 @@ def _check_ports(spec: ServerSpec) -> None:
                 ) from error
 
 
-def _end_all(process: Popen[bytes], grace_s: float) -> None:
-    """End the server, then whatever is left in its session."""
+async def _until_free(spec: ServerSpec, patience_s: float) -> None:
+    """Wait for the ports of a server that is just dying; raises ConfigError for any other's."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return _check_ports(spec)
+        except ConfigError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_POLL_S / 10)
+
+
+def _end_all(process: Process, grace_s: float) -> None:
+    """End the server, by SIGTERM or after `grace_s` by SIGKILL, and what is left in its session."""
     end(process, grace_s)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -158,7 +212,7 @@ def _end_all(process: Popen[bytes], grace_s: float) -> None:
 
 async def _until_ready(
     spec: ServerSpec,
-    process: Popen[bytes],
+    process: Process,
     stop: asyncio.Event,
     log: Path,
     policy: RestartPolicy,
@@ -177,7 +231,7 @@ async def _until_ready(
                     f"the last lines of {log}:\n{last_lines(log)}"
                 )
             for url in tuple(pending):
-                if await _answers(session, url):
+                if await _answers(session, spec, url):
                     pending.discard(url)
             if pending:
                 await _wait(stop, _POLL_S)
@@ -185,7 +239,7 @@ async def _until_ready(
 
 
 async def _until_silent(
-    spec: ServerSpec, process: Popen[bytes], stop: asyncio.Event, silent_s: float
+    spec: ServerSpec, process: Process, stop: asyncio.Event, silent_s: float
 ) -> bool:
     """Wait for the end of the process or for `stop`; True where instead a port falls silent."""
     looks = [asyncio.create_task(_listen(spec, url, silent_s)) for url in spec.urls.values()]
@@ -202,7 +256,7 @@ async def _until_silent(
 
 
 async def _listen(spec: ServerSpec, url: str, silent_s: float) -> None:
-    """Return when `url` has let a question wait for `silent_s`.
+    """Return when `url` has let a question wait, or refused all, for `silent_s`.
 
     /server_info is answered by the scheduler itself, in a pause too, and by SGLang's only between
     two of its tasks: others come from processes that are always awake. One question at a time, and
@@ -210,21 +264,30 @@ async def _listen(spec: ServerSpec, url: str, silent_s: float) -> None:
     """
     key = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
     timeout = aiohttp.ClientTimeout(total=silent_s)
+    heard_s = time.monotonic()
     async with aiohttp.ClientSession(timeout=timeout, headers=key) as session:
         while True:
             try:
                 async with session.get(f"{url}/server_info") as response:
                     await response.read()
+                heard_s = time.monotonic()
             except TimeoutError:
                 return
-            except aiohttp.ClientError:
-                pass  # it is dying, which its process will show
+            except aiohttp.ClientError:  # it is dying, which its process will show, if it can
+                if time.monotonic() - heard_s > silent_s:
+                    return
             await asyncio.sleep(min(10.0, silent_s / 10))
 
 
-async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+async def _answers(session: aiohttp.ClientSession, spec: ServerSpec, url: str) -> bool:
+    """Whether `url` is ready, and paused where it is to start so."""
+    key = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
     try:
-        async with session.get(f"{url}/ready") as response:
+        async with session.get(f"{url}{spec.ready_path}") as response:
+            if response.status != 200 or not spec.starts_paused:
+                return response.status == 200
+        pause = {"mode": "retract"}
+        async with session.post(f"{url}/pause_generation", json=pause, headers=key) as response:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False

@@ -1,7 +1,8 @@
 """What one server process is: its policies and limits, its command line, its interpreter.
 
 The embedded server serves all policies of a host from one process; SGLang takes one process, and
-so one host, per policy.
+so one host, per policy. SGLang's router is started and watched like a server, and generates nothing
+itself.
 """
 
 import json
@@ -17,9 +18,12 @@ from typing import Literal
 
 from engine.config import ServerHostConfig
 from engine.errors import ConfigError
+from engine.servers.router import router_command
 
 OLDEST_SGLANG = (0, 5, 21)
 """The first with weight update sessions and version spans."""
+EMBEDDED = ("-m", "engine.servers.embedded")
+"""What an interpreter is given to run the embedded server."""
 _INSTALL = "SGLang is installed on GPUs by pip install -e '.[gpu]', on a CPU by make venv-sglang"
 
 
@@ -27,9 +31,9 @@ _INSTALL = "SGLang is installed on GPUs by pip install -e '.[gpu]', on a CPU by 
 class ServerSpec:
     """One server process. Raises ConfigError where it makes no sense."""
 
-    kind: Literal["embedded", "sglang"]
+    kind: Literal["embedded", "sglang", "router"]
     model_dirs: Mapping[str, Path]
-    """{policy: folder whose weights it starts with}."""
+    """{policy: folder whose weights it starts with}; empty for a router."""
     ports: Mapping[str, int]
     """{policy: port}."""
     host: str = "127.0.0.1"
@@ -53,8 +57,17 @@ class ServerSpec:
     extra_args: tuple[str, ...] = ()
     python: str = sys.executable
     """SGLang may live in an environment of its own."""
+    workers: tuple[str, ...] = ()
+    """Of a router: URLs of the servers behind it."""
+    starts_paused: bool = False
+    """It generates nothing before a learner has filled it: behind a router, which would send
+    requests to whoever is there."""
 
     def __post_init__(self) -> None:
+        if self.kind == "router":
+            if len(self.ports) != 1 or not self.workers:
+                raise ConfigError("server: a router has one port, and servers behind it")
+            return
         if set(self.model_dirs) != set(self.ports) or not self.ports:
             raise ConfigError(
                 f"server: policies with a model {sorted(self.model_dirs)} are not those with a "
@@ -74,6 +87,11 @@ class ServerSpec:
         return {policy: f"http://{self.host}:{port}" for policy, port in self.ports.items()}
 
     @property
+    def ready_path(self) -> str:
+        """What answers 200 once it may be sent requests."""
+        return "/liveness" if self.kind == "router" else "/ready"
+
+    @property
     def name(self) -> str:
         """For log files."""
         return f"{self.kind}-{'-'.join(self.ports)}"
@@ -85,7 +103,7 @@ def command_line(spec: ServerSpec, keys: Path | None = None) -> list[str]:
     `keys`: the file of `write_keys`. Every user of a machine can read command lines, so the keys
     themselves never stand there.
     """
-    build = _embedded_command if spec.kind == "embedded" else _sglang_command
+    build = _COMMANDS[spec.kind]
     config = ["--config", str(keys)] if keys else []
     return [*build(spec), *config, *spec.extra_args]
 
@@ -103,7 +121,7 @@ def write_keys(spec: ServerSpec, path: Path) -> Path | None:
 
 
 def _embedded_command(spec: ServerSpec) -> list[str]:
-    command = [spec.python, "-m", "engine.servers.embedded"]
+    command = [spec.python, *EMBEDDED]
     for policy, port in spec.ports.items():
         command += ["--serve", f"{port}={spec.model_dirs[policy]}"]
     return [
@@ -149,6 +167,24 @@ def _sglang_command(spec: ServerSpec) -> list[str]:
             "--sleep-on-idle",  # else waiting takes a core
         ]
     return command
+
+
+def _router_command(spec: ServerSpec) -> list[str]:
+    (port,) = spec.ports.values()
+    return router_command(
+        python=spec.python,
+        host=spec.host,
+        port=port,
+        workers=spec.workers,
+        max_running=spec.max_running,
+    )
+
+
+_COMMANDS = {
+    "embedded": _embedded_command,
+    "sglang": _sglang_command,
+    "router": _router_command,
+}
 
 
 def environment(spec: ServerSpec) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.buckets import Memory, receive_bucket
+from engine.buckets import Intake, Memory, Received, receive_bucket
 from engine.weight_groups import broadcast, join_group, leave_group
 
 TIMEOUT_S = 120.0
@@ -27,7 +27,7 @@ class Receiver:
     def __init__(self) -> None:
         self._groups: dict[str, dist.ProcessGroup] = {}
         self._weights: dict[str, Tensor] = {}
-        self._memory = Memory()
+        self._intake = Intake()
         self._raw = torch.empty(0, dtype=torch.uint8)
 
     def handle(self, path: str, body: dict[str, Any]) -> None:
@@ -40,23 +40,28 @@ class Receiver:
         elif path == "/destroy_weights_update_group":
             leave_group(self._groups.pop(name))
         elif path == "/update_weights_from_distributed":
-            self._load(self._groups[name], body)
+            self._update(self._groups[name], body)
         elif path == "/raw":
             if self._raw.numel() != body["bytes"]:
                 self._raw = torch.zeros(body["bytes"], dtype=torch.uint8)
             broadcast(self._groups[name], self._raw, TIMEOUT_S).wait()
 
-    def _load(self, group: dist.ProcessGroup, body: dict[str, Any]) -> None:
-        received = receive_bucket(
-            group,
-            body["names"],
-            body["dtypes"],
-            body["shapes"],
-            flattened=True,
-            device="cpu",
-            timeout_s=TIMEOUT_S,
-            memory=self._memory,
-        )
+    def _update(self, group: dist.ProcessGroup, body: dict[str, Any]) -> None:
+        def receive(memory: Memory) -> Received:
+            return receive_bucket(
+                group,
+                body["names"],
+                body["dtypes"],
+                body["shapes"],
+                flattened=True,
+                device="cpu",
+                timeout_s=TIMEOUT_S,
+                memory=memory,
+            )
+
+        self._intake.take(receive, self._load)
+
+    def _load(self, received: Received) -> None:
         for name, tensor in received:
             if name in self._weights:
                 self._weights[name].copy_(tensor)

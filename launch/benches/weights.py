@@ -2,7 +2,10 @@
 
 Throughput: a learner's publication to another process, HTTP calls, packing, check for NaN and
 loading included, against one plain gloo broadcast of the same bytes between the same two
-processes, in turns. Memory: by how much the sender's resident memory grows meanwhile, in buckets.
+processes, in turns. *Apart*, every tensor has memory of its own, and is packed; in *one piece* they
+lie one after the other, as in a copy, and are sent from there. `CPU` is the processor time of both
+processes together: where all cores are busy it is what counts. Memory: by how much the sender's
+resident memory grows meanwhile, in buckets; a small publication before takes what is taken once.
 
 In flight: an embedded server with so many requests under way when new weights come, once for each
 `weights.pause`. `stall` is the longest time without a token of a request in flight, mean over the
@@ -18,9 +21,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from engine.children import end, last_lines, spawn
@@ -49,15 +53,33 @@ def run(options: argparse.Namespace) -> None:
     from launch.benches.pause_modes import print_modes
 
     torch.set_num_threads(1)
-    print("| model | publication | raw broadcast | ratio [rounds] | extra memory |")
-    print("|---|---|---|---|---|")
-    with _process("launch.benches.weight_receiver", "{port}") as url:
-        for size in options.sizes_mb:
-            print(measure(url, size, options.bucket_mb, options.rounds).row())
+    print("| model | GB/s | raw | ratio [rounds] | CPU s/GB | raw | extra memory |")
+    print("|---|---|---|---|---|---|---|")
+    with _process("launch.benches.weight_receiver", "{port}") as receiver:
+        for size, is_apart in product(options.sizes_mb, (True, False)):
+            measured = measure(receiver, size, options.bucket_mb, options.rounds, is_apart=is_apart)
+            print(measured.row(), flush=True)
     if options.in_flight:
         serve = ("engine.servers.embedded", "--serve", f"{{port}}={options.model_dir}")
-        with _process(*serve) as url:
-            print_modes(url, options.model_dir, options.in_flight, options.new_tokens)
+        with _process(*serve) as server:
+            print_modes(server.url, options.model_dir, options.in_flight, options.new_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other process."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """One publication or plain broadcast."""
+
+    wall_s: float
+    cpu_s: float
+    """Of both processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +88,15 @@ class Measured:
 
     size_mb: int
     bucket_mb: float
-    published_s: list[float]
-    raw_s: list[float]
+    is_apart: bool
+    published: list[Took]
+    raw: list[Took]
     """Of the same rounds."""
     extra_mb: float
 
     @property
     def ratio(self) -> float:
-        return statistics.median(self.raw_s) / statistics.median(self.published_s)
+        return _median_s(self.raw) / _median_s(self.published)
 
     @property
     def extra_buckets(self) -> float:
@@ -81,16 +104,23 @@ class Measured:
 
     def row(self) -> str:
         gb = self.size_mb / 1024
-        rounds = [raw / ours for raw, ours in zip(self.raw_s, self.published_s, strict=True)]
+        rounds = [raw.wall_s / x.wall_s for raw, x in zip(self.raw, self.published, strict=True)]
+        cpu = [statistics.mean(took.cpu_s for took in x) / gb for x in (self.published, self.raw)]
         return (
-            f"| {self.size_mb} MB | {gb / statistics.median(self.published_s):.2f} GB/s "
-            f"| {gb / statistics.median(self.raw_s):.2f} GB/s "
+            f"| {self.size_mb} MB, {'apart' if self.is_apart else 'one piece'} "
+            f"| {gb / _median_s(self.published):.2f} | {gb / _median_s(self.raw):.2f} "
             f"| {self.ratio:.2f} [{min(rounds):.2f}, {max(rounds):.2f}] "
-            f"| {self.extra_buckets:.1f} buckets |"
+            f"| {cpu[0]:.2f} | {cpu[1]:.2f} | {self.extra_buckets:.1f} buckets |"
         )
 
 
-def measure(url: str, size_mb: int, bucket_mb: float, rounds: int) -> Measured:
+def _median_s(rounds: list[Took]) -> float:
+    return statistics.median(took.wall_s for took in rounds)
+
+
+def measure(
+    receiver: Peer, size_mb: int, bucket_mb: float, rounds: int, *, is_apart: bool
+) -> Measured:
     """Publications and plain broadcasts in turns, after one of each to warm up."""
     import torch
 
@@ -101,37 +131,47 @@ def measure(url: str, size_mb: int, bucket_mb: float, rounds: int) -> Measured:
     from engine.weights import publish
 
     flat = torch.rand(size_mb << 18)  # float32
-    tensors = [(f"t{size_mb}.{i}", t) for i, t in enumerate(flat.split(_TENSOR_MB << 18))]
+    parts = [t.clone() if is_apart else t for t in flat.split(_TENSOR_MB << 18)]
+    tensors = [(f"{size_mb}.{is_apart}.{i}", t) for i, t in enumerate(parts)]
     memory = Memory(), Memory()
-    link = ServerLink(url)
+    link = ServerLink(receiver.url)
     link.connect()
-    published, raw, extra = [], [], 0.0
-    for round_ in range(rounds + 1):
-        with _peak() as peak:
-            began = time.perf_counter()
-            report = publish(
-                tensors,
-                [link],
-                version=round_,
-                bucket_bytes=int(bucket_mb * 2**20),
-                timeout_s=60,
-                memory=memory,
-            )
-            published_s = time.perf_counter() - began
+
+    def published(some: list[tuple[str, torch.Tensor]]) -> None:
+        size = int(bucket_mb * 2**20)
+        report = publish(some, [link], version=1, bucket_bytes=size, timeout_s=60, memory=memory)
         if report.failed:
-            raise SystemExit(report.servers[url].error)
+            raise SystemExit(report.servers[receiver.url].error)
+
+    def raw() -> None:
         assert link.group is not None
         body = {"bytes": size_mb << 20, "group_name": link.group_name}
-        began = time.perf_counter()
-        call = Call(url, "/raw", body, timeout_s=60, key=None)
+        call = Call(receiver.url, "/raw", body, timeout_s=60, key=None)
         broadcast(link.group, flat.view(torch.uint8), 60).wait()
         call.answer()
-        extra = max(extra, peak[0])
-        if round_:
-            published.append(published_s)
-            raw.append(time.perf_counter() - began)
+
+    published([("warm", torch.zeros(1000))])
+    with _peak() as peak:
+        published(tensors)
+    raw()
+    ours, theirs = [], []
+    for _ in range(rounds):
+        ours.append(_took(lambda: published(tensors), receiver.pid))
+        theirs.append(_took(raw, receiver.pid))
     link.close()
-    return Measured(size_mb, bucket_mb, published, raw, extra)
+    return Measured(size_mb, bucket_mb, is_apart, ours, theirs, peak[0])
+
+
+def _took(action: Callable[[], None], pid: int) -> Took:
+    cpu_s, began = _cpu_s(pid), time.perf_counter()
+    action()
+    return Took(time.perf_counter() - began, _cpu_s(pid) - cpu_s)
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of this process and the other one so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -157,8 +197,8 @@ def _peak() -> Iterator[list[float]]:
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[str]:
-    """The URL of a process `python -m module arguments` that answers at {port}."""
+def _process(module: str, *arguments: str) -> Iterator[Peer]:
+    """A process `python -m module arguments` that answers at {port}."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -171,7 +211,7 @@ def _process(module: str, *arguments: str) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{module} does not start:\n{last_lines(log)}")
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield Peer(f"http://127.0.0.1:{port}", process.pid)
     finally:
         end(process)
 

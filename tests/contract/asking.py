@@ -1,6 +1,7 @@
 """What contract tests ask a server with: a stream that can be watched, the project's own sampler,
 and a learner to compare with."""
 
+import asyncio
 import functools
 import http.client
 import json
@@ -60,10 +61,13 @@ class Stream:
 
 
 @asynccontextmanager
-async def sampler(url: str, encoder: Encoder | None = None) -> AsyncIterator[RoleSampler]:
-    """The project's own sampler, with this server alone; its pool is `sampler.pool`."""
-    pool = ServerPool("tiny", max_concurrency=64)
-    pool.mark_ready(url, 11)
+async def sampler(
+    *urls: str, encoder: Encoder | None = None, router: str | None = None, **cfg: Any
+) -> AsyncIterator[RoleSampler]:
+    """The project's own sampler, with these servers alone; `cfg` as in SamplerConfig."""
+    pool = ServerPool("tiny", max_concurrency=64, router=router)
+    for url in urls:
+        pool.mark_ready(url, 11)
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
         yield RoleSampler(
             "solver",
@@ -71,9 +75,40 @@ async def sampler(url: str, encoder: Encoder | None = None) -> AsyncIterator[Rol
             encoder or TextEncoder.load(tiny_dir()),
             pool,
             session,
-            SamplerConfig(),
+            SamplerConfig.model_validate(cfg),
             lambda _: None,
         )
+
+
+@asynccontextmanager
+async def cut_off(url: str, events: int) -> AsyncIterator[str]:
+    """URL of a server's stand-in, which dies in the middle of the streamed event after so many
+    whole ones, and with all of its connections."""
+    parts = urlsplit(url)
+
+    async def serve(client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        forward = asyncio.create_task(_pass_on(client, writer))
+        left = events
+        while left and (line := await reader.readline()):
+            answer.write(line)
+            left -= line.startswith(b"data:")
+        answer.write((await reader.readline())[:2] + await reader.read(40))
+        await answer.drain()
+        if not left:
+            listener.close()
+        forward.cancel()
+        for end in (writer, answer):
+            end.transport.abort()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 24)
+    async with listener:
+        yield "http://{}:{}".format(*listener.sockets[0].getsockname()[:2])
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
 
 
 @functools.cache
@@ -101,6 +136,5 @@ def learner_logprobs(
     )
     group = Group(stream="tiny", game=0, rollouts=(rollout,), rewards=(0.0,))
     (part,) = trainer.prepare([group]).parts
-    (batch,) = part.batches
-    (logprobs_T,) = trainer._frozen(trainer.model, [batch.to(trainer.device)])
+    (logprobs_T,) = trainer._frozen(trainer.model, part.to(trainer.device))
     return logprobs_T.float().cpu()

@@ -143,6 +143,9 @@ def test_a_stream_is_cumulative_and_says_when_it_is_done(url: str) -> None:
         assert chunk["output_ids"] == final[:length]
         assert len(chunk["meta_info"]["output_token_logprobs"]) == length
         assert (chunk["meta_info"]["finish_reason"] is None) == (length < 30)
+        # Whose tokens they are is told at the end; before, whose weights are served now.
+        assert ("weight_versions" in chunk["meta_info"]) == (length == 30)
+        assert chunk["meta_info"]["weight_version"].isdecimal()
 
 
 def test_a_stream_has_an_event_for_every_so_many_tokens(url: str) -> None:

@@ -106,7 +106,7 @@ def test_an_id_beyond_the_vocabulary_is_never_sent(url: str) -> None:
     """It would end an SGLang process, and with it everyone's requests."""
 
     async def scene() -> None:
-        async with sampler(url, _Astray()) as it:
+        async with sampler(url, encoder=_Astray()) as it:
             with pytest.raises(ValueError, match="not in the model's vocabulary"):
                 await it.sample(MESSAGES, n=1, params=SamplingParams(max_new_tokens=1))
             assert it._pool.counts["requests"] == 0

@@ -13,11 +13,17 @@ from engine.rundir import RunDir, start_time
 from tests.e2e.command import Process, descendants, parent_of, recorded
 from tests.e2e.network import SIDES, Network, Side
 
-SERVER, ENGINE, TEMPLATE = "engine.servers.embedded", "launch.engine", "render_pool.template"
+SERVER, ENGINE = "engine.servers.embedded.template", "launch.engine"
+"""A server is forked, and has the command line of its template."""
+RENDER_TEMPLATE = "render_pool.template"
 RENDER_EVERY_S, SERVER_EVERY_S, LIFE_EVERY_S, PAUSE_EVERY_S = 2.0, 30.0, 100.0, 20.0
 SHORTEST_S, LONGEST_S = 1.0, 10.0
+TEMPLATE_SHARE = 5
+"""One in so many kills of a server process is of its template, which takes the server along."""
 
-Who = Literal["render worker", "server", "engine", "rank 0", "rank 1", "sampler", "learner"]
+Who = Literal[
+    "render worker", "server", "template", "engine", "rank 0", "rank 1", "sampler", "learner"
+]
 LIVES: tuple[Who, ...] = ("engine", "rank 0", "rank 1")
 SLEEPERS: tuple[Who, ...] = ("server", "rank 0", "engine")
 
@@ -37,7 +43,9 @@ def plan(seconds: float, seed: int) -> list[Blow]:
     """All blows of a run, in order. The engine and a rank die in turn."""
     rng = random.Random(seed)
     blows = [Blow(at_s, "kill", "render worker") for at_s in _times(RENDER_EVERY_S, seconds)]
-    blows += [Blow(at_s, "kill", "server") for at_s in _times(SERVER_EVERY_S, seconds)]
+    for i, at_s in enumerate(_times(SERVER_EVERY_S, seconds)):
+        last = i % TEMPLATE_SHARE == TEMPLATE_SHARE - 1
+        blows.append(Blow(at_s, "kill", "template" if last else "server"))
     for i, at_s in enumerate(_times(LIFE_EVERY_S, seconds)):
         who = "engine" if i % 2 == 0 else rng.choice(LIVES[1:])
         blows.append(Blow(at_s, "kill", who))
@@ -102,19 +110,27 @@ class Hand:
             return self._render_worker()
         if who in ("server", "engine"):
             return recorded(self.run, SERVER if who == "server" else ENGINE)
-        child = recorded(self.run, ENGINE if who == "rank 0" else SERVER)
-        parent = parent_of(child.pid) if child is not None else None
-        started = start_time(parent) if parent is not None else None
-        return Process(parent, started) if parent is not None and started is not None else None
+        if who == "rank 0":
+            return _parent(recorded(self.run, ENGINE))
+        template = _parent(recorded(self.run, SERVER))
+        return template if who == "template" else _parent(template)
 
     def _render_worker(self) -> Process | None:
         engine = recorded(self.run, ENGINE)
         if engine is None:
             return None
-        templates = [p for p in descendants(engine.pid) if TEMPLATE.encode() in _words(p.pid)]
+        templates = [
+            p for p in descendants(engine.pid) if RENDER_TEMPLATE.encode() in _words(p.pid)
+        ]
         pids = {process.pid for process in templates}
         workers = [process for process in templates if parent_of(process.pid) in pids]
         return self._rng.choice(sorted(workers, key=lambda p: p.pid)) if workers else None
+
+
+def _parent(child: Process | None) -> Process | None:
+    pid = parent_of(child.pid) if child is not None else None
+    started = start_time(pid) if pid is not None else None
+    return Process(pid, started) if pid is not None and started is not None else None
 
 
 def _go_on(process: Process) -> None:

@@ -5,13 +5,24 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.blows import LIFE_EVERY_S, LONGEST_S, RENDER_EVERY_S, SERVER_EVERY_S, plan
-from tests.e2e.chaos import lost_steps
+from engine.buffer import Buffer
+from engine.rundir import RunDir
+from tests.e2e.blows import (
+    LIFE_EVERY_S,
+    LONGEST_S,
+    RENDER_EVERY_S,
+    SERVER_EVERY_S,
+    TEMPLATE_SHARE,
+    plan,
+)
+from tests.e2e.chaos import Life, lost_steps
 from tests.e2e.network import SIDES, Side, free_ports, is_free, network
 from tests.e2e.records import POLICIES
+from tests.engine.make_groups import make_group
 
 WAIT_S = 10.0
 
@@ -24,7 +35,8 @@ def test_a_plan_is_made_by_its_seed_and_has_everything() -> None:
     assert all(0 < blow.at_s <= seconds for blow in blows)
     kills = Counter(blow.who for blow in blows if blow.what == "kill")
     assert kills["render worker"] == seconds / RENDER_EVERY_S
-    assert kills["server"] == seconds / SERVER_EVERY_S
+    assert kills["server"] + kills["template"] == seconds / SERVER_EVERY_S
+    assert kills["template"] == kills["server"] / (TEMPLATE_SHARE - 1) > 0
     lives = kills["engine"], kills["rank 0"] + kills["rank 1"]
     assert sum(lives) == seconds // LIFE_EVERY_S
     assert min(lives) > 0
@@ -38,6 +50,29 @@ def test_the_steps_that_a_restart_undid() -> None:
     made = [("solver", step) for step in (1, 2, 3, 4, 3, 4, 5, 2, 3)]
     records = [{"policy": policy, "step": step} for policy, step in made]
     assert lost_steps(records) == {**dict.fromkeys(POLICIES, 0), "solver": 4}
+
+
+def test_the_step_of_a_run_falls_when_a_restart_undoes_steps(tmp_path: Path) -> None:
+    life = Life(dir=RunDir(tmp_path), steps=2, heldout_items=0, output=tmp_path)
+    assert life.step == 0
+    buffer = Buffer.open(life.dir.database)
+    attempt = buffer.begin_attempt()
+    for policy in POLICIES:
+        buffer.reserve_version(policy, 0, attempt)
+        for step in (1, 2):
+            assert not life.has_played
+            game = buffer.start_game("mm_zero")
+            buffer.submit(make_group(game, policy))
+            buffer.end_game(game)
+            games, ages = {policy: [game]}, {policy: 9}
+            buffer.lease(policy, step, attempt, games=games, steps={policy: step - 1}, max_age=ages)
+            buffer.trained(policy, step, attempt, step=step)
+    assert life.step == 2
+    assert life.has_played
+    buffer.restore(POLICIES[1], step=1, request=1, attempt=buffer.begin_attempt())
+    assert life.step == 1
+    assert not life.has_played
+    buffer.close()
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -15,7 +15,7 @@ from engine.config import ServerHostConfig
 from engine.errors import ConfigError, EngineError
 from engine.server_link import ServerLink
 from engine.servers.embedded.__main__ import parse_arguments
-from engine.servers.host import RestartPolicy, ServerEvent, serve
+from engine.servers.host import RestartPolicy, ServerEvent, _listen, serve
 from engine.servers.spec import (
     ServerSpec,
     check_interpreter,
@@ -249,6 +249,12 @@ async def _stop_without_dying(tmp_path: Path) -> None:
     await asyncio.wait_for(supervisor, 30)
     kinds = [event.kind for event in heard.events]
     assert kinds == ["starting", "ready", "silent", "died", "starting", "ready", "stopped"]
+
+
+def test_a_port_where_nobody_answers_is_silent_too() -> None:
+    """Its process might not show that it died: a template that was stopped does not say so."""
+    spec = spec_of(ports={"solver": free_port(), "coder": free_port()})
+    asyncio.run(asyncio.wait_for(_listen(spec, spec.urls["coder"], 0.2), 10))
 
 
 def run_serve(spec: ServerSpec, tmp_path: Path, on_event: Callable[[ServerEvent], None]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ from engine.buckets import checksums
 from engine.errors import FatalError
 from engine.learner import proof
 from engine.learner.config import LearnerConfig
+from engine.learner.connections import Connections
 from engine.learner.group import LearnerGroup, LearnerSpec
 from engine.learner.publisher import Publisher
 from engine.server_calls import Held, server_checksums
+from engine.server_link import ServerLink
 from engine.transport import Message
 from engine.weight_files import Spec, read_weights, write_folder, write_weights
 from engine.weight_names import Sent
-from tests.engine.server_process import free_port, request, tiny_dir
+from tests.engine.server_process import free_port, request, tiny_dir, until
 from tests.engine.test_learner_worker import LiveServer, groups_of, spec_of
 
 
@@ -219,6 +223,89 @@ def test_in_place_updates_come_with_a_warning(tmp_path: Path) -> None:
     with publishing(spec_with(spec, pause="in_place"), solver=1) as (_, told):
         assert [message["level"] for message in told] == ["warning"]
         assert "no single model" in told[0]["text"]
+
+
+class NeverJoins:
+    """Takes every call, and joins no group; `release` lets it answer."""
+
+    def __init__(self) -> None:
+        self.release, self.asked = threading.Event(), threading.Event()
+        outer = self
+
+        class Endpoint(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer({"weight_version": "none"})
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/init_weights_update_group":
+                    outer.asked.set()
+                    outer.release.wait(60)
+                self._answer({"success": False, "message": "too late"})
+
+            def _answer(self, body: dict[str, Any]) -> None:
+                answer = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.release.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def test_a_server_that_never_joins_holds_up_nobody(
+    tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the call, and its time-out is far away: the others are filled at once, and at the
+    next looks nobody waits for it any more."""
+    monkeypatch.setattr(proof, "names_misfit", lambda *_, **__: "")
+    hung, (first, second) = NeverJoins(), urls_of(server)
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), hung.url, first, second)
+    spec = spec_with(spec, timeout_s=60, stall_s=0.5)
+    try:
+        with publishing(spec, solver=70) as (publisher, told):
+            began = time.monotonic()
+            publisher.look_after_servers()
+            assert hung.asked.is_set()
+            assert time.monotonic() - began < 20
+            filled = last(told, "published")
+            assert (filled["servers"], filled["failed"]) == ([first, second], {})
+            step(publisher, "solver", 0)
+            publisher.publish_step("solver", 71)
+            told.clear()
+            publisher.look_after_servers()
+            assert last(told, "serving")["servers"] == [first, second]
+            assert hung.url not in publisher.states["solver"].links
+    finally:
+        hung.close()
+
+
+def test_who_joins_late_is_filled_at_a_later_look(tmp_path: Path, server: LiveServer) -> None:
+    connections = Connections(spec_of("", tmp_path, tiny_dir(0), server.url))
+    may_join = threading.Event()
+
+    def connect(url: str, layout: object) -> ServerLink:
+        assert may_join.wait(20)
+        return ServerLink(url)
+
+    connections._connect = connect  # type: ignore[method-assign]
+    assert connections.make({server.url: {}}, 0.05) == {}
+    began = time.monotonic()
+    assert connections.make({server.url: {}}, 20) == {}, "it is waited for once"
+    assert time.monotonic() - began < 10
+    may_join.set()
+    until(lambda: server.url in connections.make({server.url: {}}, 20))
 
 
 def test_nobody_waits_a_second_time_for_a_server_that_is_silent() -> None:

@@ -371,6 +371,7 @@ def streamed(chunks: Sequence[Body], *, breaks_off: bool = False) -> web.Respons
 def unfinished(body: Body, ids: list[int]) -> Body:
     chunk = answer(body, ids)
     chunk["meta_info"]["finish_reason"] = None
+    del chunk["meta_info"]["weight_versions"]
     return chunk
 
 
@@ -438,6 +439,41 @@ def test_what_a_dead_server_left_is_checked_like_a_whole_answer(spans: list[Any]
 
             it.servers[0].script.extend([die, answers])
             assert (await it.one(stream=True)).token_ids == (20, 21, EOS)
+
+    asyncio.run(scene())
+
+
+def test_what_an_update_met_before_a_server_died_is_not_used() -> None:
+    """Nobody can tell which of its tokens are by the new weights."""
+
+    async def scene() -> None:
+        async with stage() as it:
+
+            async def die(body: Body) -> web.StreamResponse:
+                chunks = [unfinished(body, [30]), unfinished(body, [30, 31])]
+                chunks[1]["meta_info"]["weight_version"] = "4"
+                return streamed(chunks, breaks_off=True)
+
+            async def answers(body: Body) -> web.StreamResponse:
+                return streamed([answer(body, [20, 21, EOS])])
+
+            it.servers[0].script.extend([die, answers])
+            assert (await it.one(stream=True)).token_ids == (20, 21, EOS)
+
+    asyncio.run(scene())
+
+
+def test_a_router_without_servers_is_waited_for() -> None:
+    async def scene() -> None:
+        async with stage() as it:
+            error = {"code": "no_available_workers", "message": "all circuits open or unhealthy"}
+            it.servers[0].reply({"error": error}, status=503)
+            asked = asyncio.create_task(it.one(retries=1))
+            while it.pool.ready:
+                await asyncio.sleep(0.01)
+            assert not asked.done()
+            it.pool.mark_ready(it.servers[0].url, 3)
+            assert (await asked).token_ids == (20, 21, EOS)
 
     asyncio.run(scene())
 

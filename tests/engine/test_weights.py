@@ -17,7 +17,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.buckets import Memory, buckets, checksums, receive_bucket
+from engine.buckets import Intake, Memory, Received, buckets, checksums, receive_bucket
 from engine.children import last_lines, spawn
 from engine.errors import WeightSyncError
 from engine.server_calls import server_checksums
@@ -46,10 +46,13 @@ def gloo_peer(port: int, name: str) -> dist.ProcessGroupGloo:
 
 
 class FakeServer:
-    """Speaks the publication's HTTP and joins its group; `silent` never joins a broadcast, and a
-    `hole` takes calls of that path and never answers them."""
+    """Speaks the publication's HTTP and joins its group; `silent` never joins a broadcast, a
+    `hole` takes calls of that path and never answers them, and an `unloadable` tensor is received
+    and then refused."""
 
-    def __init__(self, *, silent: bool = False, refuse: str = "", hole: str = "") -> None:
+    def __init__(
+        self, *, silent: bool = False, refuse: str = "", hole: str = "", unloadable: str = ""
+    ) -> None:
         self.calls: list[tuple[str, dict[str, object]]] = []
         self.received: dict[str, torch.Tensor] = {}
         self.release = threading.Event()
@@ -78,7 +81,10 @@ class FakeServer:
                             device="cpu",
                             timeout_s=20,
                         )
-                answer = json.dumps({"success": ok, "message": "" if ok else "no"}).encode()
+                message = "" if ok else "no"
+                if unloadable and unloadable in body.get("names", []):
+                    ok, message = False, f"{unloadable} does not fit"
+                answer = json.dumps({"success": ok, "message": message}).encode()
                 self.send_response(200 if ok else 400)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -155,6 +161,70 @@ def test_buckets_hold_every_byte_once_and_aligned(
     assert all(m.take(0, "cpu").untyped_storage().nbytes() <= size for m in memory)
     assert found.keys() == dict(tensors).keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors)
+
+
+def test_what_lies_in_one_piece_is_sent_from_there() -> None:
+    flat = torch.arange(40.0)
+    whole = [(f"t{i}", t) for i, t in enumerate(flat.split(10))]
+    memory = Memory(), Memory()
+    (first, second) = buckets(whole, 80, memory)
+    assert [bucket.data.data_ptr() for bucket in (first, second)] == [
+        flat.data_ptr(),
+        flat[20:].data_ptr(),
+    ]
+    assert all(m.take(0, "cpu").untyped_storage().nbytes() == 0 for m in memory)
+    # Not in their order, with a gap, or with a piece of something else between them: a copy.
+    for mixed in ([1, 0], [0, 2]):
+        (copied,) = buckets([whole[i] for i in mixed], 80, memory)
+        assert torch.equal(copied.data.view(torch.float32), torch.cat([whole[i][1] for i in mixed]))
+        assert torch.equal(flat, torch.arange(40.0)), "what is sent is only read"
+    (copied,) = buckets([*whole[:2], ("x", torch.ones(3)), whole[2]], 1000, memory)
+    expected = torch.cat([flat[:20], torch.ones(3), flat[20:30]])
+    assert torch.equal(copied.data.view(torch.float32), expected)
+
+
+def test_a_bucket_is_loaded_while_the_next_one_arrives() -> None:
+    intake, loading, may_end = Intake(), threading.Event(), threading.Event()
+    loaded: list[float] = []
+
+    def receive(value: float, memory: Memory) -> Received:
+        data = memory.take(4, "cpu").view(torch.float32)
+        return [("t", data.fill_(value))]
+
+    def load(received: Received) -> None:
+        loading.set()
+        assert may_end.wait(20)
+        loaded.append(received[0][1].item())
+
+    first = in_background(lambda: intake.take(lambda m: receive(1.0, m), load))
+    assert loading.wait(20)
+    arrived, third_arrived = threading.Event(), threading.Event()
+
+    def then(event: threading.Event, value: float, memory: Memory) -> Received:
+        event.set()
+        return receive(value, memory)
+
+    second = in_background(lambda: intake.take(lambda m: then(arrived, 2.0, m), load))
+    assert arrived.wait(20), "it is received although the first is not loaded"
+    third = in_background(lambda: intake.take(lambda m: then(third_arrived, 3.0, m), load))
+    assert not third_arrived.is_set(), "its memory is that of the first"
+    assert not loaded
+    may_end.set()
+    for taken in (first, second, third):
+        taken.result(20)
+    assert loaded == [1.0, 2.0, 3.0]
+
+
+def test_a_bucket_that_the_server_could_not_load_fails_the_publication(
+    fakes: list[FakeServer],
+) -> None:
+    """Its answer comes while the next one is on its way."""
+    fakes.append(FakeServer(unloadable="t1"))
+    link = connected(fakes[0])
+    report = publish(some_tensors(), [link], version=3, bucket_bytes=60, timeout_s=20)
+    assert report.failed == [fakes[0].url]
+    assert "t1 does not fit" in report.servers[fakes[0].url].error
+    assert "/continue_generation" not in fakes[0].paths()
 
 
 def test_checksums_differ_where_one_bit_does() -> None:

@@ -15,6 +15,7 @@ import pytest
 from engine import children
 from engine.errors import ConfigError, EngineError
 from engine.layout import Follower, Job
+from engine.learner import worker
 from engine.rundir import RunDir, make_key
 from launch import async_selfplay, ranks
 from launch.config import RootConfig, load_root
@@ -199,7 +200,7 @@ def test_a_learner_group_publishes_to_the_followers_of_its_own_policies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
 ) -> None:
     specs: list[Any] = []
-    monkeypatch.setattr(ranks, "run_learner", lambda spec, **_: specs.append(spec))
+    monkeypatch.setattr(worker, "run_learner", lambda spec, **_: specs.append(spec))
     config = load_root(QUICKSTART, PINNED)
     urls = {name: f"http://1/{name}" for name in config.layout.servers[0].policies}
     store = FakeStore(engine="ipc:///nowhere", **{"servers/1": json.dumps(urls)})

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from engine.errors import ConfigError
 
@@ -142,23 +143,31 @@ async def serve(options: argparse.Namespace) -> None:
             await runner.cleanup()
 
 
-def main() -> int:
-    """Run the server; 2 on bad input, with one line that says what is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+def set_environment() -> None:
+    """What the libraries have to find before they are imported."""
     # More threads make small models slower, and the other core belongs to the learner.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def main(argv: list[str]) -> int:
+    """Run the server; 2 on bad input, with one line that says what is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    set_environment()
     try:
-        asyncio.run(serve(parse_arguments(sys.argv[1:])))
+        asyncio.run(serve(parse_arguments(argv)))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
 
 
-if __name__ == "__main__":
-    # Threads that wait in a collective for a dead peer must not keep the process alive.
-    code = main()
+def leave(code: int) -> NoReturn:
+    """End this process: threads that wait in a collective for a dead peer must not keep it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

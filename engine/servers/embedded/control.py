@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from engine.buckets import Memory, checksums, dtype_name, receive_bucket
+from engine.buckets import Intake, Memory, Received, checksums, dtype_name, receive_bucket
+from engine.servers.embedded.model import load_parameters
 from engine.servers.embedded.protocol import BadRequest
 from engine.servers.embedded.served import ServedModel
 from engine.weight_files import read_weights
@@ -29,12 +31,13 @@ class Control:
         self._served = served
         self._timeout_s = timeout_s
         self._groups: dict[str, dist.ProcessGroup] = {}
-        self._memory = Memory()
+        self._intake = Intake()
         self._session_open = False
         self._holding = False
         self._updating = asyncio.Lock()
-        # Receiving blocks, and must hold up neither the event loop nor other models' decoding.
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        # Receiving blocks, and must hold up neither the event loop nor other models' decoding; nor
+        # must a learner that never joins its group hold up another's updates.
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="weights")
 
     async def abort_request(self, body: Mapping[str, Any]) -> Answer:
         """End requests by id prefix, or all."""
@@ -103,7 +106,7 @@ class Control:
         self._session_open = False
         if self._holding:
             self._holding = False
-            self._run(self._served.scheduler.release)
+            self._run(self._take_up)
         return _done("Weight update session closed.")
 
     async def update_weights_from_distributed(self, body: Mapping[str, Any]) -> Answer:
@@ -124,27 +127,33 @@ class Control:
         if not all(isinstance(value, list) for value in (names, dtypes, shapes)):
             raise BadRequest("names, dtypes and shapes must be lists")
         flattened = load_format is not None
+        module = self._served.scheduler.module
+
+        def receive(memory: Memory) -> Received:
+            return receive_bucket(
+                group,
+                names,
+                dtypes,
+                shapes,
+                flattened=flattened,
+                device=module.device,
+                timeout_s=self._timeout_s,
+                memory=memory,
+            )
+
+        def load(tensors: Received) -> list[str]:
+            with torch.inference_mode():
+                return load_parameters(module, tensors)
+
         async with self._updating:
             if body.get("abort_all_requests") is True:
                 self._run(lambda: self._served.scheduler.abort("", everything=True))
             await self._hold()
-            try:
-                tensors = await self._blocking(
-                    lambda: receive_bucket(
-                        group,
-                        names,
-                        dtypes,
-                        shapes,
-                        flattened=flattened,
-                        device=self._served.scheduler.module.device,
-                        timeout_s=self._timeout_s,
-                        memory=self._memory,
-                    )
-                )
-                unknown, flushed = self._run(lambda: self._apply(tensors, body))
-            except (ValueError, TypeError) as error:
-                raise Refused(f"Failed to update parameter online: {error}") from error
-        if not flushed:
+        try:
+            unknown = await self._blocking(lambda: self._intake.take(receive, load))
+        except (ValueError, TypeError) as error:
+            raise Refused(f"Failed to update parameter online: {error}") from error
+        if not self._run(lambda: self._finish(body)):
             raise Refused("Weights are updated, but: Flush cache failed.")
         note = f" Skipped unknown names: {', '.join(unknown[:8])}." if unknown else ""
         return _done("Succeeded to update parameter online." + note)
@@ -182,11 +191,20 @@ class Control:
     ) -> tuple[list[str], bool]:
         """Load tensors; unknown names, and whether a wanted flush succeeded. In one
         piece: no token may be sampled between new weights and their version."""
+        unknown = self._served.scheduler.update_weights(tensors)
+        return unknown, self._finish(body)
+
+    def _finish(self, body: Mapping[str, Any]) -> bool:
+        """Enter the version that came with an update; whether a wanted flush succeeded."""
         scheduler = self._served.scheduler
-        unknown = scheduler.update_weights(tensors)
         if body.get("weight_version") is not None:
             scheduler.set_version(str(body["weight_version"]))
-        return unknown, scheduler.flush() or body.get("flush_cache", True) is False
+        return scheduler.flush() or body.get("flush_cache", True) is False
+
+    def _take_up(self) -> None:
+        """Generate again, with what the updates of a session have loaded."""
+        self._served.scheduler.update_weights([])
+        self._served.scheduler.release()
 
     async def update_weight_version(self, body: Mapping[str, Any]) -> Answer:
         """Rename the weights; by default all requests are aborted."""

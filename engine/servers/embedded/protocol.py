@@ -252,10 +252,6 @@ def answer(
         "finish_reason": progress.finish,
         "prompt_tokens": len(prompt_ids),
         "weight_version": progress.version,
-        "weight_versions": [
-            {"version": version, "start": first, "end": end}
-            for version, first, end in progress.spans
-        ],
         "num_retractions": progress.retractions,
         "reasoning_tokens": 0,
         "completion_tokens": len(progress.token_ids),
@@ -265,6 +261,11 @@ def answer(
         "e2e_latency": now - created_s,
         "response_sent_to_client_ts": now,
     }
+    if progress.finish is not None:  # told at the end only
+        meta["weight_versions"] = [
+            {"version": version, "start": first, "end": end}
+            for version, first, end in progress.spans
+        ]
     if image_columns:
         meta["image_tokens"] = image_columns
     if question.return_logprob:
