@@ -54,6 +54,6 @@ def test_sglang_is_tested_in_the_versions_that_gpus_get() -> None:
         (ROOT / "launch/sglang_cpu" / name).read_text()
         for name in ("requirements.txt", "requirements-no-deps.txt")
     ).splitlines()
-    for package in ("sglang", "transformers", "tokenizers"):
+    for package in ("sglang", "sglang-router", "transformers", "tokenizers"):
         (pin,) = [line for line in extra["gpu"] if line.startswith(f"{package}==")]
         assert pin in listed
