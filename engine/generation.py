@@ -193,7 +193,8 @@ def _partial(events: Sequence[bytes], asked: Asked) -> Reply | None:
     try:
         if "weight_versions" not in meta:
             version = meta["weight_version"]
-            if first["meta_info"]["weight_version"] != version:
+            # The first event has to be of the first token, or older weights may be behind it.
+            if first["meta_info"]["weight_version"] != version or len(first["output_ids"]) != 1:
                 return None
             span = {"version": version, "start": 0, "end": len(event["output_ids"])}
             meta["weight_versions"] = [span]

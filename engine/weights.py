@@ -140,13 +140,16 @@ class _Round:
             while (parcel := lane.inbox.get()) is not None and lane.result is None:
                 lane.sent += self._deliver(link, parcel)
                 self._advance(lane)
-            if lane.result is not None:
-                return  # given up: with weights that are half new it must not go on
-            link.settle()
-            if self._has_session:
-                link.post("/end_weight_update", {}, pace.timeout_s)
-            if pace.pause_mode is not None:
-                link.post("/continue_generation", {}, pace.timeout_s)
+            if lane.result is None:
+                link.settle()
+            for path, is_wanted in (
+                ("/end_weight_update", self._has_session),
+                ("/continue_generation", pace.pause_mode is not None),
+            ):
+                if lane.result is not None:
+                    return  # given up: with weights that are half new it must not go on
+                if is_wanted:
+                    link.post(path, {}, pace.timeout_s)
             self._advance(lane, is_end=True)
         except Exception as error:  # noqa: BLE001  the server is given up, whatever it was
             with self._changed:

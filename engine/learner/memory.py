@@ -71,9 +71,9 @@ class Setup:
     visual_share: float = 0.25
     """Of a micro-batch's tokens, those that are pictures. An assumption; with answers of a thousand
     tokens it is less."""
-    shared_patches: float = 4 * 1600
-    """Of pictures whose rows take several micro-batches: four of 640 pixels a rank. An assumption.
-    """
+    shared_share: float = 0.25
+    """Tokens of pictures that micro-batches share, as a part of a micro-batch's. An assumption:
+    such pictures have long answers, so that there are few (`preparation.SHARED_SHARE` at most)."""
     micro_batches: int = 8
     """Of a rank in a step, which are on the device together. An assumption."""
 
@@ -276,14 +276,15 @@ def _kept(shape: ModelShape, setup: Setup) -> float:
 def _shared(shape: ModelShape, setup: Setup) -> float:
     if setup.lora_rank is not None:  # adapters are the decoder's
         return 0.0
+    patches = setup.tokens_per_micro_batch * setup.shared_share * PATCHES_PER_TOKEN
     kept = activation_bytes(
         shape,
         tokens=0,
-        patches=setup.shared_patches,
+        patches=patches,
         compute_bytes=setup.compute_bytes,
         checkpointing=setup.activation_checkpointing,
     )
-    copies = 2 * 4 * MERGERS * shape.hidden * setup.shared_patches / PATCHES_PER_TOKEN
+    copies = 2 * 4 * MERGERS * shape.hidden * patches / PATCHES_PER_TOKEN
     return kept + copies
 
 

@@ -5,7 +5,7 @@ own share of the same groups; what it decides is the same on all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Self
@@ -26,6 +26,10 @@ from engine.learner.costs import ModelShape, forward_flops
 from engine.learner.families import ModelFamily
 from engine.learner.packing import Block, Row, Sample, deal
 from engine.types import Group
+
+SHARED_SHARE = 0.5
+"""Pictures that micro-batches share take at most this part of a micro-batch's tokens: what the
+tower made of them is kept to the end of the update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +157,11 @@ def _prepare_part(
         return encoded[png]
 
     numbers = {id(sample): i for i, sample in enumerate(samples)}
-    shared = _shared(mine)
+
+    def shared_of(blocks: Iterable[Block]) -> list[bytes]:
+        return _shared(blocks, sizes, cfg.tokens_per_micro_batch * SHARED_SHARE)
+
+    shared = shared_of(mine)
     batches = [
         collate(
             block,
@@ -173,16 +181,27 @@ def _prepare_part(
         batches=batches,
         idle=idle,
         shared=stack(shared, sizes, encode),
-        shares=any(map(_shared, dealt)),
+        shares=any(map(shared_of, dealt)),
         flops=sum(map(cost, by_rank)),  # a picture counts once among the rows of a rank
-        image_passes=sum(len(_images(rows)) for rows in by_rank),
+        image_passes=sum(_passes(blocks, shared_of(blocks)) for blocks in dealt),
     )
 
 
-def _shared(blocks: Iterable[Block]) -> list[bytes]:
-    """Pictures in more than one of a rank's micro-batches."""
+def _shared(blocks: Iterable[Block], sizes: Mapping[bytes, ImageSize], room: float) -> list[bytes]:
+    """Pictures in more than one of a rank's micro-batches, as far as `room` tokens hold them."""
     found = Counter(png for block in blocks for png in _images(block))
-    return [png for png, num_blocks in found.items() if num_blocks > 1]
+    shared: list[bytes] = []
+    for png, num_blocks in found.items():
+        if num_blocks > 1 and sizes[png].num_tokens <= room:
+            shared.append(png)
+            room -= sizes[png].num_tokens
+    return shared
+
+
+def _passes(blocks: Iterable[Block], shared: Collection[bytes]) -> int:
+    """Pictures that go through a rank's tower, in all."""
+    own = sum(png not in shared for block in blocks for png in _images(block))
+    return len(shared) + own
 
 
 def rows_flops(rows: Sequence[Row], sizes: Mapping[bytes, ImageSize], shape: ModelShape) -> float:

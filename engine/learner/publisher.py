@@ -199,10 +199,12 @@ class Publisher:
         report = send(name, links, is_late)
         state.sent_bytes = max((r.sent_bytes for r in report.servers.values()), default=0)
         failed = {url: result.error for url, result in report.servers.items() if not result.ok}
-        failed |= self._probe(state, [url for url in links if url not in failed])
+        unproven = self._probe(state, [url for url in links if url not in failed])
         # A server's first weights too, and those after it was found to hold others.
         if is_late or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
-            failed |= self._compare(state, [url for url in links if url not in failed])
+            proven = [url for url in links if url not in failed and url not in unproven]
+            unproven |= self._compare(state, proven)
+        failed |= unproven
         state.count += 1
         state.seconds = time.monotonic() - started
         if self._sender is None:
@@ -211,7 +213,9 @@ class Publisher:
             log.warning("publication of %s v%d: %s", name, state.version, error)
             link = state.links.pop(url)
             link.abandon()
-            _hold(link)
+            # Those that failed before are still paused; a drain ends no pause.
+            if url in unproven and cfg.pause != "drain":
+                _hold(link)
         self._tell(
             {
                 "kind": "published",

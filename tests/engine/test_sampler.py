@@ -483,7 +483,9 @@ def test_a_stream_that_dies_after_its_last_token_lacks_nothing() -> None:
         async with stage() as it:
 
             async def die(body: Body) -> web.StreamResponse:
-                return streamed([unfinished(body, [30, EOS])], breaks_off=True)
+                return streamed(
+                    [unfinished(body, [30]), unfinished(body, [30, EOS])], breaks_off=True
+                )
 
             it.servers[0].script.append(die)
             rollout = await it.one(stream=True)

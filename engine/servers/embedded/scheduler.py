@@ -227,7 +227,10 @@ class Scheduler:
         finish = self._finish_reason(request)
         if finish is not None:
             self._finish_row(row, finish)
-        elif request.stream and len(request.tokens) % request.sampling.stream_interval == 0:
+        elif request.stream and (
+            # The first one too: what it says of the weights then holds for all that follow.
+            len(request.tokens) == 1 or len(request.tokens) % request.sampling.stream_interval == 0
+        ):
             self.outbox.append((request.deliver, request.progress(None, self.version)))
 
     def _finish_reason(self, request: Request) -> Finish | None:

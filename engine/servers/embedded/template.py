@@ -87,7 +87,9 @@ class Forked:
 
     def _hear(self) -> None:
         try:
-            words = self._told.recv(64)
+            words = self._told.recv(64, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # another thread has heard it
+            return
         except ConnectionResetError:  # the template died before it read the order
             words = b""
         if not words:

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from engine.learner import scoring
+from engine.learner import preparation, scoring
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape
 from engine.learner.families import ModelFamily, PolicyModel, family_of
@@ -212,8 +212,14 @@ def test_no_rollout_sees_the_picture_of_another(
 
 @pytest.mark.parametrize("budget", [60, 100_000])
 def test_the_tower_sees_each_distinct_picture_once(
-    name: str, folder: Path, family: ModelFamily, policy: PolicyModel, budget: int
+    name: str,
+    folder: Path,
+    family: ModelFamily,
+    policy: PolicyModel,
+    budget: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(preparation, "SHARED_SHARE", 9.0)
     seen: list[int] = []
     body = policy.model.model
     tower = body.vision_tower if name == "internvl" else body.visual

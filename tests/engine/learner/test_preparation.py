@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.learner import preparation
 from engine.learner.batch import NO_AGE
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import ModelShape, forward_flops, model_shape
@@ -211,6 +212,27 @@ def test_flops_are_those_of_all_micro_batches(family: ModelFamily, shape: ModelS
     pictures = [part.shared.grid_I3, *(batch.grid_I3 for batch in part.batches)]
     assert part.image_passes == sum(map(len, pictures))
     assert part.image_passes == len({png for s in part.samples for png in s.rollout.images})
+
+
+@pytest.mark.parametrize("share, kept", [(0.0, 0), (0.1, 1), (9.0, 2)])
+def test_shared_pictures_are_bounded_and_the_rest_seen_again(
+    family: ModelFamily,
+    shape: ModelShape,
+    share: float,
+    kept: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two pictures of six tokens, each in several micro-batches of sixty."""
+    monkeypatch.setattr(preparation, "SHARED_SHARE", share)
+    groups = [make_group(i, num_rollouts=30, num_images=1, image_seed=i) for i in (1, 2)]
+    cfg = LearnerConfig(tokens_per_micro_batch=60)
+    (part,) = prepare(groups, cfg=cfg, family=family, shape=shape).parts
+    assert len(part.shared.grid_I3) == kept
+    assert part.shares == (kept > 0)
+    pictures = [part.shared.grid_I3, *(batch.grid_I3 for batch in part.batches)]
+    assert part.image_passes == sum(map(len, pictures))
+    assert (part.image_passes == 2) == (kept == 2)
+    assert all(batch.visual_M.numel() for batch in part.batches)
 
 
 def test_ranks_know_of_each_other_that_they_share(family: ModelFamily, shape: ModelShape) -> None:
