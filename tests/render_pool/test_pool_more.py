@@ -200,9 +200,10 @@ def test_owners_take_turns_with_the_workers() -> None:
                 finished.append(owner)
 
             many = [asyncio.create_task(ask("A", x)) for x in range(30)]
-            await until(lambda: pool.stats()["waiting"] == 29)
+            await until(lambda: pool.stats()["waiting"] >= 10)
+            num_before = len(finished)  # some may be drawn before this task sees any waiting
             await ask("B", 99)
-            assert finished.index("B") <= 3, finished
+            assert finished.index("B") <= num_before + 3, finished
             await asyncio.gather(*many)
 
     asyncio.run(scene())
