@@ -295,9 +295,13 @@ class Desk:
 
     def _new_versions(self, policy: str, step: int) -> dict[str, int]:
         """What is published after this step: the policy, and the followers that it renews."""
+        is_last = step == self.rules.total_steps
         names = [policy]
-        if step != self.rules.total_steps:  # after the last one nobody is judged
-            names += [n for n in self._followers_of(policy) if step % self.followers[n].every == 0]
+        for name in self._followers_of(policy):
+            follower = self.followers[name]
+            # After the last step nobody is judged.
+            if follower.keeps_last if is_last else step % follower.every == 0:
+                names.append(name)
         return {name: self._reserve(name, step) for name in names}
 
     def _followers_of(self, policy: str) -> list[str]:

@@ -13,15 +13,17 @@ class Follower:
     """Servers that hold *older* weights of a policy, so that it can be judged by a frozen self.
 
     A follower is a name of servers, as a policy is, but nobody trains it. Its weights are a copy
-    of its policy's (a *pin*), made when an attempt begins and after every `every`-th step but the
-    last, and published under the follower's name, with versions of its own. Rank 0 of the learner
-    group keeps the pin in host memory: a late or restarted server gets these weights, not newer
-    ones.
+    of its policy's (a *pin*), made when an attempt begins and after every `every`-th step (but the
+    last, where nobody wants it), and published under the follower's name, with versions of its own.
+    Rank 0 of the learner group keeps the pin in host memory: a late or restarted server gets these
+    weights, not newer ones.
     """
 
     policy: str
     every: int
     """Steps of the policy between two pins."""
+    keeps_last: bool = False
+    """Pinned after the last step, too: for whoever is not done when nobody plays any more."""
 
 
 def followers_of(wanted: Mapping[str, tuple[str, int]]) -> dict[str, Follower]:

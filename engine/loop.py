@@ -6,7 +6,7 @@
     answer   waits for a change                    leases a batch for a parked learner
     measure  waits for the dev curve's next step   plays no game, only asks the samplers
     watch    once a second                         a snapshot to the terminal and metrics.jsonl
-    move     once a second                         a server to the policy that needs it (if elastic)
+    beside   waits for what it needs               benchmarks, servers that move between policies
 
 Everything that may let a game start or a policy step ends in `changes.notify()`, the one signal on
 which `admit` and `answer` wait. No decision polls and no queue is unbounded: games are bounded by
@@ -26,7 +26,7 @@ first exception of any task cancels all others and leaves `run` as itself.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from engine.admission import Admission
@@ -49,8 +49,10 @@ class Hooks:
     dev_every: int
     watch: Callable[["Engine"], Awaitable[None]]
     """Called once a second."""
-    move_servers: Callable[[], Awaitable[None]] | None = None
-    """Moves servers between policies until it is cancelled; None: they stay where they are."""
+    beside: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    """By name: what goes on beside play until it is done, or cancelled at the end."""
+    finish: Callable[[], Awaitable[None]] | None = None
+    """Awaited after the last game: evaluations of the last weights that are not done."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,8 +84,10 @@ class Engine:
                         ("measure", self._measure()),
                     )
                 ]
-                if self.hooks.move_servers is not None:
-                    own.append(tasks.create_task(self._move(self.hooks.move_servers), name="move"))
+                own += [
+                    tasks.create_task(_awaited(beside), name=name)
+                    for name, beside in self.hooks.beside.items()
+                ]
                 await self._until_over()
                 await self._wind_down(tasks)
                 for task in own:
@@ -125,6 +129,9 @@ class Engine:
         if self.hooks.measure_after is not None:
             self.phase = "measuring the result"
             await self.hooks.measure_after()
+        if self.hooks.finish is not None:
+            self.phase = "evaluating the last weights"
+            await self.hooks.finish()
 
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -159,10 +166,11 @@ class Engine:
             else:
                 await self.changes.beyond(seen)
 
-    async def _move(self, move_servers: Callable[[], Awaitable[None]]) -> None:
-        await move_servers()
-
     async def _watch(self) -> None:
         while True:
             await self.hooks.watch(self)
             await asyncio.sleep(WATCH_S)
+
+
+async def _awaited(function: Callable[[], Awaitable[None]]) -> None:
+    await function()

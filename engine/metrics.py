@@ -8,6 +8,8 @@ Each line is one JSON object with `t` (unix seconds) and `kind`. Kinds and their
     engine   phase, games, streams, policies, busy {part: fraction}: a snapshot (terminal)
     dev      step, means {measure: value}
     heldout  when, means
+    benchmarks  policy, step, to_step (of the newest weights that answered), scores {benchmark:
+             {title, estimate, low, high, rows}}, overall {mean: the same}, missing, seconds
     event    level ("info" | "warning"), text
 
 Metric code decides nothing.

@@ -1,7 +1,7 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
 runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt
-              checkpoints/<policy>/step-*/   bad_batches/   logs/   pids/
+              checkpoints/<policy>/step-*/   evals/step-*/   bad_batches/   logs/   pids/
 """
 
 import contextlib
@@ -61,6 +61,11 @@ class RunDir:
     def bad_batches(self) -> Path:
         """Batches that could not be trained on."""
         return self.path / "bad_batches"
+
+    @property
+    def evals(self) -> Path:
+        """Evaluations on benchmarks that were made while it ran."""
+        return self.path / "evals"
 
     def checkpoints(self, policy: str) -> Path:
         return self.path / "checkpoints" / policy

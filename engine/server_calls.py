@@ -6,13 +6,13 @@ and only then answered.
 
 import http.client
 import json
-import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from engine.errors import WeightSyncError
+from engine.polling import is_readable
 
 
 class Call:
@@ -32,7 +32,7 @@ class Call:
 
     def is_answered(self, wait_s: float) -> bool:
         """Has the server begun to answer, or closed the connection? Waits so long for it."""
-        return bool(select.select([self._connection.sock], [], [], wait_s)[0])
+        return is_readable(self._connection.sock, wait_s)
 
     def answer(self) -> Any:
         """The JSON of a 200 answer; anything else, also `success: false`, is an error."""

@@ -19,6 +19,9 @@ from engine.server_calls import Call, call_server
 from engine.weight_groups import broadcast, leave_group, make_group
 
 R = TypeVar("R")
+_HEAD_START_S = 0.003
+"""Of a server before a gloo broadcast to it begins. A receiver that is there first takes 2.2 GB/s
+over loopback, one that comes 3 ms late 1.2 (and 1.6 times the processor time)."""
 _LOOK_S = 0.001
 """Between two looks whether a broadcast has ended."""
 
@@ -114,6 +117,8 @@ class ServerLink:
         path = "/update_weights_from_distributed"
         call = Call(self.url, path, body, timeout_s=timeout_s, key=self.key)
         try:
+            if self.backend == "gloo":
+                time.sleep(_HEAD_START_S)
             work = broadcast(group, bucket.data, timeout_s)
             self.settle()  # of the bucket before
             self._unanswered = call

@@ -16,13 +16,17 @@ from engine.config import (
 )
 from engine.elastic import ElasticConfig
 from engine.errors import ConfigError
+from engine.layout import Follower, followers_of
 from engine.learner.config import LearnerConfig
 from engine.sampler import SamplerConfig
 from engine.servers.router import check_routers
-from evals.config import EvalConfig
+from evals.config import EvalConfig, LiveEvalsConfig
 from launch.recipe import RecipeConfig
 from render_pool.config import RenderConfig
 from rewards.config import GraderConfig
+
+EVALUATED = "evaluated"
+"""The name of servers that hold a policy's weights for its evaluation (`evals.servers: own`)."""
 
 
 class RootConfig(Section):
@@ -40,6 +44,7 @@ class RootConfig(Section):
     grader: GraderConfig = GraderConfig()
     recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     eval: EvalConfig = EvalConfig()
+    evals: LiveEvalsConfig = LiveEvalsConfig()
 
 
 def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
@@ -59,6 +64,11 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
             ),
         },
     )
+    if config.evals.benchmarks and config.evals.servers == "rollout" and config.elastic.enabled:
+        raise ConfigError(
+            "evals.servers: with elastic.enabled a server may serve another policy in the middle "
+            f"of an evaluation; set evals.servers=own and give {EVALUATED!r} a server in the layout"
+        )
     judge_age = config.streams.max_judge_age
     for name, (policy, every) in config.recipe.followers().items():
         oldest = every + config.streams.max_age
@@ -68,3 +78,12 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
                 f"it may be; weights of {policy} that are pinned for {every} steps need {oldest}"
             )
     return config
+
+
+def followers(config: RootConfig) -> dict[str, Follower]:
+    """The followers that the recipe wants, and that of the benchmarks, if they have one."""
+    wanted = followers_of(config.recipe.followers())
+    evals = config.evals
+    if evals.benchmarks and evals.servers == "own":
+        wanted[EVALUATED] = Follower(evals.policy, evals.every, keeps_last=True)
+    return wanted

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import EngineError, FatalError
 from engine.games import Games
-from engine.layout import followers_of, router_url
+from engine.layout import router_url
 from engine.loop import Engine, Hooks
 from engine.moves import Mover
 from engine.rundir import RunDir
@@ -29,7 +29,8 @@ from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.tasks import Signal
 from engine.transport import EngineSocket
 from engine.types import Group
-from launch.config import RootConfig, load_root
+from launch.config import EVALUATED, RootConfig, followers, load_root
+from launch.live_evals import LiveEvals
 from launch.measurements import Counting, Measurements
 from launch.recipe import NAME, STREAMS, begin
 from launch.result import print_result
@@ -75,14 +76,14 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         renderer = await stack.enter_async_context(RenderPool(config.render))
         grader = await stack.enter_async_context(Grader(config.grader))
         encoder = TextEncoder.load(config.model.base)
-        followers = followers_of(config.recipe.followers())
+        followed = followers(config)
         pools = {
             name: ServerPool(
                 name,
                 max_concurrency=config.sampler.max_concurrency,
                 router=router_url(config.layout, name),
             )
-            for name in (*STREAMS, *followers)
+            for name in (*STREAMS, *followed)
         }
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
         for pool in pools.values():
@@ -102,7 +103,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             rules=rules_of(config),
             max_judge_age=config.streams.max_judge_age,
             servers=pools,
-            followers=followers,
+            followers=followed,
             attempt=attempt,
             on_change=changes.notify,
             on_step=watcher.on_step,
@@ -120,6 +121,13 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             session=session,
             on_event=watcher.on_event,
         )
+        beside: dict[str, Callable[[], Awaitable[None]]] = {}
+        if config.elastic.enabled:
+            beside["move"] = mover.run
+        evals = live_evals(config, run, buffer, pools, changes, watcher)
+        if evals is not None:
+            beside["evaluate"] = evals.run
+            watcher.lines.append(evals.line)
         measurements = Measurements(config, run, measuring, renderer, watcher.record)
         engine = Engine(
             desk=desk,
@@ -141,13 +149,41 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
                 measure_after=measurements.after if config.eval.heldout_items else None,
                 dev_every=config.eval.dev_every,
                 watch=watcher.watch,
-                move_servers=mover.run if config.elastic.enabled else None,
+                beside=beside,
+                finish=None if evals is None else evals.finished,
             ),
             changes=changes,
         )
         await engine.run()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
+
+
+def live_evals(
+    config: RootConfig,
+    run: RunDir,
+    buffer: Buffer,
+    pools: Mapping[str, ServerPool],
+    changes: Signal,
+    watcher: Watcher,
+) -> LiveEvals | None:
+    """The benchmarks beside play, where the run wants some."""
+    cfg = config.evals
+    if not cfg.benchmarks:
+        return None
+    name = EVALUATED if cfg.servers == "own" else cfg.policy
+    return LiveEvals(
+        cfg,
+        run,
+        base=config.model.base,
+        cache=config.run.root / "eval_cache",
+        total_steps=config.run.steps,
+        served=lambda: pools[name].ready,
+        step_of=lambda version: buffer.ledger.find(name, version).step,
+        changes=changes,
+        record=watcher.record,
+        on_event=watcher.on_event,
+    )
 
 
 def bind(

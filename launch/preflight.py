@@ -1,5 +1,6 @@
 """What is checked before anything starts. Every failure is one ConfigError line with its fix."""
 
+import importlib.util
 import json
 import socket
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 import yaml
 
 from engine.errors import ConfigError
-from engine.layout import check_layout, followers_of
+from engine.layout import check_layout
 from engine.learner.base_model import check_base_model, check_lora
 from engine.learner.costs import model_shape
 from engine.learner.memory import GB, learner_memory
 from engine.learner.memory_check import check_device, check_host, setup_of
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
-from launch.config import RootConfig
+from evals.data import HUB
+from launch.config import RootConfig, followers
 from launch.recipe import STREAMS, check
 from render_pool.pool import check_system
 
@@ -32,12 +34,13 @@ def free_name(root: Path, name: str) -> str:
 def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
     ports."""
-    check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
+    check_layout(config.layout, STREAMS, world, followers(config))
     check(config.recipe)
     check_system(config.render.backend)
     check_base_model(config.model.base)
     if config.learner.lora is not None:
         check_lora(config.model.base, config.learner.lora)
+    check_evals(config)
     check_memory(config)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
@@ -46,13 +49,29 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
             _check_port(host.port + offset, f"layout.servers.{i}.port")
 
 
+def check_evals(config: RootConfig) -> None:
+    """Refuse benchmarks beside play that would find no policy, or no rows."""
+    cfg = config.evals
+    if not cfg.benchmarks:
+        return
+    if cfg.policy not in STREAMS:
+        raise ConfigError(f"evals.policy: {cfg.policy!r} is none of {', '.join(STREAMS)}")
+    if cfg.data == HUB:
+        if importlib.util.find_spec("datasets") is None:
+            raise ConfigError(
+                "evals.data: hub needs a library: pip install -e '.[evals]', or name a folder"
+            )
+    elif not Path(cfg.data).is_dir():
+        raise ConfigError(f"evals.data: {cfg.data} is no folder of rows, nor hub")
+
+
 def check_memory(config: RootConfig) -> None:
     """Refuse learners that don't fit into the memory that the layout says there is."""
     layout, base = config.layout, config.model.base
     if layout.device_memory_gb is None and layout.host_memory_gb is None:
         return
     shape = model_shape(base)
-    pinned = [follower.policy for follower in followers_of(config.recipe.followers()).values()]
+    pinned = [follower.policy for follower in followers(config).values()]
     estimates = {}
     for i, group in enumerate(layout.learners):
         setup = setup_of(

@@ -31,13 +31,13 @@ from torch.distributed.rendezvous import rendezvous
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.layout import Job, check_layout, followers_of, job_of, router_host
+from engine.layout import Job, check_layout, job_of, router_host
 from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
-from launch.config import RootConfig
+from launch.config import RootConfig, followers
 from launch.preflight import check_before_start, write_config
 from launch.recipe import STREAMS
 
@@ -57,7 +57,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, STREAMS, world, followers_of(config.recipe.followers()))
+    check_layout(config.layout, STREAMS, world, followers(config))
     if rank == 0:
         # A restarted attempt whose first one died before it made the folder starts afresh.
         resume = resume and run.config.exists()
@@ -168,11 +168,7 @@ def _run_learner(
     urls = _server_urls(config, store, stop)
     if config.layout.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    followers = {
-        name: follower
-        for name, follower in followers_of(config.recipe.followers()).items()
-        if follower.policy in group.policies
-    }
+    own = {n: f for n, f in followers(config).items() if f.policy in group.policies}
     spec = LearnerSpec(
         policies=group.policies,
         rank=group.ranks.index(rank),
@@ -190,8 +186,8 @@ def _run_learner(
         learner=config.learner,
         weights=config.weights,
         address=_heard(store, "engine", stop),
-        servers={name: tuple(urls[name]) for name in (*group.policies, *followers)},
-        followers=followers,
+        servers={name: tuple(urls[name]) for name in (*group.policies, *own)},
+        followers=own,
         key=run.key.read_text(),
         tensor_parallel={
             url: host.tp
@@ -232,6 +228,7 @@ def _run_server(
         extra_args=host.extra_args,
         python=str(host.python or sys.executable),
         api_key=run.key.read_text(),
+        has_priorities=_are_evaluated(config, host),
         starts_paused=any(policy in config.layout.routers for policy in host.policies),
     )
     store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
@@ -244,6 +241,12 @@ def _run_server(
             raise EngineError(str(error)) from failures
         raise error from failures
     return 0
+
+
+def _are_evaluated(config: RootConfig, host: ServerHostConfig) -> bool:
+    """Whether this host's servers are asked benchmarks beside play."""
+    evals = config.evals
+    return bool(evals.benchmarks) and evals.servers == "rollout" and evals.policy in host.policies
 
 
 def _routed(config: RootConfig, host: ServerHostConfig) -> list[str]:

@@ -18,6 +18,7 @@ from engine.errors import ConfigError, EngineError
 from engine.metrics import read_metrics
 from engine.rundir import RunDir
 from launch.gallery import game_html
+from launch.sections.benchmarks import benchmarks
 from launch.sections.diversity import diversity
 from launch.sections.funnel import funnel
 from launch.sections.measures import dev_curves, heldout, honesty
@@ -70,6 +71,7 @@ def render(run: Run) -> str:
         ("", _head(run)),
         ("Held-out set, before and after", heldout(run)),
         ("Where a gain comes from", honesty(run)),
+        ("Benchmarks during the run", benchmarks(run)),
         ("Funnel", funnel(run)),
         ("Rewards in play", rewards(run)),
         ("What the diversity terms did", diversity(run)),

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -63,6 +63,8 @@ class Watcher:
         self._pools = pools
         self._renderer = renderer
         self._session = session
+        self.lines: list[Callable[[], str]] = []
+        """What other parts have to say, a line each; "": nothing now."""
         self._records: deque[dict[str, Any]] = deque(read_metrics(run.metrics), NUM_RECORDS)
         self._log = MetricLog(run.metrics)
         self._terminal = Terminal()
@@ -243,7 +245,10 @@ class Watcher:
                 for part in sorted(self._busy)
             },
             parts={"renderer": self._renderer.stats()},
-            lines=(f"renderer: {summarise(self._renderer.stats())}",),
+            lines=(
+                f"renderer: {summarise(self._renderer.stats())}",
+                *(text for line in self.lines if (text := line())),
+            ),
             events=tuple(self._events),
         )
 

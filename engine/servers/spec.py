@@ -52,6 +52,9 @@ class ServerSpec:
     """SGLang: share of a GPU's memory for weights and cache; None: its own choice."""
     deterministic: bool = False
     """SGLang: the same tokens whatever else is in the batch; slower."""
+    has_priorities: bool = False
+    """SGLang: a request with a lower `priority` than 0 waits for the others. The embedded server
+    always heeds it."""
     gpus: tuple[int, ...] = ()
     """Local indices of the GPUs that it may see; empty: all."""
     extra_args: tuple[str, ...] = ()
@@ -133,6 +136,7 @@ def _embedded_command(spec: ServerSpec) -> list[str]:
         *("--context-length", str(spec.context_length)),
         *("--weight-version", spec.weight_version),
         *("--seed", str(spec.seed)),
+        *(["--start-paused"] if spec.starts_paused else []),
     ]
 
 
@@ -152,6 +156,8 @@ def _sglang_command(spec: ServerSpec) -> list[str]:
     ]
     if spec.mem_fraction is not None:
         command += ["--mem-fraction-static", str(spec.mem_fraction)]
+    if spec.has_priorities:
+        command += ["--enable-priority-scheduling", "--default-priority-value", "0"]
     if spec.deterministic:
         command += ["--enable-deterministic-inference"]
     if spec.device == "cpu":

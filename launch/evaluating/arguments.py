@@ -29,6 +29,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _where(parser)
     _how(parser)
     options = parser.parse_args(argv)
+    if options.while_training and not options.server:
+        parser.error("--while-training is of the servers of a run: name them with --server")
     if options.server and options.openai:
         parser.error("--server and --openai are two ways to name the same thing: give one")
     if options.run and (options.server or options.openai or options.model):
@@ -67,12 +69,18 @@ def _what(parser: argparse.ArgumentParser) -> None:
         "--contamination", action="store_true", help="of --run: compare its games with the rows"
     )
     group.add_argument("--against", type=Path, help="the --out of another model, to compare with")
+    group.add_argument("--name", help="what reports call the model (default: as --model says)")
 
 
 def _where(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where; default: a server of its own, ended afterwards")
     group.add_argument(
         "--server", nargs="+", metavar="URL", help="SGLang or embedded servers with --model"
+    )
+    group.add_argument(
+        "--while-training",
+        action="store_true",
+        help="of --server: they play; their weights may be renewed, and play is served first",
     )
     group.add_argument(
         "--openai", nargs="+", metavar="URL", help="OpenAI-compatible servers, URLs up to /v1"

@@ -37,6 +37,8 @@ from launch.evaluating.rollout_endpoint import RolloutEndpoint
 from launch.evaluating.servers import serving, specs_for
 
 MODEL_KEY, JUDGE_KEY = "EVAL_API_KEY", "JUDGE_API_KEY"
+_NICE = 10
+"""While training: of this process among the machine's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,9 @@ async def evaluate(
     """Ask, score and keep. Raises ConfigError for what the user has to mend, EngineError where
     servers of our own fail; what was answered is kept in any case."""
     settings = settings_of(options)
+    called = options.name or name
+    if options.while_training:
+        os.nice(_NICE)
     tasks = [
         Task(
             benchmark,
@@ -71,7 +76,7 @@ async def evaluate(
         described = {
             **_described(options, settings),
             **about,
-            "model": name,
+            "model": called,
             "identity": dict(endpoint.identity),
             "judge": None if judge is None else dict(judge.endpoint.identity),
         }
@@ -85,7 +90,7 @@ async def evaluate(
                 images=options.cache / "images",
             )
             outcomes = await runner.run(tasks)
-    return Evaluated(model=name, outcomes=outcomes, settings=described)
+    return Evaluated(model=called, outcomes=outcomes, settings=described)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -156,13 +161,16 @@ def _rollouts(
     urls: Sequence[str],
     key: str | None,
 ) -> RolloutEndpoint:
+    # Beside a run the folder has the base's weights; whose name says which the servers have.
+    weights = (options.name or "of a run") if options.while_training else None
     return RolloutEndpoint(
         session,
         urls,
         TextEncoder.load(model.folder),
-        model.identity(),
+        model.identity(weights=weights),
         key=key,
         timeout_s=options.timeout_s,
+        while_training=options.while_training,
     )
 
 

@@ -23,6 +23,8 @@ from engine.types import Finish, SamplingParams
 from evals.benchmark import Question
 from evals.endpoint import Refused, Response, failure_of
 
+LOW_PRIORITY = -1
+"""That of play is 0. A difference of 1 lets others go first, and interrupts nobody in SGLang."""
 _INFO_TIMEOUT_S = 10.0
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FINISH: Mapping[Any, Finish] = {"stop": "stop", "length": "length"}
@@ -48,18 +50,20 @@ class RolloutEndpoint:
         *,
         key: str | None = None,
         timeout_s: float = 600.0,
-        priority: int | None = None,
+        while_training: bool = False,
     ) -> None:
-        """`key`: the servers' bearer token; `priority`: of SGLang's scheduler, where it is on."""
+        """`key`: the servers' bearer token; `while_training`: they are those of a run, whose
+        weights are renewed meanwhile, and whose own requests go first."""
         self._session = session
         self._encoder = encoder
         self._identity = dict(identity)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=10)
         self._servers = [_Server(url.rstrip("/")) for url in urls]
-        self._priority = priority
+        self._while_training = while_training
         self._version: str | None = None
-        """Of the weights that all answers must have; None: any."""
+        """Of the weights that all answers must have, or of the oldest that they may have; None:
+        any."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -67,10 +71,16 @@ class RolloutEndpoint:
 
     async def look(self) -> list[dict[str, Any]]:
         """What each server says of itself; afterwards their context lengths are known, and the
-        version of their weights is part of the identity. Raises ConfigError where one is no rollout
-        server, or not there, or has other weights than the rest."""
+        version of their weights is part of the identity (not while training, where it goes on).
+        Raises ConfigError where one is no rollout server, or not there, or has other weights than
+        the rest (while training: than a run's)."""
         found = [await self._look(server) for server in self._servers]
         versions = {str(one["weight_version"]) for one in found}
+        if self._while_training:
+            if not all(map(_is_of_run, versions)):
+                raise ConfigError(f"--while-training: these are not of a run: {sorted(versions)}")
+            self._version = min(versions, key=int)
+            return found
         if len(versions) > 1:
             raise ConfigError(f"--server: these have different weights: {sorted(versions)}")
         (self._version,) = versions
@@ -101,12 +111,22 @@ class RolloutEndpoint:
             server=server.url,
             granted=None if granted == params.max_new_tokens else granted,
         )
-        if self._version not in (None, response.weights):
-            raise ConfigError(
-                f"{server.url} answers with weights {response.weights!r}, and the evaluation began "
-                f"with {self._version!r}: give it servers that nobody updates meanwhile"
-            )
+        self._check_weights(server, response)
         return response
+
+    def _check_weights(self, server: _Server, response: Response) -> None:
+        """Raises TransportError where it is asked again later, ConfigError where that is vain."""
+        found, wanted = response.weights, self._version
+        if wanted is None or found == wanted:
+            return
+        if not self._while_training:
+            raise ConfigError(
+                f"{server.url} answers with weights {found!r}, and the evaluation began with "
+                f"{wanted!r}: give it servers that nobody updates meanwhile"
+            )
+        if not _is_of_run(found) or int(found) < int(wanted):
+            # It was started again, and nobody has filled it yet.
+            raise TransportError(f"{server.url} has weights {found!r}, not yet those of the run")
 
     def _check(self, ids: Sequence[int], question: Question) -> None:
         """One wrong id, or one placeholder too many, can end an SGLang server. Raises Refused."""
@@ -150,8 +170,8 @@ class RolloutEndpoint:
         }
         if images:
             body["image_data"] = [base64.b64encode(image).decode() for image in images]
-        if self._priority is not None:
-            body["priority"] = self._priority
+        if self._while_training:
+            body["priority"] = LOW_PRIORITY
         return body
 
     async def _post(self, url: str, body: Mapping[str, Any]) -> tuple[int, str]:
@@ -187,6 +207,11 @@ class RolloutEndpoint:
         server.context = context if type(context) is int else None
         names = ("model_path", "weight_version", "version", "dtype", "context_length")
         return {"url": server.url, **{name: found.get(name) for name in names}}
+
+
+def _is_of_run(version: str) -> bool:
+    """Whether a learner has named these weights (`engine.versions`)."""
+    return version.isascii() and version.isdigit()
 
 
 def _as_png(image: bytes) -> bytes:

@@ -545,6 +545,19 @@ def test_the_last_step_renews_no_follower(buffer: Buffer) -> None:
     run(scenario)
 
 
+def test_a_follower_that_keeps_the_last_weights_gets_them(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer, total_steps=2)
+        office.desk.followers = {"evaluated": Follower("solver", 5, keeps_last=True)}
+        await office.open()
+        office.play()
+        assert (await office.train(1, 1))["versions"].keys() == {"solver"}
+        office.play()
+        assert (await office.train(2, 2))["versions"].keys() == {"solver", "evaluated"}
+
+    run(scenario)
+
+
 def test_an_empty_batch_renews_no_follower(buffer: Buffer) -> None:
     async def scenario() -> None:
         office = Office(buffer, judge_every=1)

@@ -179,6 +179,23 @@ def test_any_schedule_gives_every_request_its_own_logprobs(seed: int) -> None:
 
 
 @torch.inference_mode()
+def test_a_lower_priority_waits_for_the_others() -> None:
+    scheduler = new_scheduler(max_running_requests=1)
+    order: list[str] = []
+
+    def submit(rid: str, priority: int) -> None:
+        deliver = order.append
+        ids = (len(scheduler.waiting) + 1,)
+        scheduler.submit(new_request(rid, ids, 2, lambda _: deliver(rid), priority=priority))
+
+    for rid, priority in (("low", -1), ("a", 0), ("low too", -1), ("high", 3), ("b", 0)):
+        submit(rid, priority)
+    while scheduler.has_work:
+        run(scheduler)
+    assert order == ["high", "a", "b", "low", "low too"]
+
+
+@torch.inference_mode()
 def test_equal_prompts_are_computed_once() -> None:
     scheduler = new_scheduler()
     done: list[Progress] = []

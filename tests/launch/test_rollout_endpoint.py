@@ -47,6 +47,7 @@ def at_server(
     reply: Any = None,
     info: dict[str, Any] | None = None,
     bodies: list[dict[str, Any]] | None = None,
+    while_training: bool = False,
 ) -> T:
     """What `use` makes of an endpoint at a server that always replies so."""
 
@@ -68,7 +69,10 @@ def at_server(
             url = str(server.make_url("/"))
             encoder = TextEncoder.load(SHIPPED)
             identity = resolve(str(SHIPPED), with_weights=True).identity()
-            return await use(RolloutEndpoint(session, [url], encoder, identity))
+            endpoint = RolloutEndpoint(
+                session, [url], encoder, identity, while_training=while_training
+            )
+            return await use(endpoint)
 
     return asyncio.run(go())
 
@@ -177,3 +181,36 @@ def test_weights_that_change_in_the_middle_end_it() -> None:
 
     with pytest.raises(ConfigError, match=r"weights '8', .* began with '7'"):
         at_server(use, reply=answer(weight_version="8"))
+
+
+@pytest.mark.parametrize(
+    "version, is_taken", [("7", True), ("9", True), ("6", False), ("x", False)]
+)
+def test_while_training_weights_may_be_newer_and_play_goes_first(
+    version: str, is_taken: bool
+) -> None:
+    """A server that was started again has the base's weights under another name, or older ones."""
+    bodies: list[dict[str, Any]] = []
+
+    async def use(endpoint: RolloutEndpoint) -> dict[str, str]:
+        before = dict(endpoint.identity)
+        await endpoint.look()
+        assert dict(endpoint.identity) == before, "or nothing that is kept would be found again"
+        if is_taken:
+            response = await endpoint.generate(question(png()), PARAMS, 0)
+            assert response.weights == version
+        else:
+            with pytest.raises(TransportError, match="not yet those of the run"):
+                await endpoint.generate(question(png()), PARAMS, 0)
+        return before
+
+    at_server(use, reply=answer(weight_version=version), bodies=bodies, while_training=True)
+    assert bodies[0]["priority"] < 0
+
+
+def test_while_training_a_server_must_be_of_a_run() -> None:
+    async def use(endpoint: RolloutEndpoint) -> None:
+        await endpoint.look()
+
+    with pytest.raises(ConfigError, match=r"not of a run.*default"):
+        at_server(use, info=INFO | {"weight_version": "default"}, while_training=True)

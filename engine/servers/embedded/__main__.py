@@ -44,6 +44,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--api-key")
     parser.add_argument("--admin-api-key")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start-paused", action="store_true", help="as after /pause_generation, mode retract"
+    )
     return parser.parse_args([*_configured(argv), *argv])
 
 
@@ -120,6 +123,8 @@ async def serve(options: argparse.Namespace) -> None:
     try:
         for listener, (_, served) in zip(listeners, models, strict=True):
             served.worker = worker
+            if options.start_paused:
+                served.scheduler.pause("retract")
             app = build_app(
                 served,
                 keys=Keys(options.api_key, options.admin_api_key),

@@ -63,6 +63,7 @@ class Question:
     logprob_start: int
     """-1: outputs only."""
     return_prompt_ids: bool
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def _question(
         return_logprob=return_logprob,
         logprob_start=start if return_logprob else -1,
         return_prompt_ids=_flag(body, "return_prompt_token_ids"),
+        priority=_number(body, "priority", 0, _is_int, "an integer"),
     )
 
 

@@ -60,6 +60,8 @@ class Request:
     deliver: Callable[[Progress], None]
     """Called after each step where `stream` is set, and at the end."""
     stream: bool = False
+    priority: int = 0
+    """Requests with a higher one join first."""
     logprob_start: int = -1
     """First prompt column whose log-prob is wanted; -1: none."""
 

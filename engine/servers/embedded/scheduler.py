@@ -91,9 +91,12 @@ class Scheduler:
     # -- requests ------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """Queue a request; it may join at the next step."""
+        """Queue a request behind those of its priority; it may join at the next step."""
         self.counters.requests += 1
-        self.waiting.append(request)
+        place = len(self.waiting)
+        while place and self.waiting[place - 1].priority < request.priority:
+            place -= 1
+        self.waiting.insert(place, request)
 
     def abort(self, rid: str, *, everything: bool = False) -> None:
         """End the live request `rid` and all whose id begins so; ignore an id that is not live."""

@@ -138,6 +138,7 @@ class ServedModel:
             deliver=deliver,
             stream=stream,
             logprob_start=question.logprob_start,
+            priority=question.priority,
         )
 
     def _check_length(self, prompt: int, new: int) -> None:

@@ -19,7 +19,6 @@ import contextlib
 import gc
 import importlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine import limits
+from engine.polling import is_readable
 from engine.servers.embedded import __main__ as server
 
 _HEAVY = ("app", "loading", "worker")
@@ -56,7 +56,7 @@ class Forked:
 
     def poll(self) -> int | None:
         """Its exit status, minus the signal that killed it, or None while it lives."""
-        while self._status is None and select.select([self._told], [], [], 0)[0]:
+        while self._status is None and is_readable(self._told, 0):
             self._hear()
         return self._status
 
@@ -65,7 +65,7 @@ class Forked:
         deadline = time.monotonic() + (_PATIENCE_S if timeout is None else timeout)
         while self._status is None:
             left_s = max(0.0, deadline - time.monotonic())
-            if select.select([self._told], [], [], left_s)[0]:
+            if is_readable(self._told, left_s):
                 self._hear()
             elif timeout is not None:
                 raise subprocess.TimeoutExpired(self._template.args, timeout)
