@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.benchmark import Benchmark, Fields, Scored
-from evals.intervals import RESAMPLES, Interval, percentiles
+from evals.intervals import RESAMPLES, Interval, percentiles, unseen
 from evals.overall import Counted, Drawn, draw_all, overall
 from evals.records import Record
 from evals.significance import bootstrap_p, holm, mcnemar
@@ -95,6 +95,8 @@ def compare(
         name: percentiles(
             sides[1].values[name] - sides[0].values[name],
             sides[1].draws[name] - sides[0].draws[name],
+            unseen=sides[0].unseen[name],
+            lowest=-1.0,
         )
         for name in sides[0].values
     }
@@ -110,7 +112,12 @@ def _change(
     return Change(
         before=before.headline,
         after=after.headline,
-        delta=percentiles(after.headline - before.headline, after.headlines - before.headlines),
+        delta=percentiles(
+            after.headline - before.headline,
+            after.headlines - before.headlines,
+            unseen=unseen(before.clusters),
+            lowest=-1.0,
+        ),
         p=p[0],
         how=p[1],
         p_holm=held,

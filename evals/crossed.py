@@ -7,7 +7,7 @@ import numpy as np
 
 from evals.benchmark import Benchmark
 from evals.comparison import count_over, scores_of
-from evals.intervals import RESAMPLES, Interval, percentiles
+from evals.intervals import RESAMPLES, Interval, percentiles, unseen
 from evals.overall import draw_all
 from evals.records import Record
 
@@ -59,7 +59,10 @@ def crossed(
     def combined(signs: Sequence[float]) -> Interval:
         point = sum(sign * one.headline for sign, one in zip(signs, found, strict=True))
         draws = sum(sign * one.headlines for sign, one in zip(signs, found, strict=True))
-        return percentiles(point, np.asarray(draws))
+        # Half of the signs are of differences between the same rows.
+        most = sum(map(abs, signs)) / 2
+        least = most * unseen(found[0].clusters)
+        return percentiles(point, np.asarray(draws), unseen=least, lowest=-most, highest=most)
 
     return Crossed(
         rows=len(rows),

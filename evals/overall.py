@@ -4,6 +4,7 @@ A benchmark's headline may be a mean of means over rows that share pictures (Hal
 mean over benchmarks holds three forms of one question (MMMU-Pro), so clusters are drawn jointly.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from evals.intervals import (
     percentiles,
     ratios,
     resampled,
+    unseen,
 )
 
 MMMU_PRO = ("mmmu_pro_standard4", "mmmu_pro_standard10", "mmmu_pro_vision")
@@ -67,6 +69,8 @@ class Drawn:
     credits: Array
     """[resamples]; sums over rows."""
     counts: Array
+    clusters: int
+    """Of its rows."""
 
 
 def draw(counted: Sequence[Counted], *, seed: int = 0, resamples: int = RESAMPLES) -> list[Drawn]:
@@ -92,6 +96,7 @@ def draw(counted: Sequence[Counted], *, seed: int = 0, resamples: int = RESAMPLE
                 rows=len(columns[end]),
                 credits=sums[:, end],
                 counts=counts[:, end],
+                clusters=len({unit.cluster for unit in columns[end]}),
             )
         )
         start = end + 1
@@ -130,9 +135,15 @@ class Overall:
     values: Mapping[str, float]
     """"macro": over entries; "micro": over rows; then each entry that is folded of several."""
     draws: Mapping[str, Array]
+    unseen: Mapping[str, float]
+    """How far off each may be where nothing varies (`evals.intervals.percentiles`); benchmarks are
+    independent, but for the forms of one entry."""
 
     def intervals(self) -> dict[str, Interval]:
-        return {name: percentiles(self.values[name], self.draws[name]) for name in self.values}
+        return {
+            name: percentiles(self.values[name], self.draws[name], unseen=self.unseen[name])
+            for name in self.values
+        }
 
 
 def overall(drawn: Mapping[str, Drawn]) -> Overall:
@@ -152,7 +163,11 @@ def overall(drawn: Mapping[str, Drawn]) -> Overall:
     num_rows = sum(one.rows for one in drawn.values())
     values["micro"] = sum(one.credit for one in drawn.values()) / num_rows
     draws["micro"] = ratios(credits, counts)
+    alone = {name: unseen(one.clusters) for name, one in drawn.items()}
+    off = {e: float(np.mean([alone[name] for name in names])) for e, names in members.items()}
+    shares = [one.rows / num_rows * alone[name] for name, one in drawn.items()]
+    least = {"macro": math.hypot(*off.values()) / len(off), "micro": math.hypot(*shares)}
     for entry, names in members.items():
         if len(names) > 1:
-            values[entry], draws[entry] = point[entry], each[entry]
-    return Overall(values, draws)
+            values[entry], draws[entry], least[entry] = point[entry], each[entry], off[entry]
+    return Overall(values, draws, least)

@@ -91,8 +91,11 @@ class ServerSpec:
 
     @property
     def ready_path(self) -> str:
-        """What answers 200 once it may be sent requests."""
-        return "/liveness" if self.kind == "router" else "/ready"
+        """What answers 200 once it may be sent requests, or filled where it starts paused."""
+        if self.kind == "router":
+            return "/liveness"
+        # By itself paused from the start, it is not ready before it is filled.
+        return "/health" if self.kind == "embedded" and self.starts_paused else "/ready"
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from evals.intervals import (
     percentiles,
     ratios,
     resampled,
+    unseen,
 )
 from evals.overall import Counted
 from evals.records import Record
@@ -118,10 +119,11 @@ def aggregate_intervals(own: Counted) -> dict[str, Interval]:
         points = aggregate_means(own.aggregates, means)
         parts = ratios(*resampled([aggregate.units for aggregate in own.aggregates]))
         draws = aggregate_draws(own.aggregates, parts)
+        least = unseen(len({unit.cluster for a in own.aggregates for unit in a.units}))
         for aggregate in own.aggregates:
             if aggregate.of and points[aggregate.name] == points[aggregate.name]:
                 name = aggregate.name
-                intervals[name] = percentiles(points[name], draws[name])
+                intervals[name] = percentiles(points[name], draws[name], unseen=least)
     return {a.name: intervals[a.name] for a in own.aggregates if a.name in intervals}
 
 

@@ -77,10 +77,10 @@ def shared_server() -> Server:
     return Server(urls, tiny_dir(), process)
 
 
-def answers(url: str) -> bool:
+def answers(url: str, path: str = "/ready") -> bool:
     """Is the server ready?"""
     try:
-        return request(url, "/ready")[0] == 200
+        return request(url, path)[0] == 200
     except OSError:
         return False
 

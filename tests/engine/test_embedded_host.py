@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.children import end, spawn
 from engine.config import ServerHostConfig
 from engine.errors import ConfigError, EngineError
 from engine.server_link import ServerLink
@@ -26,11 +27,16 @@ from engine.servers.spec import (
 )
 from engine.weights import publish
 from tests.engine.server_process import (
+    answers,
     free_port,
     generate,
+    in_background,
+    load_of,
+    request,
     shared_server,
     tiny_dir,
     tiny_module,
+    until,
 )
 
 QUICK = RestartPolicy(budget=2, first_pause_s=0.01, longest_pause_s=0.02, ready_timeout_s=90)
@@ -56,6 +62,23 @@ def test_the_embedded_server_serves_all_policies_from_one_process() -> None:
     assert environment(spec_of())["OMP_NUM_THREADS"] == "1"
 
 
+def test_a_server_that_starts_paused_answers_nobody_before_it_is_told_to() -> None:
+    """By itself: who pauses it only once it answers comes too late."""
+    port = free_port()
+    spec = spec_of(model_dirs={"a": tiny_dir()}, ports={"a": port}, starts_paused=True)
+    process = spawn(command_line(spec), log=None)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(url, spec.ready_path), timeout_s=60)
+        answer = in_background(lambda: generate(url, [1, 2, 3], max_new_tokens=2))
+        until(lambda: load_of(url) == (0, 1))
+        assert not answer.done()
+        assert request(url, "/continue_generation", {})[0] == 200
+        assert len(answer.result(20)["output_ids"]) == 2
+    finally:
+        end(process)
+
+
 def test_an_sglang_command_has_what_reinforcement_learning_needs() -> None:
     one = {"model_dirs": {"solver": Path("/m")}, "ports": {"solver": 3001}}
     spec = spec_of(kind="sglang", device="cuda", tensor_parallel=2, **one)
@@ -71,6 +94,9 @@ def test_an_sglang_command_has_what_reinforcement_learning_needs() -> None:
     )
     assert chosen[chosen.index("--mem-fraction-static") + 1] == "0.7"
     assert "--enable-deterministic-inference" in chosen
+    assert "--enable-priority-scheduling" not in chosen
+    heeding = command_line(spec_of(kind="sglang", has_priorities=True, **one))
+    assert heeding[heeding.index("--default-priority-value") + 1] == "0"
     added = environment(spec)
     assert added["SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"] == "0"
     assert added["SGLANG_VLM_CACHE_SIZE_MB"] == "0"

@@ -15,6 +15,7 @@ from evals.intervals import (
     ratios,
     resampled,
     student_t,
+    unseen,
     wilson,
 )
 
@@ -145,8 +146,19 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_draws_without_a_unit_are_left_out() -> None:
-    found = percentiles(0.5, np.array([0.0, math.nan, 1.0, math.nan]))
+    found = percentiles(0.5, np.array([0.0, math.nan, 1.0, math.nan]), unseen=0.1)
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 40, 1000])
+def test_nothing_seen_is_not_certainty(clusters: int) -> None:
+    """A share so large would show none in so many clusters one time in forty."""
+    share = unseen(clusters)
+    assert (1 - share) ** clusters == pytest.approx(0.025)
+    found = percentiles(0.0, np.zeros(100), unseen=share)
+    assert (found.low, found.high) == (0.0, pytest.approx(share))
+    found = percentiles(0.0, np.zeros(100), unseen=share, lowest=-1.0)
+    assert (found.low, found.high) == (pytest.approx(-share), pytest.approx(share))
 
 
 def test_an_aggregate_may_be_the_mean_of_others() -> None:

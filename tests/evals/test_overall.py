@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evals.benchmark import Aggregate, Scored, Unit
+from evals.intervals import unseen
 from evals.overall import Counted, draw, draw_all, entries, overall
 
 
@@ -84,3 +85,12 @@ def test_rows_without_an_aggregate_of_all_stand_alone() -> None:
     scored = [Scored(id=str(n), fields={}, score=1.0) for n in range(3)]
     table = Counted([Aggregate("some", [Unit("a", 1.0)])], scored)
     assert [unit.cluster for unit in table.rows()] == ["0", "1", "2"]
+
+
+def test_a_mean_of_nothing_but_wrong_answers_is_not_certain() -> None:
+    """Independent benchmarks err apart: less than each alone, and never by nothing."""
+    found = draw_all({name: [counted([0.0] * 40)] for name in ("chartqa", "mmmu", "mmsi")})
+    intervals = overall({name: one[0] for name, one in found.items()}).intervals()
+    for mean in ("macro", "micro"):
+        assert intervals[mean].low == 0.0
+        assert intervals[mean].high == pytest.approx(unseen(40) / 3**0.5)
