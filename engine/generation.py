@@ -11,6 +11,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -146,14 +147,10 @@ class Client:
     async def _abort(self, url: str, rid: str) -> None:
         """Tell the server, as well as can be, that nobody waits for `rid` any more."""
         self.counts["aborted"] += 1
-        try:
-            async with (
-                asyncio.timeout(_ABORT_S),
-                self.session.post(f"{url}/abort_request", json={"rid": rid}),
-            ):
-                pass
-        except (aiohttp.ClientError, OSError, RuntimeError):
-            pass  # dead, or the session is closing: then the request ends with its connection
+        # Dead, or the session is closing: then the request ends with its connection.
+        with suppress(aiohttp.ClientError, OSError, RuntimeError):
+            async with asyncio.timeout(_ABORT_S):
+                (await self.session.post(f"{url}/abort_request", json={"rid": rid})).release()
 
 
 def _refusal(url: str, status: int, answer: Any) -> Failure:

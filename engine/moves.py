@@ -10,6 +10,7 @@ A move is an event; so is its end. Where filling fails the learner tries again, 
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -77,13 +78,10 @@ class Mover:
 
     async def _interrupt(self, url: str) -> None:
         timeout = aiohttp.ClientTimeout(total=ABORT_TIMEOUT_S)
-        try:
-            async with self.session.post(
-                f"{url}/abort_request", json={"abort_all": True}, timeout=timeout
-            ):
-                pass
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            pass  # then they end by themselves, or the server is gone
+        body = {"abort_all": True}
+        # Else they end by themselves, or the server is gone.
+        with suppress(aiohttp.ClientError, TimeoutError, OSError):
+            (await self.session.post(f"{url}/abort_request", json=body, timeout=timeout)).release()
 
     def _report_ends(self) -> None:
         for url, (policy, began_s) in list(self._began_s.items()):

@@ -5,7 +5,7 @@ all (loading, asking, the judge's cache, intervals, the report) is elsewhere and
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.types import Message
@@ -118,27 +118,27 @@ class Benchmark:
     name: str
     """As on the command line: "mmmu_pro_vision"."""
     title: str
-    regime: Regime
+    regime: Regime = "official"
     dataset: str
     """On the Hugging Face Hub."""
-    configs: Sequence[str | None]
+    configs: Sequence[str | None] = (None,)
     """Of the dataset; several are concatenated in this order."""
     split: str
-    revision: str | None
-    """The commit that is loaded; None: not known to us, the one that was loaded is recorded."""
+    revision: str | None = None
+    """The commit that is loaded; None: not known to us, the first load pins it."""
     num_rows: int
     """Expected; another number is reported."""
     columns: Mapping[str, type | tuple[type, ...]]
     """The columns that a row needs and their types; a row without one is named and skipped."""
     licence: str
     citation: str
-    published: Sequence[Published]
-    system: str | None
+    published: Sequence[Published] = ()
+    system: str | None = None
     """System prompt; None: none is sent."""
     max_new_tokens: int
     """Of the regime's own decoding."""
-    temperature: float
-    top_p: float
+    temperature: float = 0.0
+    top_p: float = 1.0
     row_id: Callable[[Fields, int], str]
     """(columns, number in the split) -> `Row.id`."""
     ask: Callable[[Row], Question]
@@ -149,11 +149,11 @@ class Benchmark:
     """The same with its path."""
     score: Callable[..., float]
     """`score(prediction, fields, *, mode="default")`: in [0, 1]; a prediction of None is 0."""
-    judge: Judge | None
+    judge: Judge | None = None
     """Where the authors' own rule needs one."""
-    judged_by_default: bool
+    judged_by_default: bool = False
     """The headline is the judge's score: without a judge it is unscored. False: the rule's."""
-    judge_model: str | None
+    judge_model: str | None = None
     """That the authors used."""
     options: Callable[[Fields], int | None]
     """Among how many a guess would choose: 1/k is the credit of a blind guess. None: open."""
@@ -161,3 +161,5 @@ class Benchmark:
     """As a reader of the report wants to see it."""
     aggregates: Callable[[Sequence[Scored]], Sequence[Aggregate]]
     """Of the rows that are there; the first one is the headline, in every table."""
+    prompts: Mapping[str, Callable[[Row], Question]] = field(default_factory=dict)
+    """Other ways in which the authors ask, by name ("direct", "cot"); like `ask`."""

@@ -24,6 +24,7 @@ from typing import Any
 from engine.errors import ConfigError
 from evals.benchmark import Benchmark, Row
 from evals.images import BadImage, check
+from evals.revisions import pin, pinned
 
 HUB = "hub"
 _MAX_TEXT = 500_000
@@ -54,14 +55,21 @@ class Loaded:
     """SHA-256 over what the rows hold, pictures included."""
 
 
-def load(benchmark: Benchmark, source: str | Path, *, limit: int | None = None) -> Loaded:
+def load(
+    benchmark: Benchmark,
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    revisions: Path | None = None,
+) -> Loaded:
     """All rows of `benchmark` from a folder or, with "hub", from the Hub. Blocking: for a thread.
 
-    `limit`: only so many, chosen by the hash of the row's id. Raises ConfigError where there is
-    nothing to read, or nothing to read it with.
+    `limit`: only so many, chosen by the hash of the row's id; `revisions`: the file that pins the
+    Hub's (`evals.revisions`). Raises ConfigError where there is nothing to read, or nothing to read
+    it with.
     """
     if source == HUB:
-        found, revision, root = *_from_hub(benchmark), None
+        found, revision, root = *_from_hub(benchmark, revisions), None
     else:
         root = Path(source)
         found, revision = _from_folder(benchmark, root), "local"
@@ -217,7 +225,7 @@ def _fingerprint(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(benchmark: Benchmark) -> tuple[Iterator[Any], str]:
+def _from_hub(benchmark: Benchmark, revisions: Path | None) -> tuple[Iterator[Any], str]:
     """(rows, commit that was loaded)."""
     try:
         import datasets
@@ -228,9 +236,12 @@ def _from_hub(benchmark: Benchmark) -> tuple[Iterator[Any], str]:
             "pip install -e '.[evals]', or give a folder with --data DIR"
         ) from None
     revision = benchmark.revision
+    if revision is None and revisions is not None:
+        revision = pinned(revisions, benchmark.dataset)
     try:
         if revision is None:
-            revision = huggingface_hub.HfApi().dataset_info(benchmark.dataset).sha
+            revision = str(huggingface_hub.HfApi().dataset_info(benchmark.dataset).sha)
+            revision = revision if revisions is None else pin(revisions, benchmark.dataset, revision)
         parts = [
             datasets.load_dataset(
                 benchmark.dataset, config, split=benchmark.split, revision=revision

@@ -17,6 +17,8 @@ from evals.images import AS_IT_IS, Shown, Sizing, shown
 class Settings:
     """How the benchmarks are asked, beside their own rules. None: as the benchmark says."""
 
+    prompt: str | None = None
+    """One of `Benchmark.prompts`; None: the benchmark's `ask`."""
     samples: int = 1
     seed: int = 0
     blind: bool = False
@@ -63,7 +65,8 @@ def prepare(
 ) -> Prepared | str:
     """The row as it is sent, or why it can't be. Blocking: for a thread."""
     try:
-        question = benchmark.ask(row)
+        ask = benchmark.ask if settings.prompt is None else benchmark.prompts[settings.prompt]
+        question = ask(row)
         messages = [dict(message) for message in question.messages]
         images: list[Shown] = []
         if settings.blind:

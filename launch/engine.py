@@ -76,15 +76,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         renderer = await stack.enter_async_context(RenderPool(config.render))
         grader = await stack.enter_async_context(Grader(config.grader))
         encoder = TextEncoder.load(config.model.base)
-        followed = followers(config)
-        pools = {
-            name: ServerPool(
-                name,
-                max_concurrency=config.sampler.max_concurrency,
-                router=router_url(config.layout, name),
-            )
-            for name in (*STREAMS, *followed)
-        }
+        pools = pools_of(config)
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
         for pool in pools.values():
             pool.on_event = watcher.on_event
@@ -103,7 +95,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             rules=rules_of(config),
             max_judge_age=config.streams.max_judge_age,
             servers=pools,
-            followers=followed,
+            followers=followers(config),
             attempt=attempt,
             on_change=changes.notify,
             on_step=watcher.on_step,
@@ -121,13 +113,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             session=session,
             on_event=watcher.on_event,
         )
-        beside: dict[str, Callable[[], Awaitable[None]]] = {}
-        if config.elastic.enabled:
-            beside["move"] = mover.run
         evals = live_evals(config, run, buffer, pools, changes, watcher)
-        if evals is not None:
-            beside["evaluate"] = evals.run
-            watcher.lines.append(evals.line)
         measurements = Measurements(config, run, measuring, renderer, watcher.record)
         engine = Engine(
             desk=desk,
@@ -141,22 +127,50 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
                 on_change=changes.notify,
                 on_group=watcher.on_group,
             ),
-            hooks=Hooks(
-                measure_before=measurements.before
-                if measurements.wants_before(desk.steps)
-                else None,
-                measure_dev=measurements.dev if config.eval.dev_items else None,
-                measure_after=measurements.after if config.eval.heldout_items else None,
-                dev_every=config.eval.dev_every,
-                watch=watcher.watch,
-                beside=beside,
-                finish=None if evals is None else evals.finished,
-            ),
+            hooks=hooks_of(config, desk, measurements, watcher, mover, evals),
             changes=changes,
         )
         await engine.run()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
+
+
+def pools_of(config: RootConfig) -> dict[str, ServerPool]:
+    """The servers of every policy and follower; none is there yet."""
+    return {
+        name: ServerPool(
+            name,
+            max_concurrency=config.sampler.max_concurrency,
+            router=router_url(config.layout, name),
+        )
+        for name in (*STREAMS, *followers(config))
+    }
+
+
+def hooks_of(
+    config: RootConfig,
+    desk: Desk,
+    measurements: Measurements,
+    watcher: Watcher,
+    mover: Mover,
+    evals: LiveEvals | None,
+) -> Hooks:
+    """What the engine calls, as far as the configuration wants it."""
+    beside: dict[str, Callable[[], Awaitable[None]]] = {}
+    if config.elastic.enabled:
+        beside["move"] = mover.run
+    if evals is not None:
+        beside["evaluate"] = evals.run
+        watcher.lines.append(evals.line)
+    return Hooks(
+        measure_before=measurements.before if measurements.wants_before(desk.steps) else None,
+        measure_dev=measurements.dev if config.eval.dev_items else None,
+        measure_after=measurements.after if config.eval.heldout_items else None,
+        dev_every=config.eval.dev_every,
+        watch=watcher.watch,
+        beside=beside,
+        finish=None if evals is None else evals.finished,
+    )
 
 
 def live_evals(

@@ -9,6 +9,7 @@ heavy to draw, and the worker's limits are the net below it.
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,10 +173,8 @@ def length(text: str | None) -> float:
     and for what is no length. Not finite, or negative, where the text says so."""
     if text is None or len(text) > 64:
         return 0.0
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        pass
     number, unit = text[:-2], text[-2:]
     try:
         return float(number) * _UNITS[unit]

@@ -1,6 +1,6 @@
 """MathVerse, testmini: 788 problems, each in five versions, from all text to none (3940 rows).
 
-The prompt is the row's `query_wo`. Official scores rest on two questions to an LLM: what the
+The prompt is the row's `query_wo` (or `query_cot`: prompt `cot`). Official scores rest on two questions to an LLM: what the
 answer of a response is, and whether it is the gold one. `judge` asks both, in words of ours to the
 same purpose: call its score ours, never official. The rule beside it needs no judge: letters, and
 mathematical equality.
@@ -105,6 +105,14 @@ def ask(row: Row) -> Question:
     return images_first(row, str(row.fields["query_wo"]))
 
 
+def ask_for_steps(row: Row) -> Question:
+    """Raises ValueError where the row has no such prompt: its column may be missing."""
+    query = row.fields.get("query_cot")
+    if not isinstance(query, str) or not query:
+        raise ValueError("no query_cot")
+    return images_first(row, query)
+
+
 def read(text: str, row: Fields, *, mode: Mode = "default") -> Extraction:
     """A letter or a free answer; in reference mode the text as the authors take an extraction."""
     if mode == "reference":
@@ -179,11 +187,9 @@ def aggregates(rows: Sequence[Scored]) -> list[Aggregate]:
 BENCHMARK = Benchmark(
     name="mathverse",
     title="MathVerse (testmini)",
-    regime="official",
     dataset="AI4Math/MathVerse",
     configs=("testmini",),
     split="testmini",
-    revision=None,
     num_rows=3940,
     columns={
         "sample_index": (str, int),
@@ -204,10 +210,7 @@ BENCHMARK = Benchmark(
         Published(model="Qwen3-VL-4B", score=46.8, source="QwenLM/Qwen3-VL#1748"),
         Published(model="Qwen3-VL-8B", score=62.1, source="QwenLM/Qwen3-VL#1748"),
     ),
-    system=None,
     max_new_tokens=16384,
-    temperature=0.0,
-    top_p=1.0,
     row_id=lambda row, number: str(row["sample_index"]),
     ask=ask,
     extract=extract,
@@ -219,4 +222,5 @@ BENCHMARK = Benchmark(
     options=lambda row: len(options_of(row)) or None,
     gold=lambda row: gold_option(str(row["answer"]), options_of(row)),
     aggregates=aggregates,
+    prompts={"direct": ask, "cot": ask_for_steps},
 )

@@ -167,11 +167,8 @@ def aggregates(rows: Sequence[Scored]) -> list[Aggregate]:
 BENCHMARK = Benchmark(
     name="mm_vet",
     title="MM-Vet",
-    regime="official",
     dataset="whyu/mm-vet",
-    configs=(None,),
     split="test",
-    revision=None,
     num_rows=218,
     columns={
         "question_id": (str, int),
@@ -188,10 +185,7 @@ BENCHMARK = Benchmark(
         ),
         Published(model="Qwen2.5-VL-7B", score=67.1, source="model card", note="GPT-4-Turbo"),
     ),
-    system=None,
     max_new_tokens=1024,
-    temperature=0.0,
-    top_p=1.0,
     row_id=lambda row, number: str(row["question_id"]),
     ask=ask,
     extract=extract,

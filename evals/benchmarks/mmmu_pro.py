@@ -1,7 +1,7 @@
 """What the three variants of MMMU-Pro share: 1730 questions, each asked in three ways.
 
-The prompt is the authors' chain-of-thought one (their headline is the better of it and of a direct
-one, for each model): it asks for a last line "Answer: $LETTER". Pictures stand where their tags
+The prompt is the authors' chain-of-thought one (their headline is the better of it and of their
+`direct` one, for each model): it asks for a last line "Answer: $LETTER". Pictures stand where their tags
 are, in the order of appearance: options of the ten-option variant are shuffled, tags with them.
 """
 
@@ -31,6 +31,12 @@ _LAST_LINE = (
 STANDARD = f"Answer the preceding multiple choice question. {_LAST_LINE}"
 VISION = f"Write out the multiple-choice question in the image and then solve it. {_LAST_LINE}"
 
+DIRECT = "Answer with the option letter from the given choices directly."
+DIRECT_VISION = (
+    f"{DIRECT} The last line of your response should be of the following format: 'Answer: $LETTER' "
+    "(without quotes) where LETTER is one of options."
+)
+
 _ROWS = 1730
 
 
@@ -39,15 +45,15 @@ def options_of(row: Fields) -> dict[str, str]:
     return lettered(listed(row["options"]))
 
 
-def ask_standard(row: Row) -> Question:
+def ask_standard(row: Row, instruction: str = STANDARD) -> Question:
     """Question, options and instruction, a line each."""
     options = "\n".join(f"{letter}. {text}" for letter, text in options_of(row.fields).items())
-    return numbered(row, f"{row.fields['question']}\n{options}\n{STANDARD}")
+    return numbered(row, f"{row.fields['question']}\n{options}\n{instruction}")
 
 
-def ask_vision(row: Row) -> Question:
+def ask_vision(row: Row, instruction: str = VISION) -> Question:
     """The picture, which has the question and its options in it, and the instruction."""
-    return images_first(row, VISION)
+    return images_first(row, instruction)
 
 
 def read(text: str, row: Fields, *, mode: Mode = "default") -> Extraction:
@@ -86,6 +92,7 @@ def variant(
     title: str,
     config: str,
     ask: Callable[[Row], Question],
+    ask_directly: Callable[[Row], Question],
     columns: Mapping[str, type | tuple[type, ...]],
     published: Sequence[Published] = (),
 ) -> Benchmark:
@@ -93,29 +100,22 @@ def variant(
     return Benchmark(
         name=name,
         title=title,
-        regime="official",
         dataset="MMMU/MMMU_Pro",
         configs=(config,),
         split="test",
-        revision=None,
         num_rows=_ROWS,
         columns={"id": str, "options": (str, list), "answer": str, "subject": str, **columns},
         licence="Apache-2.0",
         citation="Yue et al., MMMU-Pro, arXiv:2409.02813",
         published=published,
-        system=None,
         max_new_tokens=4096,
-        temperature=0.0,
-        top_p=1.0,
         row_id=lambda row, number: str(row["id"]),
         ask=ask,
         extract=extract,
         read=read,
         score=score,
-        judge=None,
-        judged_by_default=False,
-        judge_model=None,
         options=lambda row: len(options_of(row)),
         gold=lambda row: gold_option(str(row["answer"]), options_of(row)),
         aggregates=aggregates,
+        prompts={"cot": ask, "direct": ask_directly},
     )

@@ -1,6 +1,8 @@
 """MMMU-Pro, with up to ten shuffled options, and pictures in questions and options."""
 
-from evals.benchmarks.mmmu_pro import ask_standard, extract, score, variant
+from functools import partial
+
+from evals.benchmarks.mmmu_pro import DIRECT, ask_standard, extract, score, variant
 
 __all__ = ["BENCHMARK", "extract", "score"]
 
@@ -9,5 +11,6 @@ BENCHMARK = variant(
     "MMMU-Pro (standard, 10 options)",
     "standard (10 options)",
     ask_standard,
+    partial(ask_standard, instruction=DIRECT),
     {"question": str, "image_1": bytes},
 )

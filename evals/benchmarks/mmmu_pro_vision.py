@@ -1,6 +1,8 @@
 """MMMU-Pro, as a picture, the question and its ten options in it."""
 
-from evals.benchmarks.mmmu_pro import ask_vision, extract, score, variant
+from functools import partial
+
+from evals.benchmarks.mmmu_pro import DIRECT_VISION, ask_vision, extract, score, variant
 
 __all__ = ["BENCHMARK", "extract", "score"]
 
@@ -9,5 +11,6 @@ BENCHMARK = variant(
     "MMMU-Pro (vision)",
     "vision",
     ask_vision,
+    partial(ask_vision, instruction=DIRECT_VISION),
     {"image": bytes},
 )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from evals.extraction.edit_distance import nearest
@@ -17,13 +18,11 @@ def quick(text: str, row: Mapping[str, Any]) -> str | None:
         return ""
     if row["question_type"] == "multi_choice" and text in (row.get("choices") or ()):
         return text
-    try:
+    with suppress(ValueError):
         if row["answer_type"] == "integer":
             return str(int(_short(text)))
         if row["answer_type"] == "float":
             return str(float(_short(text)))
-    except ValueError:
-        pass
     return None
 
 

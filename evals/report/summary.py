@@ -26,6 +26,8 @@ class Summary:
     against: str | None
     """The other model, which is the one before."""
     comparison: Comparison | None
+    pictures: Comparison | None
+    """The same model without the pictures (before) and with them (after)."""
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers."""
@@ -44,6 +46,7 @@ class Summary:
             "overall": {name: asdict(interval) for name, interval in self.overall.items()},
             "against": self.against,
             "comparison": None if self.comparison is None else asdict(self.comparison),
+            "pictures": None if self.pictures is None else asdict(self.pictures),
             "warnings": self.warnings(),
         }
         finite: dict[str, Any] = _finite(told)
@@ -61,10 +64,15 @@ class Summary:
 
 
 def summarise(
-    results: Sequence[BenchmarkResult], against: Sequence[BenchmarkResult] = ()
+    results: Sequence[BenchmarkResult],
+    against: Sequence[BenchmarkResult] = (),
+    blind: Sequence[BenchmarkResult] = (),
 ) -> Summary:
-    """Count everything. Raises ValueError for results of two regimes, or of two models."""
-    regime = of_regime([*results, *against])
+    """Count everything. Raises ValueError for results of two regimes, or of two models.
+
+    `against`: of the model before; `blind`: of this model without the pictures.
+    """
+    regime = of_regime([*results, *against, *blind])
     models = sorted({result.model for result in results})
     if len(models) != 1:
         raise ValueError(f"one report for {len(models)} models: {models}")
@@ -78,6 +86,7 @@ def summarise(
         overall=_overall(tables),
         against=against[0].model if against else None,
         comparison=_compared(against, results),
+        pictures=_compared(blind, results),
     )
 
 

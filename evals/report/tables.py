@@ -13,7 +13,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from evals.comparison import Change
+from evals.comparison import Change, Comparison
+from evals.crossed import CELLS
 from evals.intervals import Interval
 from evals.report.measures import Measures
 from evals.report.summary import Summary
@@ -74,18 +75,28 @@ def _cells(own: Measures) -> list[str]:
 
 def changes(summary: Summary) -> Table | None:
     """Before and after; None where nothing was compared."""
-    if summary.comparison is None:
+    caption = f"{summary.against} (before) and {summary.model} (after)"
+    return _changes(summary, summary.comparison, caption)
+
+
+def pictures(summary: Summary) -> Table | None:
+    """What the pictures add; None where nobody asked without them."""
+    caption = f"{summary.model} without the pictures (before) and with them (after)"
+    return _changes(summary, summary.pictures, caption)
+
+
+def _changes(summary: Summary, found: Comparison | None, caption: str) -> Table | None:
+    if found is None:
         return None
     head = ["benchmark", "before", "after", "change", "95 %", "p", "p (Holm)", "pairs", "lost"]
     head += ["only before", "only after", "readable before", "readable after", "other prompt"]
     titles = {result.name: result.benchmark.title for result in summary.results}
-    found = summary.comparison
     rows = [[titles[name], *_change(change)] for name, change in found.changes.items()]
     for name, gap in found.overall.items():
         if len(found.changes) > 1:
             told = [overall_name(name, len(found.changes)), "", "", signed(gap), between(gap)]
             rows.append(told + [""] * (len(head) - len(told)))
-    return Table(f"{summary.against} (before) and {summary.model} (after)", head, rows)
+    return Table(caption, head, rows)
 
 
 def _change(change: Change) -> list[str]:
@@ -185,7 +196,7 @@ def as_latex(table: Table) -> str:
 _PRINTED = {"benchmark", "score", "95 %", "rows", "before", "after", "change", "p (Holm)", "pairs"}
 _PRINTED |= {"truncated", "unparsed", "missing"}
 _TOLD = _PRINTED | {"rule", "judge", "kappa", "empty", "judge failed", "skipped"}
-_TOLD |= {"p", "lost", "other prompt"}
+_TOLD |= {"p", "lost", "other prompt", *CELLS, "ability", "format", "interaction"}
 
 
 def _braced(cell: str) -> str:

@@ -10,7 +10,7 @@ from evals.report import html, tables
 from evals.report.measures import Measures
 from evals.report.results import RESULTS, BenchmarkResult
 from evals.report.rows import filters, pages, refused_html, row_html
-from evals.report.summary import Summary, summarise, warning_of
+from evals.report.summary import Summary, warning_of
 from evals.report.tables import Table
 from evals.report.thumbnails import Thumbnails
 
@@ -19,27 +19,21 @@ _INLINE = 10
 
 
 def write(
-    results: Sequence[BenchmarkResult],
-    folder: Path,
-    *,
-    against: Sequence[BenchmarkResult] = (),
-    images: Path | None = None,
+    summary: Summary, folder: Path, *, images: Path | None = None
 ) -> str:
     """Write the report of one model under one regime; the tables as text, for a terminal.
 
-    `against`: the same benchmarks of the model before; `images`: the cache of prepared pictures.
-    Raises ValueError for results of two regimes or models. Blocking.
+    `images`: the cache of prepared pictures. Blocking.
     """
-    summary = summarise(results, against)
     folder.mkdir(parents=True, exist_ok=True)
-    found = [tables.scores(summary), tables.changes(summary)]
+    found = [tables.scores(summary), tables.changes(summary), tables.pictures(summary)]
     shown = [table for table in found if table is not None]
     _write(folder / RESULTS, json.dumps(summary.to_json(), indent=1, allow_nan=False) + "\n")
     notes = [f"- {tables.markdown(line)}" for line in summary.warnings()]
     _write(folder / "table.md", _lines([*map(tables.as_markdown, shown), _lines(notes)]))
     _write(folder / "table.tex", _lines(map(tables.as_latex, shown)))
     thumbnails = Thumbnails(images)
-    links = {result.name: _row_pages(result, folder, thumbnails) for result in results}
+    links = {r.name: _row_pages(r, folder, thumbnails) for r in summary.results}
     html.write_page(folder / "report.html", report_page(summary, thumbnails, links))
     said = [f"WARNING {line}" for line in summary.warnings()]
     told = _lines([*map(tables.as_text, shown), *said, str(folder / "report.html")])
@@ -75,8 +69,11 @@ def report_page(
     summary: Summary, thumbnails: Thumbnails, links: Mapping[str, Sequence[str]]
 ) -> str:
     """The first page: tables, then each benchmark."""
-    compared = tables.changes(summary)
-    change = "" if compared is None else f"<h2>Before and after</h2>{html.table(compared)}"
+    titled = {
+        "Before and after": tables.changes(summary),
+        "What the pictures add": tables.pictures(summary),
+    }
+    change = "".join(f"<h2>{h}</h2>{html.table(t)}" for h, t in titled.items() if t is not None)
     sections = "".join(
         _benchmark(summary, result, thumbnails, links[result.name]) for result in summary.results
     )

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,11 +100,9 @@ class Worker:
     def turn(self, word: str = "go") -> dict[str, Any]:
         """Let it work once; what it says then."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # `receive` finds out why
             self._process.stdin.write(word + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `receive` finds out why
         return self.receive()
 
     def receive(self) -> dict[str, Any]:

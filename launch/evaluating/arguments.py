@@ -39,6 +39,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--contamination is of what a --run played")
     if not (options.run or options.model):
         parser.error("give --model, or --run")
+    if options.crossed:
+        if options.server or options.openai or options.run or options.blind_baseline:
+            parser.error("--crossed is of two model folders, and starts their servers")
+        if options.system is None and options.instruction is None:
+            parser.error("--crossed: say how the trained model is asked: --system, --instruction")
     if (options.judge is None) != (options.judge_model is None):
         parser.error("--judge and --judge-model go together")
     return options
@@ -69,6 +74,12 @@ def _what(parser: argparse.ArgumentParser) -> None:
         "--contamination", action="store_true", help="of --run: compare its games with the rows"
     )
     group.add_argument("--against", type=Path, help="the --out of another model, to compare with")
+    group.add_argument(
+        "--crossed",
+        metavar="BASE",
+        help="the model before training: both models, each asked as benchmarks say and as --system "
+        "and --instruction do; ability apart from format",
+    )
     group.add_argument("--name", help="what reports call the model (default: as --model says)")
 
 
@@ -90,12 +101,15 @@ def _where(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--concurrency", type=_positive, default=64, help="requests (default: 64)")
     group.add_argument("--timeout-s", type=float, default=600.0, help="of a request (default: 600)")
     group.add_argument(
-        "--cache", type=Path, default=Path("runs/eval_cache"), help="pictures and judge's replies"
+        "--cache", type=Path, default=Path("runs/eval_cache"), help="pictures, judge's replies, and pinned revisions"
     )
 
 
 def _how(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how; default: as the benchmark's regime says")
+    group.add_argument(
+        "--prompt", metavar="NAME", help="another of the authors' prompts, where there are several"
+    )
     group.add_argument("--n", type=_positive, default=1, help="samples per question (default: 1)")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--temperature", type=float)
@@ -103,6 +117,9 @@ def _how(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=_positive)
     group.add_argument("--max-pixels", type=_positive, help="area of a picture")
     group.add_argument("--blind", action="store_true", help="without the pictures")
+    group.add_argument(
+        "--blind-baseline", action="store_true", help="also without them: what the pictures add"
+    )
     group.add_argument("--system", help='another system prompt; "": none')
     group.add_argument("--instruction", help="a text after each question")
 

@@ -63,7 +63,13 @@ async def evaluate(
     tasks = [
         Task(
             benchmark,
-            partial(load, benchmark, options.data, limit=options.limit),
+            partial(
+                load,
+                benchmark,
+                options.data,
+                limit=options.limit,
+                revisions=options.cache / "revisions.json",
+            ),
             out / benchmark.regime / benchmark.name / "responses.jsonl",
         )
         for benchmark in benchmarks
@@ -95,6 +101,7 @@ async def evaluate(
 
 def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(
+        prompt=options.prompt,
         samples=options.n,
         seed=options.seed,
         blind=options.blind,

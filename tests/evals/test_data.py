@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import ConfigError
 from evals.data import Loaded, load
+from evals.revisions import pin
 from tests.evals.small_benchmark import SMALL, png, record, write_rows
 from tests.evals.test_images import bomb
 
@@ -229,6 +230,26 @@ def test_the_hub_is_asked_for_each_config_at_the_pinned_revision(
     assert {row.id for row in loaded.rows} == {"q1", "q2"}
     assert loaded.rows[0].images == {"image": png()}
     assert loaded.revision == "f00"
+
+
+def test_the_first_load_pins_the_revision(hub: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "revisions.json"
+    assert load(SMALL, "hub", revisions=path).revision == "abc"
+    assert json.loads(path.read_text()) == {"nobody/small": "abc"}
+    path.write_text('{"nobody/small": "older", "other": "x"}')
+    assert load(SMALL, "hub", revisions=path).revision == "older"
+    assert load(replace(SMALL, revision="own"), "hub", revisions=path).revision == "own"
+    assert pin(path, "nobody/small", "newer") == "older"
+
+
+@pytest.mark.parametrize("text", ["torn {", "[]", '{"nobody/small": 3}'])
+def test_a_damaged_file_of_revisions_is_named(
+    hub: list[tuple[Any, ...]], tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "revisions.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="revisions.json"):
+        load(SMALL, "hub", revisions=path)
 
 
 def test_a_revision_that_is_not_pinned_is_recorded(hub: list[tuple[Any, ...]]) -> None:

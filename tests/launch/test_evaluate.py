@@ -169,6 +169,19 @@ def test_the_blind_baseline_sends_no_picture(url: str, tmp_path: Path) -> None:
     )
 
 
+def test_the_blind_baseline_stands_beside_the_score(url: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "data", 3)
+    done = evaluate(*arguments(url, tmp_path), "--blind-baseline")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out/official/results.json").read_text())
+    assert told["pictures"]["changes"]["chartqa"]["pairs"] == 3
+    assert told["settings"]["settings"]["blind"] is False
+    unseeing = records(tmp_path / "out/blind/official", "chartqa")
+    assert [record["images"] for record in unseeing] == [[], [], []]
+    assert "without the pictures (before)" in done.stdout
+    assert "What the pictures add" in (tmp_path / "out/official/report.html").read_text()
+
+
 def test_the_mm_zero_regime_with_a_judge(url: str, tmp_path: Path) -> None:
     """The canned judge answers with digits, which are neither yes nor no."""
     own = arguments(url, tmp_path)
@@ -212,6 +225,10 @@ def test_help_is_instant() -> None:
         (["--model", "/nowhere", "--benchmarks", "chartqa"], "/nowhere is no folder"),
         (["--model", "launch", "--benchmarks", "chartqa"], "launch has no config.json"),
         (["--run", "launch"], "launch has no config.yaml"),
+        (["--model", "m", "--prompt", "direct"], "--prompt: mmsi (official) has only one"),
+        (["--model", "m", "--while-training"], "name them with --server"),
+        (["--model", "m", "--crossed", "b"], "how the trained model is asked"),
+        (["--model", "m", "--crossed", "b", "--openai", "v"], "is of two model folders"),
         (["--model", "m", "--contamination"], "--contamination is of what a --run played"),
         (["--model", "m", "--openai", "v", "--against", "launch"], "no results of an evaluation"),
     ],

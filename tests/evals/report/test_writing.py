@@ -14,6 +14,7 @@ from evals.benchmark import Published
 from evals.images import AS_IT_IS, shown
 from evals.records import write_lines
 from evals.report.results import BenchmarkResult, read_results
+from evals.report.summary import summarise
 from evals.report.thumbnails import Thumbnails
 from evals.report.writing import write
 from tests.evals.answers import answered, result
@@ -65,7 +66,7 @@ def some() -> BenchmarkResult:
 
 
 def test_the_four_files_and_the_text(tmp_path: Path) -> None:
-    text = write([some()], tmp_path)
+    text = write(summarise([some()]), tmp_path)
     assert "Small" in text
     assert "33.3" in text
     assert "4 are expected" in text
@@ -100,7 +101,7 @@ def test_what_models_write_is_only_text(tmp_path: Path) -> None:
         settings={EVIL: {EVIL: EVIL}},
         revision=EVIL,
     )
-    text = write([found], tmp_path, against=[replace(found, model="[red]base")])
+    text = write(summarise([found], [replace(found, model="[red]base")]), tmp_path)
     for page in (tmp_path / "report.html", tmp_path / "rows-small-1.html"):
         assert "&lt;script&gt;alert(" in checked(page)
     assert "[red]base" in text
@@ -114,7 +115,7 @@ def test_what_models_write_is_only_text(tmp_path: Path) -> None:
 
 
 def test_a_megabyte_of_output_is_cut_on_the_page(tmp_path: Path) -> None:
-    write([result([answered("a", "word " * 200_000)])], tmp_path)
+    write(summarise([result([answered("a", "word " * 200_000)])]), tmp_path)
     page = checked(tmp_path / "report.html")
     assert len(page) < 100_000
     assert "more in records.jsonl" in page
@@ -127,7 +128,7 @@ def test_a_row_says_how_it_was_read_and_judged(tmp_path: Path) -> None:
         answered("c", "crash", benchmark=JUDGED),
     ]
     records[0]["judge"] |= {"replies": ["Yes, it is"], "reason": "because"}
-    write([result(records, benchmark=JUDGED)], tmp_path)
+    write(summarise([result(records, benchmark=JUDGED)]), tmp_path)
     page = checked(tmp_path / "rows-small-1.html")
     for told in ("&#x27;blue&#x27; by last word: score 0.0", "Yes, it is", "because", "stripped"):
         assert told in page
@@ -139,7 +140,7 @@ def test_a_row_says_how_it_was_read_and_judged(tmp_path: Path) -> None:
 
 
 def test_every_filter_has_its_rule_in_the_style_sheet(tmp_path: Path) -> None:
-    write([some()], tmp_path)
+    write(summarise([some()]), tmp_path)
     page = checked(tmp_path / "rows-small-1.html")
     boxes = set(re.findall(r'id="only-(\w+)"', page))
     assert boxes == set(re.findall(r"#only-(\w+):checked\) \.row:not\(\.\1\)", page))
@@ -149,7 +150,7 @@ def test_every_filter_has_its_rule_in_the_style_sheet(tmp_path: Path) -> None:
 def test_rows_are_spread_over_pages_of_bounded_size(tmp_path: Path) -> None:
     records = [answered(f"q{n}", "red") for n in range(450)]
     (tmp_path / "rows-small-9.html").write_text("of an earlier report")
-    write([result(records)], tmp_path)
+    write(summarise([result(records)]), tmp_path)
     pages = sorted(tmp_path.glob("rows-*.html"))
     assert [page.name for page in pages] == [f"rows-small-{n}.html" for n in (1, 2, 3)]
     assert sum(checked(page).count("<details class") for page in pages) == 450
@@ -162,7 +163,7 @@ def test_pictures_are_shown_small(tmp_path: Path) -> None:
     image = {"sha256": kept.sha256, "width": kept.width, "height": kept.height}
     gone = {"sha256": "0" * 64, "width": 5, "height": 6}
     odd = {"sha256": "../../etc/passwd", "width": 5, "height": 6}
-    write([result([answered("a", "red", images=[image, gone, odd])])], tmp_path, images=cache)
+    write(summarise([result([answered("a", "red", images=[image, gone, odd])])]), tmp_path, images=cache)
     page = checked(tmp_path / "report.html")
     assert page.count("data:image/jpeg;base64,") == 1
     assert "[picture 1][picture 2][picture 3]Which colour?" in page
@@ -178,7 +179,7 @@ def test_pictures_are_shown_small(tmp_path: Path) -> None:
 def test_before_and_after(tmp_path: Path) -> None:
     before = result([answered(f"q{n}", "red" if n < 2 else "blue") for n in range(8)])
     after = result([answered(f"q{n}", "red" if n < 7 else "blue") for n in range(8)], model="new")
-    text = write([after], tmp_path, against=[before])
+    text = write(summarise([after], [before]), tmp_path)
     assert "base (before) and new (after)" in text
     assert "+62.5" in text
     told = json.loads((tmp_path / "results.json").read_text())
@@ -191,7 +192,7 @@ def test_before_and_after(tmp_path: Path) -> None:
 def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     found = replace(some(), refused=[("x", "bomb")], missing=[("y", 0, "503")])
     write_lines(tmp_path / "small" / "records.jsonl", found.records)
-    write([found], tmp_path)
+    write(summarise([found]), tmp_path)
     assert read_results(tmp_path, {"small": SMALL}) == [found]
     assert read_results(tmp_path, {}) == []
 
@@ -210,12 +211,12 @@ def test_two_regimes_never_stand_in_one_report(tmp_path: Path, against: bool) ->
     parts: tuple[Sequence[BenchmarkResult], Sequence[BenchmarkResult]]
     parts = ([some()], [other]) if against else ([some(), other], [])
     with pytest.raises(ValueError, match="regimes"):
-        write(parts[0], tmp_path, against=parts[1])
+        summarise(parts[0], parts[1])
 
 
 def test_two_models_never_stand_in_one_report(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 models"):
-        write([some(), replace(some(), model="other")], tmp_path)
+        summarise([some(), replace(some(), model="other")])
 
 
 def test_means_over_benchmarks_stand_below_them(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_means_over_benchmarks_stand_below_them(tmp_path: Path) -> None:
         )
         for name, text in (("mmmu_pro_standard10", "red"), ("mmmu_pro_vision", "blue"))
     ]
-    text = write([*pro, result([answered("a", "blue")])], tmp_path)
+    text = write(summarise([*pro, result([answered("a", "blue")])]), tmp_path)
     told = json.loads((tmp_path / "results.json").read_text())["overall"]
     assert told["macro"]["estimate"] == pytest.approx((0.75 + 0) / 2)
     assert told["micro"]["estimate"] == pytest.approx(3 / 5)
@@ -235,7 +236,7 @@ def test_means_over_benchmarks_stand_below_them(tmp_path: Path) -> None:
 
 
 def test_rows_that_need_a_judge_are_named_as_unscored(tmp_path: Path) -> None:
-    text = write([result([answered("a", "red", benchmark=JUDGED)], benchmark=JUDGED)], tmp_path)
+    text = write(summarise([result([answered("a", "red", benchmark=JUDGED)], benchmark=JUDGED)]), tmp_path)
     assert "unscored" in text
     assert "rows with an answer and no score: 1" in text
     checked(tmp_path / "report.html")
@@ -245,5 +246,5 @@ def test_another_judge_than_the_authors_is_named(tmp_path: Path) -> None:
     benchmark = replace(JUDGED, judge_model="gpt-4-0613")
     settings = {"judge": {"model": "Qwen2.5"}}
     records = [answered("a", "red", benchmark=benchmark, judged=1.0)]
-    text = write([result(records, benchmark=benchmark, settings=settings)], tmp_path)
+    text = write(summarise([result(records, benchmark=benchmark, settings=settings)]), tmp_path)
     assert "judged by Qwen2.5, its authors used gpt-4-0613" in text
