@@ -241,7 +241,9 @@ def _from_hub(benchmark: Benchmark, revisions: Path | None) -> tuple[Iterator[An
     try:
         if revision is None:
             revision = str(huggingface_hub.HfApi().dataset_info(benchmark.dataset).sha)
-            revision = revision if revisions is None else pin(revisions, benchmark.dataset, revision)
+            revision = (
+                revision if revisions is None else pin(revisions, benchmark.dataset, revision)
+            )
         parts = [
             datasets.load_dataset(
                 benchmark.dataset, config, split=benchmark.split, revision=revision

@@ -1,9 +1,9 @@
 """MathVerse, testmini: 788 problems, each in five versions, from all text to none (3940 rows).
 
-The prompt is the row's `query_wo` (or `query_cot`: prompt `cot`). Official scores rest on two questions to an LLM: what the
-answer of a response is, and whether it is the gold one. `judge` asks both, in words of ours to the
-same purpose: call its score ours, never official. The rule beside it needs no judge: letters, and
-mathematical equality.
+The prompt is the row's `query_wo` (or `query_cot`: prompt `cot`). Official scores rest on two
+questions to an LLM: what the answer of a response is, and whether it is the gold one. `judge` asks
+both, in words of ours to the same purpose: call its score ours, never official. The rule beside it
+needs no judge: letters, and mathematical equality.
 """
 
 import re

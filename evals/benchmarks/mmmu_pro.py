@@ -1,8 +1,8 @@
 """What the three variants of MMMU-Pro share: 1730 questions, each asked in three ways.
 
 The prompt is the authors' chain-of-thought one (their headline is the better of it and of their
-`direct` one, for each model): it asks for a last line "Answer: $LETTER". Pictures stand where their tags
-are, in the order of appearance: options of the ten-option variant are shuffled, tags with them.
+`direct` one, for each model): it asks for a last line "Answer: $LETTER". Pictures stand where their
+tags are, in the order of appearance: options of the ten-option variant are shuffled, tags too.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -36,12 +36,15 @@ def write_crossed(found: Mapping[str, Crossed], folder: Path, title: str) -> str
     """Write crossed.html, crossed.md and crossed.json; the table as text, for a terminal."""
     folder.mkdir(parents=True, exist_ok=True)
     table = _table(found, title)
-    told = {name: asdict(one) for name, one in found.items()}
-    (folder / "crossed.json").write_text(json.dumps(told, indent=1) + "\n")
-    (folder / "crossed.md").write_text(f"{as_markdown(table)}\n{_EXPLAINED}\n")
+    numbers = {name: asdict(one) for name, one in found.items()}
+    (folder / "crossed.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    page = f"{as_markdown(table)}\n{_EXPLAINED}\n"
+    (folder / "crossed.md").write_text(page, encoding="utf-8", errors="backslashreplace")
     body = f"<h1>{html.text(title)}</h1><p>{html.text(_EXPLAINED)}</p>{html.table(table)}"
     html.write_page(folder / "crossed.html", html.page(title, body))
-    return f"{as_text(table)}{folder / 'crossed.html'}"
+    told = f"{as_text(table)}{folder / 'crossed.html'}"
+    # A lone surrogate of a model's name can't be printed.
+    return told.encode(errors="backslashreplace").decode()
 
 
 def _table(found: Mapping[str, Crossed], title: str) -> Table:

@@ -14,7 +14,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from evals.comparison import Change, Comparison
-from evals.crossed import CELLS
 from evals.intervals import Interval
 from evals.report.measures import Measures
 from evals.report.summary import Summary
@@ -196,7 +195,7 @@ def as_latex(table: Table) -> str:
 _PRINTED = {"benchmark", "score", "95 %", "rows", "before", "after", "change", "p (Holm)", "pairs"}
 _PRINTED |= {"truncated", "unparsed", "missing"}
 _TOLD = _PRINTED | {"rule", "judge", "kappa", "empty", "judge failed", "skipped"}
-_TOLD |= {"p", "lost", "other prompt", *CELLS, "ability", "format", "interaction"}
+_TOLD |= {"p", "lost", "other prompt", "ability", "format", "interaction"}
 
 
 def _braced(cell: str) -> str:

@@ -18,9 +18,7 @@ _INLINE = 10
 """Rows of each benchmark on the first page."""
 
 
-def write(
-    summary: Summary, folder: Path, *, images: Path | None = None
-) -> str:
+def write(summary: Summary, folder: Path, *, images: Path | None = None) -> str:
     """Write the report of one model under one regime; the tables as text, for a terminal.
 
     `images`: the cache of prepared pictures. Blocking.

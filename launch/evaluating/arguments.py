@@ -101,7 +101,10 @@ def _where(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--concurrency", type=_positive, default=64, help="requests (default: 64)")
     group.add_argument("--timeout-s", type=float, default=600.0, help="of a request (default: 600)")
     group.add_argument(
-        "--cache", type=Path, default=Path("runs/eval_cache"), help="pictures, judge's replies, and pinned revisions"
+        "--cache",
+        type=Path,
+        default=Path("runs/eval_cache"),
+        help="pictures, judge's replies, and pinned revisions",
     )
 
 

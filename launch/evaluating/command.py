@@ -12,8 +12,8 @@ from engine.errors import ConfigError
 from engine.rundir import RunDir
 from evals.benchmark import Benchmark
 from evals.benchmarks import benchmarks as benchmarks_of
-from evals.report.curves import write_curves
 from evals.report.crossing import crossed_of, write_crossed
+from evals.report.curves import write_curves
 from evals.report.results import BenchmarkResult, read_results, result_of
 from evals.report.summary import Summary, summarise
 from evals.report.writing import write
@@ -110,9 +110,7 @@ def _against(options: argparse.Namespace, chosen: Sequence[Benchmark]) -> Sequen
     return read_results(options.against / options.regime, {one.name: one for one in chosen})
 
 
-async def _crossed(
-    options: argparse.Namespace, chosen: Sequence[Benchmark], out: Path
-) -> int:
+async def _crossed(options: argparse.Namespace, chosen: Sequence[Benchmark], out: Path) -> int:
     """Base and trained model, each asked as the benchmarks say and as the trained one is."""
     plain = {"system": None, "instruction": None}
     runs, status = [], 0

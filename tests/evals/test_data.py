@@ -248,7 +248,7 @@ def test_a_damaged_file_of_revisions_is_named(
 ) -> None:
     path = tmp_path / "revisions.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="revisions.json"):
+    with pytest.raises(ConfigError, match=r"revisions\.json"):
         load(SMALL, "hub", revisions=path)
 
 

@@ -163,7 +163,11 @@ def test_pictures_are_shown_small(tmp_path: Path) -> None:
     image = {"sha256": kept.sha256, "width": kept.width, "height": kept.height}
     gone = {"sha256": "0" * 64, "width": 5, "height": 6}
     odd = {"sha256": "../../etc/passwd", "width": 5, "height": 6}
-    write(summarise([result([answered("a", "red", images=[image, gone, odd])])]), tmp_path, images=cache)
+    write(
+        summarise([result([answered("a", "red", images=[image, gone, odd])])]),
+        tmp_path,
+        images=cache,
+    )
     page = checked(tmp_path / "report.html")
     assert page.count("data:image/jpeg;base64,") == 1
     assert "[picture 1][picture 2][picture 3]Which colour?" in page
@@ -236,7 +240,9 @@ def test_means_over_benchmarks_stand_below_them(tmp_path: Path) -> None:
 
 
 def test_rows_that_need_a_judge_are_named_as_unscored(tmp_path: Path) -> None:
-    text = write(summarise([result([answered("a", "red", benchmark=JUDGED)], benchmark=JUDGED)]), tmp_path)
+    text = write(
+        summarise([result([answered("a", "red", benchmark=JUDGED)], benchmark=JUDGED)]), tmp_path
+    )
     assert "unscored" in text
     assert "rows with an answer and no score: 1" in text
     checked(tmp_path / "report.html")
