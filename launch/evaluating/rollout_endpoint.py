@@ -188,7 +188,8 @@ class RolloutEndpoint:
     async def _look(self, server: _Server) -> dict[str, Any]:
         timeout = aiohttp.ClientTimeout(total=_INFO_TIMEOUT_S)
         found: dict[str, Any] = {}
-        for path in ("/model_info", "/server_info"):
+        # In this order: SGLang's /server_info goes on telling the version that it was started with.
+        for path in ("/server_info", "/model_info"):
             try:
                 async with self._session.get(
                     f"{server.url}{path}", headers=self._headers, timeout=timeout

@@ -57,8 +57,11 @@ def at_server(
             bodies.append(body)
         return web.json_response(answer() if reply is None else reply)
 
-    async def tell(_: web.Request) -> web.Response:
-        return web.json_response(info or INFO)
+    async def tell(request: web.Request) -> web.Response:
+        told = dict(info or INFO)
+        if request.path == "/server_info":  # as SGLang: what it was started with
+            told["weight_version"] = "unfilled"
+        return web.json_response(told)
 
     async def go() -> T:
         app = web.Application()
