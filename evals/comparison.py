@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.benchmark import Benchmark, Fields, Scored
-from evals.intervals import RESAMPLES, Interval, percentiles, unseen
-from evals.overall import Counted, Drawn, draw_all, overall
+from evals.intervals import RESAMPLES, Interval, blind_spot, percentiles
+from evals.overall import Counted, Drawn, draw_all, overall, unseen_of
 from evals.records import Record
-from evals.significance import bootstrap_p, holm, mcnemar
+from evals.significance import bootstrap_p, holm, mcnemar, sign_flips
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,18 @@ def compare(
         name: _change(pairs[name], both[name], drawn[name], raw[name], adjusted[name])
         for name in both
     }
+    # Both sides may vary, and their difference not.
+    spots = {
+        name: blind_spot(after.headlines - before.headlines, before.clusters)
+        for name, (before, after) in drawn.items()
+    }
+    off = unseen_of({name: before for name, (before, _) in drawn.items()}, spots)
     sides = [overall({name: one[side] for name, one in drawn.items()}) for side in (0, 1)]
     gaps = {
         name: percentiles(
             sides[1].values[name] - sides[0].values[name],
             sides[1].draws[name] - sides[0].draws[name],
-            unseen=sides[0].unseen[name],
+            unseen=off[name],
             lowest=-1.0,
         )
         for name in sides[0].values
@@ -115,7 +121,7 @@ def _change(
         delta=percentiles(
             after.headline - before.headline,
             after.headlines - before.headlines,
-            unseen=unseen(before.clusters),
+            unseen=blind_spot(after.headlines - before.headlines, before.clusters),
             lowest=-1.0,
         ),
         p=p[0],
@@ -185,7 +191,14 @@ def _p(pair: Pair, both: Sequence[Counted], drawn: Sequence[Drawn]) -> tuple[flo
     apart = len({unit.cluster for unit in first.units}) == len(first.units)
     if discordant is not None and is_of_rows and is_single and apart:
         return discordant.p, "mcnemar"
-    return bootstrap_p(drawn[1].headlines - drawn[0].headlines), "bootstrap"
+    p = bootstrap_p(drawn[1].headlines - drawn[0].headlines)
+    return max(p, sign_flips(_moved(both))), "bootstrap"
+
+
+def _moved(both: Sequence[Counted]) -> int:
+    """Clusters in which the sides differ."""
+    pairs = zip(both[0].rows(), both[1].rows(), strict=True)
+    return len({before.cluster for before, after in pairs if before.value != after.value})
 
 
 def _asked_otherwise(pair: Pair, rows: set[str]) -> int:

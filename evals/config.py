@@ -38,7 +38,7 @@ class LiveEvalsConfig(BaseModel):
     servers: Literal["rollout", "own"] = "rollout"
     """`rollout`: the policy's own, which serve play first. Their weights go on meanwhile: each
     point says between which steps it lies. `own`: those of `evaluated` in the layout, which get the
-    policy's weights every `every` steps and keep them."""
+    policy's weights every `every` steps only; an evaluation that takes longer says so likewise."""
     regime: Literal["official", "mm_zero"] = "official"
     data: str = "hub"
     """`hub`, or a local folder of rows."""
@@ -48,6 +48,8 @@ class LiveEvalsConfig(BaseModel):
     """Questions under way at a time."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Of an answer; None: as each benchmark says."""
+    deadline_s: float = Field(7200.0, gt=0)
+    """Seconds that an evaluation may take; then it is given up, and play goes on as ever."""
     judge: str | None = None
     """URL of an OpenAI-compatible server, up to /v1, for the benchmarks that are judged; None: they
     have no score. Its key is read from the environment: JUDGE_API_KEY."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from evals.benchmark import Benchmark
 from evals.comparison import count_over, scores_of
-from evals.intervals import RESAMPLES, Interval, percentiles, unseen
+from evals.intervals import RESAMPLES, Interval, blind_spot, percentiles
 from evals.overall import draw_all
 from evals.records import Record
 
@@ -61,8 +61,8 @@ def crossed(
         draws = sum(sign * one.headlines for sign, one in zip(signs, found, strict=True))
         # Half of the signs are of differences between the same rows.
         most = sum(map(abs, signs)) / 2
-        least = most * unseen(found[0].clusters)
-        return percentiles(point, np.asarray(draws), unseen=least, lowest=-most, highest=most)
+        off = most * blind_spot(np.asarray(draws), found[0].clusters)
+        return percentiles(point, np.asarray(draws), unseen=off, lowest=-most, highest=most)
 
     return Crossed(
         rows=len(rows),

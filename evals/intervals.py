@@ -103,18 +103,26 @@ def percentiles(
 ) -> Interval:
     """The percentile bootstrap (Efron 1979) of one number; draws of NaN are left out.
 
-    `unseen`: how far off the estimate may be where all draws are alike, as those of nothing but
-    wrong answers are; from such rows the bootstrap learns nothing, which is not certainty.
+    `unseen`: how far off the estimate may be for what does not vary in the draws (`blind_spot`),
+    added in quadrature, as errors of independent parts are (MOVER: Zou & Donner 2008).
     """
     known = draws[~np.isnan(draws)]
     if not len(known):
         return Interval(estimate, lowest, highest, math.inf, "bootstrap")
     low, high = (float(end) for end in np.percentile(known, (2.5, 97.5)))
-    se = float(known.std())
-    if se < 1e-9:
-        low, high = max(lowest, estimate - unseen), min(highest, estimate + unseen)
-        se = unseen / Z95
+    se = math.hypot(float(known.std()), unseen / Z95)
+    if unseen:
+        low = max(lowest, estimate - math.hypot(estimate - low, unseen))
+        high = min(highest, estimate + math.hypot(high - estimate, unseen))
     return Interval(estimate, low, high, se, "bootstrap")
+
+
+def blind_spot(draws: Array, clusters: int) -> float:
+    """How far off a share of so many clusters may be where all draws are alike, as those of nothing
+    but wrong answers are: the bootstrap learns nothing from them, which is not certainty. 0 where
+    they vary."""
+    known = draws[~np.isnan(draws)]
+    return unseen(clusters) if len(known) and float(np.ptp(known)) < 1e-9 else 0.0
 
 
 def _numbered(columns: Sequence[Sequence[Unit]]) -> dict[str, int]:

@@ -17,10 +17,10 @@ from evals.intervals import (
     Interval,
     aggregate_draws,
     aggregate_means,
+    blind_spot,
     percentiles,
     ratios,
     resampled,
-    unseen,
 )
 
 MMMU_PRO = ("mmmu_pro_standard4", "mmmu_pro_standard10", "mmmu_pro_vision")
@@ -136,8 +136,7 @@ class Overall:
     """"macro": over entries; "micro": over rows; then each entry that is folded of several."""
     draws: Mapping[str, Array]
     unseen: Mapping[str, float]
-    """How far off each may be where nothing varies (`evals.intervals.percentiles`); benchmarks are
-    independent, but for the forms of one entry."""
+    """How far off each may be for benchmarks that do not vary; see `unseen_of`."""
 
     def intervals(self) -> dict[str, Interval]:
         return {
@@ -163,11 +162,19 @@ def overall(drawn: Mapping[str, Drawn]) -> Overall:
     num_rows = sum(one.rows for one in drawn.values())
     values["micro"] = sum(one.credit for one in drawn.values()) / num_rows
     draws["micro"] = ratios(credits, counts)
-    alone = {name: unseen(one.clusters) for name, one in drawn.items()}
-    off = {e: float(np.mean([alone[name] for name in names])) for e, names in members.items()}
-    shares = [one.rows / num_rows * alone[name] for name, one in drawn.items()]
-    least = {"macro": math.hypot(*off.values()) / len(off), "micro": math.hypot(*shares)}
     for entry, names in members.items():
         if len(names) > 1:
-            values[entry], draws[entry], least[entry] = point[entry], each[entry], off[entry]
-    return Overall(values, draws, least)
+            values[entry], draws[entry] = point[entry], each[entry]
+    spots = {name: blind_spot(one.headlines, one.clusters) for name, one in drawn.items()}
+    return Overall(values, draws, unseen_of(drawn, spots))
+
+
+def unseen_of(drawn: Mapping[str, Drawn], spots: Mapping[str, float]) -> dict[str, float]:
+    """How far off the means of `overall` may be, given each benchmark's `blind_spot`: benchmarks
+    are independent, but for the forms of one entry."""
+    members = entries(list(drawn))
+    off = {e: float(np.mean([spots[name] for name in names])) for e, names in members.items()}
+    num_rows = sum(one.rows for one in drawn.values())
+    shares = [one.rows / num_rows * spots[name] for name, one in drawn.items()]
+    folded = {entry: off[entry] for entry, names in members.items() if len(names) > 1}
+    return {"macro": math.hypot(*off.values()) / len(off), "micro": math.hypot(*shares), **folded}

@@ -4,6 +4,7 @@ The commits are kept in a file {data set: commit}, to be shared by whoever wants
 benchmark's own `revision` comes before it.
 """
 
+import fcntl
 import json
 import os
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from engine.errors import ConfigError
 
 _WRITING = threading.Lock()
+"""Between threads; a file's lock is between processes."""
 
 
 def pinned(path: Path, dataset: str) -> str | None:
@@ -21,10 +23,11 @@ def pinned(path: Path, dataset: str) -> str | None:
 
 def pin(path: Path, dataset: str, commit: str) -> str:
     """Keep a commit, unless another one is kept already; the one that is."""
-    with _WRITING:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _WRITING, path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         known = _read(path)
         kept = known.setdefault(dataset, commit)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         temporary.replace(path)

@@ -24,6 +24,12 @@ def bootstrap_p(gaps: Array) -> float:
     return min(1.0, 2 * (1 + beyond) / (1 + len(known)))
 
 
+def sign_flips(moved: int) -> float:
+    """The smallest two-sided p that so many clusters can give: without a difference each might as
+    well have moved the other way (Fisher 1935). A bootstrap of few clusters does not know that."""
+    return min(1.0, 2.0 ** (1 - moved))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Adjusted p, in the order of `ps` (Holm 1979): at most one of all is wrong by 5 %."""
     order = sorted(range(len(ps)), key=lambda number: ps[number])

@@ -190,7 +190,7 @@ def live_evals(
         cfg,
         run,
         base=config.model.base,
-        cache=config.run.root / "eval_cache",
+        cache=run.evals / "cache",
         total_steps=config.run.steps,
         served=lambda: pools[name].ready,
         step_of=lambda version: buffer.ledger.find(name, version).step,

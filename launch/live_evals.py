@@ -27,7 +27,10 @@ RECORD = "benchmarks"
 """Kind of a point's line in `metrics.jsonl`."""
 TRIES = 3
 """Of one evaluation that leaves rows without an answer; each asks for the rest only."""
-_BAD_INPUT = 2
+PAUSE_S = 10.0
+"""Between two of them: a server that is started again is back by then."""
+MAX_FAILED = 3
+"""Evaluations in a row that come to nothing: there is no sense in more."""
 _COMMAND = Path(__file__).with_name("evaluate.py")
 
 
@@ -60,23 +63,37 @@ class LiveEvals:
         self._changes = changes
         self._record = record
         self._on_event = on_event
-        self._points = {step: told for step in _steps(run) if (told := _read(cfg, run, step))}
+        self._points: dict[int, dict[str, Any]] = {}
         self._last: int | None = None
+        self._failed = 0
         self._running: int | None = None
         self._is_over = asyncio.Event()
 
     async def run(self) -> None:
         """Evaluate until the last step is done, or there is no sense in it."""
         try:
-            while self._last != self._total_steps:
+            await self._remember()
+            while self._last != self._total_steps and self._failed < MAX_FAILED:
                 seen = self._changes.count
                 version = min(self._served().values(), default=None)
                 if version is None or not self._is_due(self._step_of(version)):
                     await self._changes.beyond(seen)
-                elif not await self._evaluate(version):
-                    return
+                else:
+                    await self._evaluate(version)
+            if self._failed >= MAX_FAILED:
+                self._on_event("warning", f"benchmarks: {MAX_FAILED} in a row failed: no more")
         finally:
             self._is_over.set()
+
+    async def _remember(self) -> None:
+        """What an attempt before has evaluated, up to the step with which this one begins: weights
+        of later steps were thrown away, whatever is on the disk."""
+        while not (versions := self._served().values()):
+            await self._changes.beyond(self._changes.count)
+        begun = self._step_of(min(versions))
+        found = {step: _read(self._cfg, self._run, step) for step in _steps(self._run)}
+        self._points = {s: told for s, told in found.items() if told is not None and s <= begun}
+        self._last = max(self._points, default=None)
 
     async def finished(self) -> None:
         """Wait until the last step is evaluated."""
@@ -95,40 +112,50 @@ class LiveEvals:
         return f"benchmarks: {'; '.join(parts)}" if parts else ""
 
     def _is_due(self, step: int) -> bool:
-        # After a restart the last one is what is on the disk, up to the step that was restored.
-        done = [old for old in self._points if old <= step]
-        last = max(done, default=None) if self._last is None else self._last
-        if last is None:
-            return True
         every = self._cfg.every
-        return step // every > last // every or (step == self._total_steps != last)
+        return (
+            self._last is None
+            or step // every > self._last // every
+            or (step == self._total_steps != self._last)
+        )
 
-    async def _evaluate(self, version: int) -> bool:
-        """One point; False where no evaluation can succeed."""
+    async def _evaluate(self, version: int) -> None:
+        """One point, or an event that says why there is none."""
         step = self._running = self._step_of(version)
         began_s = time.monotonic()
         # Versions are of one attempt; the same step may have other weights in the next.
         name = f"{self._run.path.name} {self._cfg.policy} of step {step}, version {version}"
         try:
-            for _ in range(TRIES):
-                status = await self._ask(step, name)
-                if status in (0, _BAD_INPUT):
-                    break
-        finally:
-            self._running = None
-        self._last = step
-        point = _read(self._cfg, self._run, step)
-        if status == _BAD_INPUT or point is None:
-            why = children.last_lines(self._log_of(step), 3)
+            why = await self._asked(step, name)
+            point = _read(self._cfg, self._run, step, name)
+        except Exception as error:  # a full disk, say: nothing of it may end the run
+            log.exception("an evaluation fails")
+            why, point = f"{type(error).__name__}: {error}", None
+        self._running, self._last = None, step
+        if point is None:
+            self._failed += 1
             self._on_event("warning", f"benchmarks of step {step} failed: {why}")
-            return status != _BAD_INPUT
-        # Servers that play go on to newer weights meanwhile.
+            return
+        self._failed = 0
+        # Servers go on to newer weights meanwhile.
         newest = max(self._served().values(), default=version)
-        point |= {"to_step": self._step_of(newest)}
+        point |= {"to_step": max(step, self._step_of(newest))}
         point |= {"policy": self._cfg.policy, "seconds": round(time.monotonic() - began_s, 1)}
         self._points[step] = point
         self._record(RECORD, point)
-        return True
+
+    async def _asked(self, step: int, name: str) -> str:
+        """Run the command until it has all answers, or so many times; its last words."""
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE_S)
+            try:
+                async with asyncio.timeout(self._cfg.deadline_s):
+                    if await self._ask(step, name) == 0:
+                        break
+            except TimeoutError:
+                return f"not done within evals.deadline_s, {self._cfg.deadline_s:g} s"
+        return children.last_lines(self._log_of(step), 3)
 
     async def _ask(self, step: int, name: str) -> int:
         """Run the command to its end; its exit status."""
@@ -178,18 +205,35 @@ def _folder(run: RunDir, step: int) -> Path:
 
 
 def _steps(run: RunDir) -> list[int]:
-    return sorted(int(path.name[5:]) for path in run.evals.glob("step-[0-9]*"))
+    found = (path.name.removeprefix("step-") for path in run.evals.glob("step-*"))
+    return sorted(int(step) for step in found if step.isdecimal())
 
 
-def _read(cfg: LiveEvalsConfig, run: RunDir, step: int) -> dict[str, Any] | None:
-    """{step, scores, overall, missing} of an evaluation; None where it has not ended.
+def is_evaluated(cfg: LiveEvalsConfig, run: RunDir, step: int) -> bool:
+    """Whether a step has its point, or no benchmark is wanted."""
+    return not cfg.benchmarks or _read(cfg, run, step) is not None
+
+
+def _read(
+    cfg: LiveEvalsConfig, run: RunDir, step: int, name: str | None = None
+) -> dict[str, Any] | None:
+    """{step, scores, overall, missing} of an evaluation; None where it has not ended, or is of
+    other weights than those of this name.
 
     `scores`: {benchmark: {title, estimate, low, high, rows}}, in shares; `missing`: rows.
     """
+    path = _folder(run, step) / cfg.regime / "results.json"
     try:
-        told = json.loads((_folder(run, step) / cfg.regime / "results.json").read_text())
-    except (OSError, ValueError):
+        told = json.loads(path.read_text())
+        return _point(step, told) if name in (None, told["model"]) else None
+    except OSError:
         return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is no result of an evaluation: %r", path, error)
+        return None
+
+
+def _point(step: int, told: Mapping[str, Any]) -> dict[str, Any]:
     scores = {}
     for name, one in told["benchmarks"].items():
         measures = one["measures"]

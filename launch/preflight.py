@@ -18,6 +18,7 @@ from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
 from launch.config import RootConfig, followers
+from launch.live_evals import is_evaluated
 from launch.recipe import STREAMS, check
 from render_pool.pool import check_system
 
@@ -118,7 +119,8 @@ def finished(config: RootConfig, run: RunDir) -> dict[str, Any] | None:
         is_measured = bool(summary["heldout"]["delta"]) or config.eval.heldout_items == 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return summary if is_done and is_measured and summary["steps"] else None
+    is_whole = is_done and is_measured and is_evaluated(config.evals, run, config.run.steps)
+    return summary if is_whole and summary["steps"] else None
 
 
 def changes(config: RootConfig, run: RunDir) -> list[str]:

@@ -284,7 +284,8 @@ async def _answers(session: aiohttp.ClientSession, spec: ServerSpec, url: str) -
     key = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
     try:
         async with session.get(f"{url}{spec.ready_path}") as response:
-            if response.status != 200 or not spec.starts_paused:
+            # The embedded server pauses itself.
+            if response.status != 200 or not spec.starts_paused or spec.kind == "embedded":
                 return response.status == 200
         pause = {"mode": "retract"}
         async with session.post(f"{url}/pause_generation", json=pause, headers=key) as response:

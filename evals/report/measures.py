@@ -1,5 +1,6 @@
 """Every number of one result: aggregates with intervals, rates, guesses, judges, samples."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +11,11 @@ from evals.intervals import (
     Interval,
     aggregate_draws,
     aggregate_means,
+    blind_spot,
     mean_interval,
     percentiles,
     ratios,
     resampled,
-    unseen,
 )
 from evals.overall import Counted
 from evals.records import Record
@@ -119,11 +120,14 @@ def aggregate_intervals(own: Counted) -> dict[str, Interval]:
         points = aggregate_means(own.aggregates, means)
         parts = ratios(*resampled([aggregate.units for aggregate in own.aggregates]))
         draws = aggregate_draws(own.aggregates, parts)
-        least = unseen(len({unit.cluster for a in own.aggregates for unit in a.units}))
+        clusters = {a.name: len({unit.cluster for unit in a.units}) for a in own.aggregates}
+        most = max(clusters.values())
         for aggregate in own.aggregates:
             if aggregate.of and points[aggregate.name] == points[aggregate.name]:
                 name = aggregate.name
-                intervals[name] = percentiles(points[name], draws[name], unseen=least)
+                spots = [blind_spot(draws[p], clusters[p] or most) for p in aggregate.of]
+                off = math.hypot(*spots) / len(spots)
+                intervals[name] = percentiles(points[name], draws[name], unseen=off)
     return {a.name: intervals[a.name] for a in own.aggregates if a.name in intervals}
 
 

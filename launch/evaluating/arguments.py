@@ -29,8 +29,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _where(parser)
     _how(parser)
     options = parser.parse_args(argv)
-    if options.while_training and not options.server:
-        parser.error("--while-training is of the servers of a run: name them with --server")
+    if options.while_training and not (options.server and options.name):
+        parser.error(
+            "--while-training is of the servers of a run: name them with --server, and the weights "
+            "that they have now with --name"
+        )
+    if options.run and (options.blind_baseline or options.name):
+        parser.error("--blind-baseline and --name are of one --model")
     if options.server and options.openai:
         parser.error("--server and --openai are two ways to name the same thing: give one")
     if options.run and (options.server or options.openai or options.model):
@@ -42,6 +47,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.crossed:
         if options.server or options.openai or options.run or options.blind_baseline:
             parser.error("--crossed is of two model folders, and starts their servers")
+        if options.against or options.name:
+            parser.error("--crossed compares its own four; --against and --name are of one model")
         if options.system is None and options.instruction is None:
             parser.error("--crossed: say how the trained model is asked: --system, --instruction")
     if (options.judge is None) != (options.judge_model is None):

@@ -81,7 +81,8 @@ async def _run_of_checkpoints(options: argparse.Namespace, chosen: Sequence[Benc
     """Evaluate the base of a run and every checkpoint of one policy, one after the other."""
     out, status = options.out or _OUT / options.run.name, 0
     if options.contamination:
-        arguments = (options.run, chosen, options.data, out / options.regime)
+        revisions = options.cache / "revisions.json"
+        arguments = (options.run, chosen, options.data, out / options.regime, revisions)
         print(await asyncio.to_thread(check_run, *arguments), flush=True)
     base: Sequence[BenchmarkResult] = []
     summaries: dict[int, Summary] = {}

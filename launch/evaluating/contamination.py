@@ -14,7 +14,9 @@ from evals.data import load
 _GAMES = 100_000
 
 
-def check_run(run: Path, benchmarks: Sequence[Benchmark], data: str, out: Path) -> str:
+def check_run(
+    run: Path, benchmarks: Sequence[Benchmark], data: str, out: Path, revisions: Path
+) -> str:
     """Write contamination.json with all hits into `out`; a line that says how many. Blocking.
 
     Raises ConfigError where the run has no games to look at, or the data can't be read.
@@ -31,7 +33,7 @@ def check_run(run: Path, benchmarks: Sequence[Benchmark], data: str, out: Path) 
     hits = [
         hit
         for benchmark in benchmarks
-        for hit in check(played, {benchmark.name: load(benchmark, data).rows})
+        for hit in check(played, {benchmark.name: load(benchmark, data, revisions=revisions).rows})
     ]
     out.mkdir(parents=True, exist_ok=True)
     path = out / "contamination.json"

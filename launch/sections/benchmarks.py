@@ -12,7 +12,11 @@ from launch.sections.tables import grid, table
 
 def benchmarks(run: Run) -> str:
     """A chart for each benchmark and each mean over them; empty where none was evaluated."""
-    points = {row["step"]: row for row in run.of_kind(RECORD)}  # the newest of a step
+    points: dict[int, Record] = {}
+    for row in run.of_kind(RECORD):
+        # A restart threw away the weights of what was later than this.
+        points = {step: old for step, old in points.items() if step < row["step"]}
+        points[row["step"]] = row
     if not points:
         return ""
     ordered = [points[step] for step in sorted(points)]

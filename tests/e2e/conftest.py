@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.rundir import RunDir
-from tests.e2e.command import Ended, run, selfplay
+from tests.e2e.command import ROOT, Ended, run, selfplay
 
 QUICK_STEPS = 4
 QUICK_OVERRIDES = (
@@ -17,6 +17,11 @@ QUICK_OVERRIDES = (
     "eval.majority_items=2",
     "eval.dev_items=4",
     "eval.dev_every=2",
+    "evals.benchmarks=[chartqa]",
+    f"evals.data={ROOT / 'tests/evals/fixtures'}",
+    "evals.limit=4",
+    "evals.every=2",
+    "evals.max_new_tokens=8",
 )
 
 

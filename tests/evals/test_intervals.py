@@ -10,6 +10,7 @@ import pytest
 from evals.benchmark import Aggregate, Unit
 from evals.intervals import (
     aggregate_means,
+    blind_spot,
     mean_interval,
     percentiles,
     ratios,
@@ -146,7 +147,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_draws_without_a_unit_are_left_out() -> None:
-    found = percentiles(0.5, np.array([0.0, math.nan, 1.0, math.nan]), unseen=0.1)
+    found = percentiles(0.5, np.array([0.0, math.nan, 1.0, math.nan]), unseen=0.0)
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
 
 
@@ -159,6 +160,16 @@ def test_nothing_seen_is_not_certainty(clusters: int) -> None:
     assert (found.low, found.high) == (0.0, pytest.approx(share))
     found = percentiles(0.0, np.zeros(100), unseen=share, lowest=-1.0)
     assert (found.low, found.high) == (pytest.approx(-share), pytest.approx(share))
+
+
+def test_only_what_does_not_vary_is_a_blind_spot() -> None:
+    assert blind_spot(np.array([0.25, 0.25, math.nan]), 8) == unseen(8)
+    assert blind_spot(np.array([0.25, 0.5]), 8) == 0.0
+    assert blind_spot(np.array([math.nan]), 8) == 0.0
+    # In quadrature with what does vary, and never beyond the ends.
+    found = percentiles(0.5, np.linspace(0.2, 0.8, 1001), unseen=0.4)
+    assert (found.low, found.high) == pytest.approx((0.5 - math.hypot(0.285, 0.4), 0.991), abs=1e-3)
+    assert percentiles(0.9, np.linspace(0.8, 1, 99), unseen=0.4).high == 1.0
 
 
 def test_an_aggregate_may_be_the_mean_of_others() -> None:

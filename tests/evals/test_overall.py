@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evals.benchmark import Aggregate, Scored, Unit
-from evals.intervals import unseen
+from evals.intervals import percentiles, unseen
 from evals.overall import Counted, draw, draw_all, entries, overall
 
 
@@ -94,3 +94,13 @@ def test_a_mean_of_nothing_but_wrong_answers_is_not_certain() -> None:
     for mean in ("macro", "micro"):
         assert intervals[mean].low == 0.0
         assert intervals[mean].high == pytest.approx(unseen(40) / 3**0.5)
+
+
+def test_one_blind_benchmark_widens_the_mean() -> None:
+    """What is not known of it does not vanish beside one of which more is known."""
+    sides = {"mmsi": counted([0.0] * 5), "chartqa": counted([1.0] * 12 + [0.0] * 8)}
+    found = draw_all({name: [one] for name, one in sides.items()})
+    both = overall({name: one[0] for name, one in found.items()}).intervals()["macro"]
+    alone = percentiles(0.6, found["chartqa"][0].headlines, unseen=0.0)
+    half = math.hypot(alone.high - 0.6, unseen(5)) / 2
+    assert both.high == pytest.approx(0.3 + half, abs=1e-6)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from evals.significance import bootstrap_p, holm, mcnemar
+from evals.significance import bootstrap_p, holm, mcnemar, sign_flips
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 5), (1, 6), (3, 3), (4, 5), (10, 2)])
@@ -40,3 +40,9 @@ def test_holm_keeps_the_family_wise_error() -> None:
     rng = np.random.default_rng(0)
     wrong = sum(min(holm(list(rng.random(12)))) < 0.05 for _ in range(2000))
     assert 0.035 < wrong / 2000 < 0.065
+
+
+def test_few_clusters_that_move_are_no_proof() -> None:
+    """Three that all move one way: two of the eight ways in which their signs may fall."""
+    assert [sign_flips(moved) for moved in range(5)] == [1.0, 1.0, 0.5, 0.25, 0.125]
+    assert bootstrap_p(np.ones(9999)) < 0.001, "which does not know how few there were"

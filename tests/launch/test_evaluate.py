@@ -101,9 +101,8 @@ def arguments(url: str, folder: Path) -> list[str]:
 def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(url: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "data", 2000)
     journal = tmp_path / "out/official/chartqa/responses.jsonl"
-    with subprocess.Popen(
-        command(*arguments(url, tmp_path)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as process:
+    slowly = command(*arguments(url, tmp_path), "--concurrency", "1")
+    with subprocess.Popen(slowly, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 20, timeout_s=60)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -227,6 +226,9 @@ def test_help_is_instant() -> None:
         (["--run", "launch"], "launch has no config.yaml"),
         (["--model", "m", "--prompt", "direct"], "--prompt: mmsi (official) has only one"),
         (["--model", "m", "--while-training"], "name them with --server"),
+        (["--model", "m", "--while-training", "--server", "u"], "that they have now with --name"),
+        (["--run", "r", "--blind-baseline"], "are of one --model"),
+        (["--model", "m", "--crossed", "b", "--against", "o"], "compares its own four"),
         (["--model", "m", "--crossed", "b"], "how the trained model is asked"),
         (["--model", "m", "--crossed", "b", "--openai", "v"], "is of two model folders"),
         (["--model", "m", "--contamination"], "--contamination is of what a --run played"),

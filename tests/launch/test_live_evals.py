@@ -37,7 +37,8 @@ if code == 0 or code == 1:
     score = {"estimate": 0.5, "low": 0.4, "high": 0.6, "se": 0.05, "how": "wilson"}
     measures = {"headline": "accuracy", "aggregates": {"accuracy": score}, "scored": 9 - code,
                 "missing": code}
-    told = {"benchmarks": {"chartqa": {"title": "ChartQA", "measures": measures}}, "overall": {}}
+    told = {"benchmarks": {"chartqa": {"title": "ChartQA", "measures": measures}}, "overall": {},
+            "model": after("--name")}
     (folder / "results.json").write_text(json.dumps(told))
 print("so it ended:", code)
 sys.exit(code)
@@ -57,6 +58,7 @@ class Scene:
         live._COMMAND = script
         self.cfg = LiveEvalsConfig(benchmarks=("chartqa",), data=str(folder), **settings)
         self.changes = Signal()
+        self.offset = 100
         self.steps: dict[str, int] = {"http://a": 0}
         self.records: list[Mapping[str, Any]] = []
         self.events: list[tuple[str, str]] = []
@@ -68,8 +70,8 @@ class Scene:
             base=Path("base"),
             cache=self.run.path / "cache",
             total_steps=total_steps,
-            served=lambda: {url: step + 100 for url, step in self.steps.items()},
-            step_of=lambda version: version - 100,
+            served=lambda: {url: step + self.offset for url, step in self.steps.items()},
+            step_of=lambda version: version - self.offset,
             changes=self.changes,
             record=self._record,
             on_event=lambda *event: self.events.append(event),
@@ -96,6 +98,7 @@ class Scene:
 @pytest.fixture(autouse=True)
 def _command_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_COMMAND", live._COMMAND)
+    monkeypatch.setattr(live, "PAUSE_S", 0.01)
 
 
 def test_the_base_every_nth_step_and_the_last_are_evaluated(tmp_path: Path) -> None:
@@ -146,41 +149,59 @@ def test_rows_without_an_answer_are_asked_again_and_then_told(tmp_path: Path) ->
     assert len(names) == 1, "another name would ask what is answered again"
 
 
-def test_what_no_try_can_mend_ends_the_evaluations_and_not_the_run(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, 2)
+def test_what_fails_again_and_again_ends_the_evaluations_and_not_the_run(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 2, every=1)
 
     async def go() -> None:
         evals = scene.made(total_steps=40)
-        await asyncio.wait_for(evals.run(), 20)
+        running = asyncio.create_task(evals.run())
+        for number in range(live.MAX_FAILED):
+            async with asyncio.timeout(20):
+                while len(scene.events) == number:
+                    await asyncio.sleep(0.005)
+            scene.steps = {"http://a": number + 1}
+            scene.changes.notify()
+        await asyncio.wait_for(running, 5)
         await asyncio.wait_for(evals.finished(), 1)
 
     asyncio.run(go())
-    assert len(scene.calls(0)) == 1
-    ((level, text),) = scene.events
-    assert level == "warning"
-    assert "so it ended: 2" in text
+    assert len(scene.calls(0)) == live.TRIES
+    assert {level for level, _ in scene.events} == {"warning"}
+    assert "so it ended: 2" in scene.events[0][1]
+    assert "no more" in scene.events[-1][1]
     assert not scene.records
 
 
-def test_a_crash_costs_a_point(tmp_path: Path) -> None:
+def test_a_failure_costs_a_point(tmp_path: Path) -> None:
+    """A crash, a server that is away, a full disk: the next one is made as if nothing had been."""
     scene = Scene(tmp_path, 9, every=10)
+
+    async def failed(number: int) -> None:
+        async with asyncio.timeout(20):
+            while len(scene.events) < number:
+                await asyncio.sleep(0.005)
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=40).run())
-        async with asyncio.timeout(20):
-            while not scene.events:
-                await asyncio.sleep(0.005)
-        (scene.run.path.parent / "statuses.json").write_text("[0]")
-        await scene.to(10)
+        await failed(1)
+        scene.run.key.unlink()  # what the command is given cannot even be read
+        scene.steps = {"http://a": 10}
+        scene.changes.notify()
+        await failed(2)
+        make_key(scene.run)
+        (scene.run.path.parent / "statuses.json").write_text("[2, 0]")
+        await scene.to(20)
         running.cancel()
         await asyncio.wait((running,))
 
     asyncio.run(go())
-    assert [record["step"] for record in scene.records] == [10]
+    assert [record["step"] for record in scene.records] == [20]
+    assert "FileNotFoundError" in scene.events[1][1]
 
 
-def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, every=10)
+def test_results_of_other_weights_are_no_point(tmp_path: Path) -> None:
+    """They are of the attempt before, whose weights of this step were thrown away."""
+    scene = Scene(tmp_path, 0, every=10)
 
     async def go(first: int, *points: int) -> None:
         scene.steps = {"http://a": first}
@@ -190,13 +211,65 @@ def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
         running.cancel()
         await asyncio.wait((running,))
 
-    asyncio.run(go(0, 0, 20))
-    # It was set back to 18: since 0 one was due, and those of 20 are other weights now.
-    asyncio.run(go(18, 18, 20))
-    assert [record["step"] for record in scene.records] == [0, 20, 18, 20]
+    async def in_vain() -> None:
+        scene.steps = {"http://a": 15}
+        running = asyncio.create_task(scene.made(total_steps=40).run())
+        await asyncio.sleep(0)
+        scene.steps = {"http://a": 20}
+        scene.offset = 200  # versions go on
+        scene.changes.notify()
+        async with asyncio.timeout(20):
+            while not scene.events:
+                await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.wait((running,))
+
+    asyncio.run(go(0, 0, 10, 20))
+    (tmp_path / "statuses.json").write_text("[9]")
+    asyncio.run(in_vain())
+    assert [record["step"] for record in scene.records] == [0, 10, 20]
+
+
+def test_an_evaluation_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, deadline_s=0.3)
+    (tmp_path / "evaluate.py").write_text("import time\ntime.sleep(60)\n")
+
+    async def go() -> None:
+        running = asyncio.create_task(scene.made(total_steps=0).run())
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(go())
+    assert "evals.deadline_s" in scene.events[0][1]
+
+
+def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, every=10)
+
+    async def go(first: int, *points: int) -> LiveEvals:
+        scene.steps = {"http://a": first}
+        evals = scene.made(total_steps=40)
+        running = asyncio.create_task(evals.run())
+        await asyncio.sleep(0)
+        for step in points:
+            await scene.to(step)
+        if first == 40:
+            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(evals.finished(), 1)
+        running.cancel()
+        await asyncio.wait((running,))
+        return evals
+
+    asyncio.run(go(0, 0, 10, 20))
+    # It was set back to 12: those of 20 are other weights now, and are not shown any more.
+    asyncio.run(go(12, 20))
+    assert [record["step"] for record in scene.records] == [0, 10, 20, 20]
     assert len(scene.calls(20)) == 2
-    asyncio.run(go(25, 30))  # nothing is due before
-    assert scene.records[-1]["step"] == 30
+    asyncio.run(go(25, 40))  # nothing is due before
+    assert [record["step"] for record in scene.records][4:] == [40]
+    (scene.run.evals / "step-40.bak").mkdir()
+    # It ended after the last evaluation, and before its end: there is nothing to wait for.
+    assert "step 40" in asyncio.run(go(40)).line()
+    assert len(scene.records) == 5
 
 
 def test_its_process_ends_with_it(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def seconds(parse: Callable[[str], Any], text: str) -> float:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_megabyte_is_read_in_a_second(name: str) -> None:
+def test_a_megabyte_is_read_in_seconds(name: str) -> None:
     """All is tried in small; of what promises to be slowest, a megabyte."""
     parse = parser(name)
 
@@ -258,4 +258,5 @@ def test_a_megabyte_is_read_in_a_second(name: str) -> None:
     # By steps, so that a parser that is far from linear fails before the day is over.
     for length, case in itertools.product((MEGABYTE // 10, MEGABYTE), cases[:WORST]):
         taken_s = seconds(parse, hostile(*case, length))
-        assert taken_s < 1.0, f"{length} characters of {case}: {taken_s:.1f} s"
+        # Some .3 s where the machine does nothing else.
+        assert taken_s < 3.0, f"{length} characters of {case}: {taken_s:.1f} s"
