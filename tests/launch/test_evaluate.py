@@ -102,7 +102,13 @@ def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(url: str, tmp_pat
     write_rows(tmp_path / "data", 2000)
     journal = tmp_path / "out/official/chartqa/responses.jsonl"
     slowly = command(*arguments(url, tmp_path), "--concurrency", "1")
-    with subprocess.Popen(slowly, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        slowly,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # A shell that started the tests in the background has it ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 20, timeout_s=60)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
