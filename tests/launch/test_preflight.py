@@ -134,3 +134,17 @@ def test_layers_that_adapters_can_not_have_are_named_before_the_start(tmp_path: 
         check_before_start(load_root(CONFIGS / "quickstart.yaml", wrong), resume=False)
     right = ["learner.lora={rank: 2, targets: [q_proj]}", f"run.root={tmp_path}"]
     check_before_start(load_root(CONFIGS / "quickstart.yaml", right), resume=False)
+
+
+def test_a_run_whose_last_weights_were_not_evaluated_is_not_finished(tmp_path: Path) -> None:
+    """Stopped in the middle of that: to resume it is to evaluate them."""
+    wanted = [f"run.root={tmp_path}", "run.steps=5", "evals.benchmarks=[chartqa]"]
+    config = load_root(CONFIGS / "quickstart.yaml", wanted)
+    run = RunDir(config.run.root / config.run.name)
+    run.create()
+    run.summary.write_text(summary())
+    assert finished(config, run) is None
+    folder = run.evals / "step-00000005" / "official"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"model": "m", "benchmarks": {}, "overall": {}}')
+    assert finished(config, run) is not None
