@@ -28,7 +28,7 @@ RECORD = "benchmarks"
 TRIES = 3
 """Of one evaluation that leaves rows without an answer; each asks for the rest only."""
 PAUSE_S = 10.0
-"""Between two of them: a server that is started again is back by then."""
+"""Between two of them; each then waits until servers take requests."""
 MAX_FAILED = 3
 """Evaluations in a row that come to nothing: there is no sense in more."""
 _COMMAND = Path(__file__).with_name("evaluate.py")

@@ -169,7 +169,7 @@ def _rollouts(
     key: str | None,
 ) -> RolloutEndpoint:
     # Beside a run the folder has the base's weights; whose name says which the servers have.
-    weights = (options.name or "of a run") if options.while_training else None
+    weights = options.name if options.while_training else None
     return RolloutEndpoint(
         session,
         urls,
