@@ -29,7 +29,7 @@ from typing import Any
 from engine import accounts, schema
 from engine.admission import ReadyGame
 from engine.errors import EngineError
-from engine.notes import evenly, first_and_last, without_pictures
+from engine.notes import evenly, first_and_last, newest, one, without_pictures
 from engine.types import Group
 from engine.versions import Restore, Version, VersionLedger
 from engine.wire import decode_group, encode_group, pack, unpack
@@ -138,6 +138,30 @@ class Buffer:
     def games_evenly(self, most: int) -> Iterator[dict[str, Any]]:
         """At most `most` finished games with notes, evenly spread over the run, one by one."""
         return evenly(self._db, most)
+
+    def newest_games(self, most: int) -> Iterator[dict[str, Any]]:
+        """The last `most` games with notes, newest first, one by one."""
+        return newest(self._db, most)
+
+    def game_life(self, number: int) -> dict[str, Any] | None:
+        """A game with notes, and its groups: [{stream, policy, state, reason, step, age,
+        created_s}]; None where there is no such game."""
+        game = one(self._db, number)
+        if game is None:
+            return None
+        keys = ("stream", "policy", "state", "reason", "step", "age", "created_s")
+        rows = self._rows(
+            f"SELECT {', '.join(keys)} FROM groups WHERE game = ? ORDER BY id", (number,)
+        )
+        return game | {"groups": [dict(zip(keys, row, strict=True)) for row in rows]}
+
+    def reasons(self) -> list[str]:
+        """Why games and groups were dropped, each reason once."""
+        rows = self._rows(
+            "SELECT reason FROM games WHERE reason IS NOT NULL "
+            "UNION SELECT reason FROM groups WHERE reason IS NOT NULL"
+        )
+        return sorted(str(reason) for (reason,) in rows)
 
     def image(self, name: str) -> bytes | None:
         """PNG bytes by content hash; None where nothing needs it any more."""

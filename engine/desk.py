@@ -16,6 +16,7 @@
     saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
     event, stopping                ->  noted
                                    <-  bye
+                                   <-  save: a checkpoint now; stop: save, and say "stopping"
                                    <-  release {policy, url}: a server moves to another policy
     released {policy, url}         ->  the old learner sends it nothing any more
                                    <-  assign {policy, url}, to the learner of the new one

@@ -66,6 +66,9 @@ class Engine:
     changes: Signal
     phase: str = "measuring the base"
     holds_steps: bool = True
+    is_paused: bool = False
+    """No game is admitted until `resume`."""
+    is_draining: bool = False
     _last_curve: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -82,6 +85,7 @@ class Engine:
                         ("admit", self._admit(tasks)),
                         ("watch", self._watch()),
                         ("measure", self._measure()),
+                        ("drain", self._drain()),
                     )
                 ]
                 own += [
@@ -95,6 +99,38 @@ class Engine:
         except BaseExceptionGroup as failures:
             raise first_of(failures) from failures
         await self.hooks.watch(self)
+
+    # what a person may ask for meanwhile
+
+    def pause(self) -> None:
+        """Start no game until `resume`; those in flight go on, and what is ready is trained."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+        self.changes.notify()
+
+    async def save(self) -> None:
+        """Have every policy write a checkpoint."""
+        await self.desk.tell_all("save")
+
+    def drain(self) -> None:
+        """Start no game any more, play and train what there is, then save and stop: a resumed run
+        goes on from there, and nothing is played twice."""
+        self.is_draining = True
+        self.phase = "draining"
+        self.changes.notify()
+
+    async def _drain(self) -> None:
+        while not self.is_draining:
+            seen = self.changes.count
+            await self.changes.beyond(seen)
+        self.admission.stop()
+        self.changes.notify()
+        while not self.admission.is_drained:
+            seen = self.changes.count
+            await self.changes.beyond(seen)
+        await self.desk.tell_all("stop")
 
     async def _until_over(self) -> None:
         while True:
@@ -136,7 +172,7 @@ class Engine:
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             seen = self.changes.count
-            while self.admission.may_start():
+            while not self.is_paused and self.admission.may_start():
                 game = self.games.start()
                 task = tasks.create_task(self.games.run(game), name=f"game {game}")
                 self._tasks.add(task)
@@ -154,7 +190,8 @@ class Engine:
         if self.hooks.measure_before is not None:
             await self.hooks.measure_before()
         self.holds_steps = False
-        self.phase = "self-play"
+        if not self.is_draining:
+            self.phase = "self-play"
         self._last_curve = min(self.desk.steps.values())
         self.changes.notify()
         while self.hooks.measure_dev is not None:

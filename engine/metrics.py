@@ -40,7 +40,7 @@ class MetricLog:
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Numbers that JSON does not know (NaN, infinity) become null."""
         line = {"t": round(time.time(), 3), "kind": kind, **record}
-        self._file.write(json.dumps(_finite(line)) + "\n")
+        self._file.write(json.dumps(finite(line)) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -129,11 +129,12 @@ def _mean(values: Any) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` for JSON: null instead of NaN and infinity, keys as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -23,6 +23,22 @@ def first_and_last(db: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
     return [_game(row) for _, row in sorted(found.items())]
 
 
+def newest(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
+    """The last `most` games that have notes, newest first, read one by one."""
+    rows = db.execute(
+        "SELECT id FROM games WHERE notes IS NOT NULL ORDER BY id DESC LIMIT ?", (most,)
+    )
+    for (id_,) in rows.fetchall():
+        if (game := one(db, id_)) is not None:
+            yield game
+
+
+def one(db: sqlite3.Connection, number: int) -> dict[str, Any] | None:
+    """A game that has notes."""
+    row = db.execute(f"{_GAMES} WHERE id = ? AND notes IS NOT NULL", (number,)).fetchone()
+    return None if row is None else _game(row)
+
+
 def evenly(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
     """At most `most` finished games with notes, every k-th one back from the newest, oldest first.
 
@@ -31,9 +47,8 @@ def evenly(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
     ids = [row[0] for row in db.execute("SELECT id FROM games WHERE state = 'finished'")]
     ids = sorted(ids)[:: -max(1, math.ceil(len(ids) / most))]
     for id_ in reversed(ids):
-        row = db.execute(f"{_GAMES} WHERE id = ? AND notes IS NOT NULL", (id_,)).fetchone()
-        if row is not None:
-            yield _game(row)
+        if (game := one(db, id_)) is not None:
+            yield game
 
 
 def without_pictures(value: Any, pictures: dict[str, bytes]) -> Any:

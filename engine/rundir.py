@@ -1,6 +1,7 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
 runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt
+              dashboard.json  dashboard-token
               checkpoints/<policy>/step-*/   evals/step-*/   bad_batches/   logs/   pids/
 """
 
@@ -56,6 +57,16 @@ class RunDir:
     def fatal(self) -> Path:
         """Why no restart mends this run."""
         return self.path / "fatal.txt"
+
+    @property
+    def dashboard(self) -> Path:
+        """Where the dashboard listens."""
+        return self.path / "dashboard.json"
+
+    @property
+    def dashboard_token(self) -> Path:
+        """What the dashboard asks of who controls the run, or watches from elsewhere."""
+        return self.path / "dashboard-token"
 
     @property
     def bad_batches(self) -> Path:

@@ -9,12 +9,16 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 NUM_COLORS = 8
+ROW = 22
+"""Height of one interval."""
 
 
 def line_chart(
     title: str, series: Mapping[str, Points], *, x_label: str = "step", smooth: int = 0
 ) -> str:
-    """Lines over x. `smooth` > 1 draws each point faintly and the mean of so many points."""
+    """Lines over x. `smooth` > 1 draws each point faintly and the mean of so many points. A line's
+    colour is that of its place in `series`, empty ones counted: charts of the same names agree."""
+    colors = {name: number for number, name in enumerate(series)}
     series = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         for name, points in series.items()
@@ -29,7 +33,8 @@ def line_chart(
     to_x = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
     to_y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [_y_axis(ticks, to_y), _x_labels(x_low, x_high, x_label)]
-    for number, points in enumerate(series.values()):
+    for name, points in series.items():
+        number = colors[name]
         if smooth > 1 and len(points) > smooth:
             body += [
                 f'<circle class="c{number % NUM_COLORS} faint" cx="{to_x(x):.1f}" '
@@ -44,7 +49,7 @@ def line_chart(
             f'<circle class="c{number % NUM_COLORS}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3">'
             f"<title>{_number(y)}</title></circle>"
         )
-    return _figure(title, body, list(series))
+    return _figure(title, body, {name: colors[name] for name in series})
 
 
 def bar_chart(title: str, series: Mapping[str, Mapping[int, float]], *, x_label: str) -> str:
@@ -74,7 +79,34 @@ def bar_chart(title: str, series: Mapping[str, Mapping[int, float]], *, x_label:
         for x in range(low, high + 1, every)
     ]
     body.append(_corner(x_label))
-    return _figure(title, body, list(series))
+    return _figure(title, body, {name: number for number, name in enumerate(series)})
+
+
+def interval_chart(title: str, rows: Mapping[str, tuple[float, float, float] | None]) -> str:
+    """(low, estimate, high) of each name, one below the other, about 0; colours as in lines."""
+    colors = {name: number for number, name in enumerate(rows)}
+    known = {name: row for name, row in rows.items() if row is not None}
+    if not known:
+        return ""
+    ends = [value for low, _, high in known.values() for value in (low, high)]
+    ticks = nice_ticks(min(0.0, *ends), max(0.0, *ends))
+    to_x = _scale(ticks[0], ticks[-1], LEFT, WIDTH - RIGHT - 10)
+    bottom = TOP + ROW * len(known)
+    body = [
+        f'<line class="{"base zero" if abs(tick) < 1e-12 else "grid"}" x1="{to_x(tick):.1f}" '
+        f'x2="{to_x(tick):.1f}" y1="{TOP}" y2="{bottom}"/><text class="tick" '
+        f'text-anchor="middle" x="{to_x(tick):.1f}" y="{bottom + 16}">{_number(tick)}</text>'
+        for tick in ticks
+    ]
+    for number, (name, (low, middle, high)) in enumerate(known.items()):
+        color, y = f"c{colors[name] % NUM_COLORS}", TOP + ROW * (number + 0.5)
+        told = f"{name}: {middle:+.3f} [{low:+.3f}, {high:+.3f}]"
+        body.append(
+            f'<polyline class="{color} line" points="{to_x(low):.1f},{y} {to_x(high):.1f},{y}"/>'
+            f'<circle class="{color}" cx="{to_x(middle):.1f}" cy="{y}" r="4">'
+            f"<title>{escape(told)}</title></circle>"
+        )
+    return _figure(title, body, {name: colors[name] for name in known}, bottom + BOTTOM)
 
 
 def fraction_bar(parts: Mapping[str, float]) -> str:
@@ -149,14 +181,16 @@ def _corner(label: str) -> str:
     )
 
 
-def _figure(title: str, body: Sequence[str], names: Sequence[str]) -> str:
+def _figure(
+    title: str, body: Sequence[str], colors: Mapping[str, int], height: float = HEIGHT
+) -> str:
     legend = "".join(
         f'<span><i class="b{number % NUM_COLORS}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names)
+        for name, number in colors.items()
     )
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">'
         f'{"".join(body)}</svg><div class="legend">{legend}</div></figure>'
     )
 

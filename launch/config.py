@@ -18,6 +18,7 @@ from engine.elastic import ElasticConfig
 from engine.errors import ConfigError
 from engine.layout import Follower, followers_of
 from engine.learner.config import LearnerConfig
+from engine.monitor.config import MonitorConfig
 from engine.sampler import SamplerConfig
 from engine.servers.router import check_routers
 from evals.config import EvalConfig, LiveEvalsConfig
@@ -45,6 +46,7 @@ class RootConfig(Section):
     recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     eval: EvalConfig = EvalConfig()
     evals: LiveEvalsConfig = LiveEvalsConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
 
 def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:

@@ -6,6 +6,7 @@ It owns no GPU and never imports torch.
 """
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -23,13 +24,18 @@ from engine.errors import EngineError, FatalError
 from engine.games import Games
 from engine.layout import router_url
 from engine.loop import Engine, Hooks
+from engine.monitor.access import read_or_make_token
+from engine.monitor.dashboard import Dashboard
+from engine.monitor.observed import TIMELINE, ObservedRenderer, ObservedSampler, Timeline
 from engine.moves import Mover
 from engine.rundir import RunDir
 from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.tasks import Signal
 from engine.transport import EngineSocket
 from engine.types import Group
+from launch.actions import actions_of
 from launch.config import EVALUATED, RootConfig, followers, load_root
+from launch.library import Library
 from launch.live_evals import LiveEvals
 from launch.measurements import Counting, Measurements
 from launch.recipe import NAME, STREAMS, begin
@@ -130,9 +136,44 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             hooks=hooks_of(config, desk, measurements, watcher, mover, evals),
             changes=changes,
         )
+        await serve_dashboard(stack, config, run, watcher, engine)
         await engine.run()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
+
+
+async def serve_dashboard(
+    stack: AsyncExitStack, config: RootConfig, run: RunDir, watcher: Watcher, engine: Engine
+) -> None:
+    """Until the stack ends; a run goes on without one where none can be had."""
+    cfg = config.monitor
+    if not cfg.dashboard:
+        return
+    dashboard = Dashboard(
+        cfg,
+        token=read_or_make_token(run.dashboard_token),
+        curves=watcher.curves,
+        library=Library(run),
+        server_texts=watcher.probe.texts,
+        actions=actions_of(engine),
+        port=read_port(run),
+    )
+    try:
+        await stack.enter_async_context(dashboard)
+    except EngineError as error:
+        watcher.on_event("warning", f"no dashboard: {error}")
+        return
+    run.dashboard.write_text(json.dumps({"host": cfg.host, "port": dashboard.port}))
+    watcher.terminal.announce(dashboard.url)
+    watcher.views.append(dashboard.show)
+
+
+def read_port(run: RunDir) -> int | None:
+    """Where the attempt before listened: browsers look for it there."""
+    try:
+        return int(json.loads(run.dashboard.read_text())["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def pools_of(config: RootConfig) -> dict[str, ServerPool]:
@@ -217,8 +258,14 @@ def bind(
             note(key, value)
             watcher.on_note(key, value)
 
-        table = Table(game, samplers, renderer.of(game), grader, submit, observe)
-        await play_at(game, table)
+        timeline = Timeline()
+        note(TIMELINE, timeline.note)
+        watched = {
+            role: ObservedSampler(sampler, role, watcher.waiting, timeline)
+            for role, sampler in samplers.items()
+        }
+        drawing = ObservedRenderer(renderer.of(game), watcher.waiting, timeline)
+        await play_at(game, Table(game, watched, drawing, grader, submit, observe))
 
     return play_game
 

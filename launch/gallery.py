@@ -1,4 +1,4 @@
-"""Games as people look at them. Used by the report.
+"""Games as people look at them. Used by the report and by the dashboard.
 
 Everything here shows model output, which is hostile: each value goes through `escape`, pictures
 are PNG bytes from our own renderer, and the page runs no script.
@@ -11,31 +11,85 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
+from engine.monitor.observed import TIMELINE
 from render_pool.reasons import SENTENCES
 
 Notes = Mapping[str, Any]
-FindImage = Callable[[str], bytes | None]
+ImageSource = Callable[[str], str | None]
+"""The `src` of a picture, given its content hash; None where it is not kept."""
 MAX_TEXT = 1500
+MAX_CAPTION = 90
+"""Characters in a game's title."""
 
 
-def game_html(game: Mapping[str, Any], find_image: FindImage, *, is_open: bool = False) -> str:
-    """One game of `Buffer.gallery`, folded except for its title unless `is_open`."""
+def inline(find_image: Callable[[str], bytes | None]) -> ImageSource:
+    """Pictures as part of the page itself."""
+
+    def source(name: str) -> str | None:
+        png = find_image(name)
+        return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else None
+
+    return source
+
+
+def game_html(
+    game: Mapping[str, Any], source: ImageSource, *, is_open: bool = False, links: bool = False
+) -> str:
+    """One game of `Buffer.gallery`, folded except for its title unless `is_open`. `links`: to
+    where the dashboard has it for ever, and to its timeline."""
     notes: Notes = game["notes"]
+    number = int(game["game"])
     state = game["state"] if game["reason"] is None else f"dropped: {game['reason']}"
-    title = f"game {game['game']} · {_text(notes.get('topic', ''))} · {escape(state)}"
+    title = f"game {number} · {_text(notes.get('topic', ''))} · {escape(state)}"
     proposals = notes.get("proposals")
-    if not isinstance(proposals, list):
-        return f"<details><summary>{title}</summary>{_pre(notes)}</details>"
-    body = "".join(
-        _proposal(number, row, notes, find_image)
-        for number, row in enumerate(proposals, start=1)
-        if isinstance(row, dict)
-    )
+    if isinstance(proposals, list):
+        title += _caption(proposals)
+        body = "".join(
+            _proposal(place, row, notes, source)
+            for place, row in enumerate(proposals, start=1)
+            if isinstance(row, dict)
+        )
+    else:
+        body = _pre({key: value for key, value in notes.items() if key != TIMELINE})
+    facts = [_versions(notes.get(TIMELINE))]
+    if links:
+        facts.append(
+            f'<a href="/game/{number}">link to this game</a> · '
+            f'<a href="/trace/{number}.json">timeline</a> (for ui.perfetto.dev)'
+        )
+    head = " · ".join(fact for fact in facts if fact)
+    head = f'<p class="dim">{head}</p>' if head else ""
     opened = " open" if is_open else ""
-    return f"<details{opened}><summary>{title}</summary>{body}</details>"
+    return (
+        f'<details class="game" id="game-{number}"{opened}>'
+        f"<summary>{title}</summary>{head}{body}</details>"
+    )
 
 
-def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> str:
+def _caption(proposals: list[Any]) -> str:
+    """Of the first proposal that has one."""
+    for row in proposals:
+        proposal = row.get("proposal") if isinstance(row, dict) else None
+        if isinstance(proposal, dict) and proposal.get("caption"):
+            text = str(proposal["caption"])
+            cut = text[:MAX_CAPTION] + ("…" if len(text) > MAX_CAPTION else "")
+            return f' <span class="dim">{escape(cut)}</span>'
+    return ""
+
+
+def _versions(timeline: Any) -> str:
+    """Of the weights that played, by role."""
+    found: dict[str, list[int]] = {}
+    for role, _, _, _, version, _ in timeline["samples"] if isinstance(timeline, dict) else ():
+        found.setdefault(str(role), []).append(int(version))
+    spans = []
+    for role, versions in found.items():
+        low, high = min(versions), max(versions)
+        spans.append(f"{_text(role)} {low}" + ("" if low == high else f"–{high}"))
+    return f"weights: {', '.join(spans)}" if spans else ""
+
+
+def _proposal(number: int, row: Notes, notes: Notes, source: ImageSource) -> str:
     proposal = row.get("proposal")
     head = f"<h4>proposal {number} {_reward(row)}</h4>"
     if not isinstance(proposal, dict):
@@ -46,7 +100,7 @@ def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> s
         for name, value in proposal.items()
     )
     drawings = "".join(
-        _drawing(drawing, notes, find_image)
+        _drawing(drawing, notes, source)
         for drawing in row.get("drawings") or ()
         if isinstance(drawing, dict)
     )
@@ -55,7 +109,7 @@ def _proposal(number: int, row: Notes, notes: Notes, find_image: FindImage) -> s
     )
 
 
-def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
+def _drawing(drawing: Notes, notes: Notes, source: ImageSource) -> str:
     leak = ""
     if drawing.get("leak") is True:
         leak = ' <span class="mark" title="the picture prints the hard answer">leak</span>'
@@ -65,10 +119,9 @@ def _drawing(drawing: Notes, notes: Notes, find_image: FindImage) -> str:
         sentence = escape(SENTENCES.get(reason.partition(":")[0], ""))
         parts.append(f'<p class="bad">{_text(reason)}</p><p class="dim">{sentence}</p>')
     reference = notes.get(str(drawing.get("picture")))
-    png = find_image(reference["png"]) if isinstance(reference, dict) else None
-    if png is not None:
-        data = base64.b64encode(png).decode()
-        parts.append(f'<img alt="picture" loading="lazy" src="data:image/png;base64,{data}">')
+    src = source(reference["png"]) if isinstance(reference, dict) else None
+    if src is not None:
+        parts.append(f'<img alt="picture" loading="lazy" src="{escape(src)}">')
     for level in ("easy", "hard"):
         if isinstance(drawing.get(level), dict):
             parts.append(_vote(level, drawing[level]))

@@ -6,12 +6,22 @@ To play a game of your own, import its parts here instead (roles/README.md, "Wri
 from collections.abc import Awaitable, Callable
 
 from roles.mm_zero.config import MMZeroConfig as RecipeConfig
+from roles.mm_zero.curves import play_curves
 from roles.mm_zero.memory import Memory
 from roles.mm_zero.prompts import load_prompts
-from roles.mm_zero.recipe import FUNNEL, STREAMS, play
+from roles.mm_zero.recipe import FUNNEL, STATIONS, STREAMS, play
 from roles.table import Table
 
-__all__ = ["FUNNEL", "NAME", "STREAMS", "RecipeConfig", "begin", "check"]
+__all__ = [
+    "FUNNEL",
+    "NAME",
+    "STATIONS",
+    "STREAMS",
+    "RecipeConfig",
+    "begin",
+    "check",
+    "play_curves",
+]
 
 NAME = "mm_zero"
 

@@ -1,11 +1,12 @@
-"""`report.html` of a run: one file without scripts or references, also while the run goes on.
+"""`report.html` of a run: one file without scripts or references, also while the run goes on; of
+several runs, one file that compares them.
 
 python launch/report.py runs/quickstart
+python launch/report.py runs/a runs/b                  # writes runs/compare-a-b.html
+python launch/report.py full=runs/a0,runs/a1 no_cap=runs/b0,runs/b1
 """
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -13,20 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.buffer import Buffer
-from engine.errors import ConfigError, EngineError
-from engine.metrics import read_metrics
+from engine.errors import EngineError
 from engine.rundir import RunDir
-from launch.gallery import game_html
+from launch.compare import is_group, write_comparison
+from launch.gallery import game_html, inline
 from launch.sections.benchmarks import benchmarks
 from launch.sections.diversity import diversity
 from launch.sections.funnel import funnel
 from launch.sections.measures import dev_curves, heldout, honesty
-from launch.sections.proposals import read_proposals
+from launch.sections.notes import notes
+from launch.sections.page import page, write_page
 from launch.sections.rewards import rewards
-from launch.sections.run import Run
+from launch.sections.run import Run, opened
 from launch.sections.work import ages, learners, renderer, time_spent
-from launch.signs import warnings
 
 NUM_GAMES = 6
 MAX_GAMES = 2000
@@ -34,11 +34,17 @@ MAX_GAMES = 2000
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="launch/report.py", description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="a folder runs/NAME")
+    parser = argparse.ArgumentParser(prog="launch/report.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a folder runs/NAME, or LABEL=RUN,RUN for several"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write a comparison")
     args = parser.parse_args(argv)
     try:
-        print(write_report(args.run))
+        if len(args.runs) == 1 and args.out is None and not is_group(args.runs[0]):
+            print(write_report(Path(args.runs[0])))
+        else:
+            print(write_comparison(args.runs, args.out))
     except EngineError as error:
         print(f"streamzero: {error}", file=sys.stderr)
         return 2
@@ -47,26 +53,13 @@ def main(argv: Sequence[str]) -> int:
 
 def write_report(folder: Path) -> Path:
     """Write and return `report.html` of a run's folder. Raises ConfigError where there is none."""
-    run = RunDir(folder)
-    if not run.database.exists():
-        raise ConfigError(f"{run.path}: no run here ({run.database.name} is missing)")
-    summary = json.loads(run.summary.read_text()) if run.summary.exists() else None
-    buffer = Buffer.open(run.database, read_only=True)
-    try:
-        proposals = read_proposals(buffer.games_evenly(MAX_GAMES))
-        page = render(Run(run.path.name, summary, read_metrics(run.metrics), buffer, proposals))
-    finally:
-        buffer.close()
-    temporary = run.report.with_suffix(".tmp")
-    # Model text may hold lone surrogates, which UTF-8 can't.
-    temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    temporary.replace(run.report)
-    return run.report
+    with opened(folder, MAX_GAMES) as run:
+        text = render(run)
+    return write_page(RunDir(folder).report, text)
 
 
 def render(run: Run) -> str:
     """The page."""
-    style = (Path(__file__).parent / "report.css").read_text()
     sections = [
         ("", _head(run)),
         ("Held-out set, before and after", heldout(run)),
@@ -82,16 +75,7 @@ def render(run: Run) -> str:
         ("Learners", learners(run)),
         ("Games, early and late", _games(run)),
     ]
-    body = "".join(
-        (f"<h2>{escape(title)}</h2>" if title else "") + html for title, html in sections if html
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(run.name)}</title><style>{style}</style></head><body>{body}</body></html>"
-    )
+    return page(run.name, sections)
 
 
 def _head(run: Run) -> str:
@@ -110,23 +94,15 @@ def _head(run: Run) -> str:
             f"seed {summary['seed']}",
             f"config {summary['config_sha256'][:12]}",
         ]
-    found = [*warnings(run.records)]
-    found += [row["text"] for row in run.of_kind("event") if row.get("level") == "warning"][-12:]
-    # One of a kind, the newest: it was said anew for other numbers.
-    newest = {re.sub(r"[\d.]+", "", str(text)): str(text) for text in reversed(found)}
-    notes = "".join(
-        f'<div class="warning">{escape(text)}</div>' for text in reversed(newest.values())
-    )
     line = escape(" · ".join(facts))
-    return f'<h1>{escape(run.name)}</h1><p class="dim">{line}</p>{notes}'
+    return f'<h1>{escape(run.name)}</h1><p class="dim">{line}</p>{notes(run)}'
 
 
 def _games(run: Run) -> str:
     games = run.buffer.gallery(NUM_GAMES)
     shown = (0, len(games) - 1)  # the earliest and the latest stand open
-    return "".join(
-        game_html(game, run.buffer.image, is_open=i in shown) for i, game in enumerate(games)
-    )
+    source = inline(run.buffer.image)
+    return "".join(game_html(game, source, is_open=i in shown) for i, game in enumerate(games))
 
 
 if __name__ == "__main__":

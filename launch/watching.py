@@ -1,8 +1,8 @@
-"""What a run shows and keeps while it runs: metrics, counters, the live view, the summary.
+"""What a run shows and keeps while it runs: metrics, counters, the views, the summary.
 
 The engine tells it what happened; it decides nothing. Once a second it takes one bounded
-snapshot: to the terminal, every few seconds to `metrics.jsonl`, and its sums to the buffer's
-counters, which live over restarts.
+snapshot: to the views (terminal, dashboard), every few seconds to `metrics.jsonl` and the sinks,
+and its sums to the buffer's counters, which live over restarts.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -19,9 +20,14 @@ import aiohttp
 from engine.buffer import Buffer, Leased
 from engine.config import digest
 from engine.loop import Engine
-from engine.metrics import GroupMeter, MetricLog, RateMeter, read_metrics
-from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats, stages
+from engine.metrics import GroupMeter, MetricLog, read_metrics
+from engine.monitor.alarms import ClockReading, alarms, machine_alarms
+from engine.monitor.curves import Curves, draw
+from engine.monitor.observed import RENDERER
+from engine.monitor.sinks import open_sinks
+from engine.monitor.snapshot import Alarm, Snapshot
 from engine.monitor.terminal import Terminal
+from engine.monitor.waiting import Waiting
 from engine.routing import ServerPool
 from engine.rundir import RunDir
 from engine.summary import build_summary, write_summary
@@ -29,24 +35,26 @@ from engine.transport import Message
 from engine.types import Group
 from evals.games import SIGNS, game_signs
 from launch.config import RootConfig
-from launch.recipe import FUNNEL, STREAMS
+from launch.probing import Probe
+from launch.recipe import STREAMS, play_curves
 from launch.report import write_report
-from launch.signs import warnings
-from render_pool.measure import summarise
+from launch.signs import signs
+from launch.snapshots import Snapshots
+from launch.tally import Tally
 from render_pool.pool import RenderPool
 
 log = logging.getLogger(__name__)
 
 RECORD_EVERY_S = 10.0
-PROBE_TIMEOUT_S = 1.0
 NUM_EVENTS = 50
-SIGNS_WINDOW = 60
+WINDOW = 60
+"""Games over which the means of their notes are taken."""
 NUM_RECORDS = 5000
-BUSY_METRIC = "sglang:busy_seconds_total"
+SINKS_CLOSE_S = 5.0
 
 
 class Watcher:
-    """Observes one attempt of a run. Use as a context manager."""
+    """Observes one attempt of a run. Use as a context manager, within the event loop."""
 
     def __init__(
         self,
@@ -60,31 +68,45 @@ class Watcher:
         self._config = config
         self._run = run
         self._buffer = buffer
-        self._pools = pools
         self._renderer = renderer
-        self._session = session
         self.lines: list[Callable[[], str]] = []
         """What other parts have to say, a line each; "": nothing now."""
-        self._records: deque[dict[str, Any]] = deque(read_metrics(run.metrics), NUM_RECORDS)
+        self.views: list[Callable[[Snapshot], None]] = []
+        """Who gets each snapshot, beside the terminal."""
+        self.waiting = Waiting()
+        """To be kept by whoever asks stations for a game."""
+        self.curves = Curves(draw)
+        self.probe = Probe(pools, session)
+        self.terminal = Terminal()
+        self._tally = Tally(buffer, pools)
+        self._snapshots = Snapshots(config, buffer, pools, renderer, self.waiting, self._tally)
+        self._records: deque[dict[str, Any]] = deque(maxlen=NUM_RECORDS)
+        for record in read_metrics(run.metrics):
+            self._keep(record)
         self._log = MetricLog(run.metrics)
-        self._terminal = Terminal()
         self._meter = GroupMeter()
-        self._signs: deque[dict[str, list[float]]] = deque(maxlen=SIGNS_WINDOW)
-        self._events: deque[tuple[str, str]] = deque(maxlen=NUM_EVENTS)
+        self._signs: deque[dict[str, list[float]]] = deque(maxlen=WINDOW)
+        self._proposals: deque[Any] = deque(maxlen=WINDOW)
+        self._events: deque[tuple[float, str, str]] = deque(maxlen=NUM_EVENTS)
+        self._alarms: list[Alarm] = []
+        self._clock: ClockReading | None = None
         self._warned: set[str] = set()
-        self._rates: dict[str, RateMeter] = {}
-        self._totals: dict[str, float] = {}
-        """What this attempt has added to each counter of the buffer so far."""
-        self._trained: dict[str, int] = dict.fromkeys(pools, 0)
-        self._measured: dict[str, int] = dict.fromkeys(pools, 0)
-        self._busy: dict[str, tuple[float, float]] = {}
-        """{part: (seconds worked, seconds there were)} of this attempt."""
-        self._started_s = time.monotonic()
-        self._wall_before_s = buffer.counters().get("wall_s", 0.0)
         self._recorded_s = 0.0
+        loop = asyncio.get_running_loop()
+
+        def on_failure(text: str) -> None:  # called from the sinks' own thread
+            loop.call_soon_threadsafe(self.on_event, "warning", text)
+
+        self._sinks = open_sinks(
+            config.monitor.sinks,
+            run.path,
+            config.run.name,
+            config.model_dump(mode="json"),
+            on_failure,
+        )
 
     def __enter__(self) -> "Watcher":
-        self._terminal.__enter__()
+        self.terminal.__enter__()
         return self
 
     def __exit__(
@@ -94,19 +116,21 @@ class Watcher:
         at: TracebackType | None,
     ) -> None:
         try:
-            self._save_counters()
+            self._tally.save()
         finally:  # a full disk must not also leave the terminal in its live mode
-            self._terminal.__exit__(kind, error, at)
+            self.terminal.__exit__(kind, error, at)
             self._log.close()
+            self._sinks.close(SINKS_CLOSE_S)
 
     # what the engine and the games tell
 
     def record(self, kind: str, record: Mapping[str, Any]) -> None:
-        self._records.append({"kind": kind, **record})
+        self._keep({"t": time.time(), "kind": kind, **record})
         self._log.write(kind, record)
+        self._sinks.write(kind, record)
 
     def on_event(self, level: str, text: str) -> None:
-        self._events.append((level, text))
+        self._events.append((time.time(), level, text))
         self.record("event", {"level": level, "text": text})
         log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
 
@@ -114,17 +138,19 @@ class Watcher:
         self._meter.add(group)
 
     def on_note(self, key: str, value: Any) -> None:
-        if key == "proposals" and self._config.recipe.prompts == "tiny":
-            self._signs.append(game_signs(value))
+        if key == "proposals":
+            self._proposals.append(value)
+            if self._config.recipe.prompts == "tiny":
+                self._signs.append(game_signs(value))
 
     def on_measured(self, policy: str, tokens: int) -> None:
-        """Tokens sampled for a measurement are not self-play's."""
-        self._measured[policy] += tokens
+        self._tally.measured(policy, tokens)
 
     def on_step(self, policy: str, message: Message, batch: Sequence[Leased]) -> None:
         rewards = [reward for row in batch for reward in row.group.rewards]
-        self._trained[policy] += int(message["metrics"].get("tokens", 0))
-        self._busy["learner"] = (message["busy_s"], message["alive_s"])
+        self._tally.trained(policy, int(message["metrics"].get("tokens", 0)))
+        self._tally.worked("learner", message["busy_s"], message["alive_s"])
+        self._snapshots.on_step(policy, message["metrics"])
         self.record(
             "step",
             {
@@ -145,123 +171,58 @@ class Watcher:
 
     async def watch(self, engine: Engine) -> None:
         """One snapshot to all views, one line of counters to the buffer."""
-        await asyncio.gather(*(self._probe(policy) for policy in self._pools))
-        stats = self._renderer.stats()
-        elapsed_s = time.monotonic() - self._started_s
-        self._busy["renderer"] = (stats["busy_s"], elapsed_s * stats["workers"])
-        self._save_counters()
-        snapshot = self._snapshot(engine)
-        self._terminal.show(snapshot)
-        if elapsed_s - self._recorded_s >= RECORD_EVERY_S:
-            self._recorded_s = elapsed_s
+        for policy, (worked_s, there_s) in (await self.probe.busy() or {}).items():
+            self._tally.worked(f"server/{policy}", worked_s, there_s)
+        stats, attempt_s = self._renderer.stats(), self._tally.attempt_s
+        self._tally.worked(RENDERER, stats["busy_s"], attempt_s * stats["workers"])
+        self._tally.save()
+        means = self._meter.means()
+        rewards = {policy: means.get(policy, {}).get("reward") for policy in STREAMS}
+        snapshot = self._snapshots.take(engine, rewards)
+        if attempt_s - self._recorded_s >= RECORD_EVERY_S:
+            self._recorded_s = attempt_s
             self.record("engine", snapshot.record())
-            self._record_groups()
+            self._record_groups(snapshot.games["finished"])
+            self._raise_alarms(snapshot)
+        snapshot = replace(
+            snapshot,
+            lines=(*snapshot.lines, *(text for line in self.lines if (text := line()))),
+            alarms=tuple(self._alarms),
+            events=tuple(self._events),
+        )
+        for show in (self.terminal.show, *self.views):
+            show(snapshot)
 
-    def _record_groups(self) -> None:
-        streams = self._meter.means()
-        signs = {
+    def _record_groups(self, num_games: int) -> None:
+        found = {
             name: sum(values) / len(values)
             for name in SIGNS
             if (values := [value for game in self._signs for value in game[name]])
         }
-        self.record("groups", {"streams": streams, "signs": signs})
-        for warning in warnings(self._records):
-            kind = re.sub(r"[\d.]+", "", warning)  # once, not again for every new number
-            if kind not in self._warned:
-                self._warned.add(kind)
-                self.on_event("warning", warning)
-
-    async def _probe(self, policy: str) -> None:
-        """Busy seconds of the policy's servers, where they tell (ours do)."""
-        worked = there = 0.0
-        for url in self._pools[policy].ready:
-            try:
-                timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
-                async with self._session.get(f"{url}/metrics", timeout=timeout) as response:
-                    text = await response.text()
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                continue
-            for line in text.splitlines():
-                if line.startswith(BUSY_METRIC):
-                    worked += float(line.rsplit(" ", 1)[1])
-                    there += time.monotonic() - self._started_s
-        if there:
-            self._busy[f"server/{policy}"] = (worked, there)
-
-    def _save_counters(self) -> None:
-        totals: dict[str, float] = {"wall_s": time.monotonic() - self._started_s}
-        for policy, pool in self._pools.items():
-            totals[f"measured/{policy}"] = self._measured[policy]
-            totals[f"generated/{policy}"] = pool.counts["tokens"] - self._measured[policy]
-            totals[f"trained/{policy}"] = self._trained[policy]
-        for part, (worked_s, there_s) in self._busy.items():
-            totals[f"busy_s/{part}"], totals[f"busy_of_s/{part}"] = worked_s, there_s
-        # A restarted server counts its seconds anew: what was added stays added.
-        amounts = {n: max(0.0, v - self._totals.get(n, 0.0)) for n, v in totals.items()}
-        self._buffer.add_all({name: amount for name, amount in amounts.items() if amount})
-        self._totals = {n: max(v, self._totals.get(n, 0.0)) for n, v in totals.items()}
-
-    def _snapshot(self, engine: Engine) -> Snapshot:
-        counts, funnel = self._buffer.counts(), self._buffer.funnel()
-        ages = {stream: age_stats(rows) for stream, rows in self._buffer.ages().items()}
-        means = self._meter.means()
-        now_s = time.monotonic()
-        empty: dict[str, Any] = {"ready": 0, "leased": 0, "trained": 0, "dropped": {}}
-        streams = {}
-        for stream in STREAMS:
-            row = {**empty, **counts["groups"].get(stream, {})}
-            age = ages.get(stream, {})
-            streams[stream] = StreamView(
-                ready=row["ready"],
-                leased=row["leased"],
-                trained=row["trained"],
-                dropped=row["dropped"],
-                age_mean=age.get("mean"),
-                age_max=None if age.get("max") is None else int(age["max"] or 0),
-                funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),
-            )
-        policies = {
-            policy: PolicyView(
-                step=engine.desk.steps.get(policy, 0),
-                total_steps=self._config.run.steps,
-                version=engine.desk.versions.get(policy, 0),
-                reward=means.get(policy, {}).get("reward"),
-                generated_per_s=self._rate(f"generated/{policy}", now_s),
-                trained_per_s=self._rate(f"trained/{policy}", now_s),
-                waits_for=self._waits_for(engine, policy),
-            )
-            for policy in STREAMS
-        }
-        return Snapshot(
-            name=self._config.run.name,
-            phase=engine.phase,
-            elapsed_s=self._wall_before_s + now_s - self._started_s,
-            games=counts["games"],
-            streams=streams,
-            policies=policies,
-            busy={
-                part: self._rate(f"busy_s/{part}", now_s)
-                / (self._renderer.stats()["workers"] if part == "renderer" else 1)
-                for part in sorted(self._busy)
+        self.record(
+            "groups",
+            {
+                "games": num_games,
+                "streams": self._meter.means(),
+                "signs": found,
+                "play": play_curves(tuple(self._proposals)),
             },
-            parts={"renderer": self._renderer.stats()},
-            lines=(
-                f"renderer: {summarise(self._renderer.stats())}",
-                *(text for line in self.lines if (text := line())),
-            ),
-            events=tuple(self._events),
         )
 
-    def _waits_for(self, engine: Engine, policy: str) -> str:
-        if not self._pools[policy].ready:
-            return "a server"
-        if engine.holds_steps:
-            return "the measurement of the base"
-        return engine.admission.waits_for(policy) if policy in engine.desk.waiting else ""
+    def _raise_alarms(self, snapshot: Snapshot) -> None:
+        """Those that ring now; an event for each new one."""
+        of_machine, self._clock = machine_alarms(self._run.path, self._clock)
+        records = tuple(self._records)
+        self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]
+        for alarm in self._alarms:
+            kind = re.sub(r"[\d.]+", "", alarm.sentence)  # not again for every new number
+            if kind not in self._warned:
+                self._warned.add(kind)
+                self.on_event("warning", alarm.sentence)
 
-    def _rate(self, counter: str, now_s: float) -> float:
-        meter = self._rates.setdefault(counter, RateMeter())
-        return meter.rate(self._totals.get(counter, 0.0), now_s)
+    def _keep(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+        self.curves.add(record)
 
     # the end
 
@@ -272,8 +233,8 @@ class Watcher:
         heldout: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Write `summary.json` and `report.html`; the summary."""
-        self._save_counters()
-        self._record_groups()
+        self._tally.save()
+        self._record_groups(self._buffer.counts()["games"]["finished"])
         summary = build_summary(
             self._buffer,
             steps=steps,

@@ -89,6 +89,7 @@ class Leader:
         self._bad_batches = BadBatches(spec.bad_batches, spec.learner.max_bad_batches)
         self._disagreeing: set[str] = set()
         """Policies whose sampler and learner disagree."""
+        self._is_told_to_stop = False
         self._checked = 0.0
         self._started = time.monotonic()
         self._busy_s = 0.0
@@ -99,7 +100,7 @@ class Leader:
         for policy in self._spec.policies:
             self._ask_ahead(policy)
         while True:
-            if self._should_stop():
+            if self._should_stop() or self._is_told_to_stop:
                 self._stop()
                 return
             # What has arrived meanwhile is prepared while the next batch trains.
@@ -127,6 +128,10 @@ class Leader:
                 self._publisher.release(command["policy"], command["url"])
             elif command["kind"] == "assign":
                 self._publisher.assign(command["policy"], command["url"])
+            elif command["kind"] == "save":
+                self._save_all()
+            elif command["kind"] == "stop":
+                self._is_told_to_stop = True
             elif command["kind"] == "bye":
                 return False
             message = self._socket.receive(0.0)
@@ -286,7 +291,8 @@ class Leader:
             self._save(policy, self._done[policy])
 
     def _stop(self) -> None:
-        """The first Ctrl-C: save, tell the engine, and wait until it has written its summary."""
+        """The first Ctrl-C, or the engine's "stop": save, tell the engine, and wait until it has
+        written its summary."""
         self._save_all()
         self._report_saves(self._group.checkpoints.wait(SAVE_GRACE_S))
         self._socket.send({"kind": "stopping"})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Stages = tuple[tuple[str, int], ...]
 """A funnel: (stage, number), in the order in which a stream passes them."""
@@ -17,6 +17,12 @@ class StreamView:
     age_mean: float | None = None
     """Of what was trained, in steps."""
     age_max: int | None = None
+    ages: Mapping[int, int] = field(default_factory=dict)
+    """{age: groups} of what was trained."""
+    submitted_per_s: float = 0.0
+    """Groups, of the recent time."""
+    trained_per_s: float = 0.0
+    """Groups, of the recent time."""
     funnel: Stages = ()
     """Rollouts sampled and usable, then groups submitted, kept and trained; see `stages`."""
 
@@ -34,6 +40,54 @@ class PolicyView:
     """Sampled tokens that were trained on."""
     waits_for: str = ""
     """What its next step waits for; empty: it trains."""
+    starved: float | None = None
+    """Share of the recent time in which its learner had nothing to train on; None: not known."""
+    starved_s: float = 0.0
+    """For so long it has had nothing to train on; 0: it trains, or has finished."""
+    steps_per_min: float = 0.0
+    mfu: float | None = None
+    """Model FLOPs utilisation of its last step; None where the device's peak is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """Where games wait for work to be done: the servers of a policy, or the renderer."""
+
+    kind: Literal["servers", "renderer"]
+    units: int
+    """Servers that are ready, or worker processes."""
+    outstanding: int = 0
+    """Requests under way, queued ones included."""
+    queued: int = 0
+    """Of these, those that no unit has begun."""
+    per_s: float = 0.0
+    """Requests answered, of the recent time."""
+    wait_share: float = 0.0
+    """Share of the time that games spent waiting, recently, at this station."""
+    busy: float | None = None
+    """Share of the recent time in which its units worked; None where they do not tell."""
+    limit: str = ""
+    """The setting that gives it more units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What limits the rate of steps, in words."""
+
+    part: str
+    """"learner", a station's name, or "" where nothing does."""
+    sentence: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that a person should look at. Decides nothing."""
+
+    name: str
+    """One of a closed set, for machines: "learner_starved", ..."""
+    sentence: str
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +99,27 @@ class Snapshot:
     """started, finished, in_flight, dropped {reason: number}."""
     streams: Mapping[str, StreamView]
     policies: Mapping[str, PolicyView]
+    games_per_min: float = 0.0
+    """Finished ones, of the recent time."""
+    stations: Mapping[str, Station] = field(default_factory=dict)
+    """In the order in which a game passes them."""
+    bottleneck: Bottleneck = Bottleneck("", "")
+    alarms: Sequence[Alarm] = ()
+    is_paused: bool = False
+    """No game is admitted until someone says so."""
     busy: Mapping[str, float] = field(default_factory=dict)
     """Fraction of the recent time that each server, learner and the renderer worked."""
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What parts count of their own accord, by part; kept with the record."""
     lines: Sequence[str] = ()
     """The same in words, a line each."""
-    events: Sequence[tuple[str, str]] = ()
-    """(level, text), newest last."""
+    events: Sequence[tuple[float, str, str]] = ()
+    """(unix time, level, text), newest last."""
 
     def record(self) -> dict[str, Any]:
         """For `metrics.jsonl`, without what has a line of its own."""
         data = asdict(self)
-        for key in ("name", "events", "lines"):
+        for key in ("name", "events", "lines", "alarms"):
             del data[key]
         return data
 

@@ -1,12 +1,18 @@
 """All that a report is made from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.buffer import Buffer
+from engine.errors import ConfigError
+from engine.metrics import read_metrics
+from engine.rundir import RunDir
 from launch.recipe import STREAMS
-from launch.sections.proposals import Proposed
+from launch.sections.proposals import Proposed, read_proposals
 
 Record = Mapping[str, Any]
 
@@ -24,6 +30,25 @@ class Run:
 
     def of_kind(self, kind: str) -> list[Record]:
         return [row for row in self.records if row["kind"] == kind]
+
+
+@contextmanager
+def opened(folder: Path, num_games: int = 0) -> Iterator[Run]:
+    """The run of a folder, with the proposals of so many of its games. Raises ConfigError where
+    there is none."""
+    run = RunDir(folder)
+    if not run.database.exists():
+        raise ConfigError(f"{run.path}: no run here ({run.database.name} is missing)")
+    try:
+        summary = json.loads(run.summary.read_text()) if run.summary.exists() else None
+    except ValueError as error:
+        raise ConfigError(f"{run.summary}: {error}") from None
+    buffer = Buffer.open(run.database, read_only=True)
+    try:
+        proposals = read_proposals(buffer.games_evenly(num_games)) if num_games else []
+        yield Run(run.path.resolve().name, summary, read_metrics(run.metrics), buffer, proposals)
+    finally:
+        buffer.close()
 
 
 def in_order(streams: Iterable[str]) -> list[str]:

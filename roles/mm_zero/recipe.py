@@ -30,6 +30,8 @@ from roles.table import Table
 
 STREAMS = ("proposer", "coder", "solver")
 """One per role; each feeds the policy of its own name."""
+STATIONS = ("proposer", "coder", "renderer", "solver")
+"""Where a game waits for work to be done, in its order: policies' servers, and the renderer."""
 FUNNEL = {
     "proposer": ("proposed", "parsed"),
     "coder": ("drawn", "rendered"),

@@ -194,6 +194,8 @@ class FakeRun:
     make_games: Callable[..., Games] = Games
     engine: Engine | None = None
     """The engine, as soon as it runs."""
+    on_step: Callable[[str, Message, Any], None] = lambda *_: None
+    on_event: Callable[[str, str], None] = lambda *_: None
 
     async def run(self) -> None:
         policies = {rule.policy for rule in self.rules.streams.values()}
@@ -208,8 +210,8 @@ class FakeRun:
             servers=self.servers,
             attempt=attempt,
             on_change=changes.notify,
-            on_step=lambda policy, _, batch: self.leased.extend((policy, row) for row in batch),
-            on_event=lambda *_: None,
+            on_step=self._stepped,
+            on_event=self.on_event,
         )
         thread = threading.Thread(target=self.learner.run, daemon=True)
         thread.start()
@@ -239,6 +241,10 @@ class FakeRun:
             self.learner.is_over.set()
             desk.socket.close()
             await asyncio.to_thread(thread.join, 30.0)
+
+    def _stepped(self, policy: str, message: Message, batch: Any) -> None:
+        self.leased.extend((policy, row) for row in batch)
+        self.on_step(policy, message, batch)
 
 
 def random_game(

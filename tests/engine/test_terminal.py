@@ -1,8 +1,18 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
-from engine.monitor.snapshot import PolicyView, Snapshot, StreamView, age_stats, stages
+from engine.monitor.snapshot import (
+    Alarm,
+    Bottleneck,
+    PolicyView,
+    Snapshot,
+    Station,
+    StreamView,
+    age_stats,
+    stages,
+)
 from engine.monitor.terminal import Terminal, clock, line, view
 
 FUNNEL = {"sampled": 1200, "usable": 1101, "groups": 300, "kept": 291, "trained": 40}
@@ -28,7 +38,7 @@ def make_snapshot(phase: str = "self-play", reason: str = "too_easy") -> Snapsho
             )
         },
         busy={"server 0": 0.93},
-        events=[("info", "old")] * 20 + [("warning", "the end is near")],
+        events=[(1.0, "info", "old")] * 20 + [(2.0, "warning", "the end is near")],
     )  # fmt: skip
 
 
@@ -64,11 +74,34 @@ def test_on_a_tty_it_shows_every_part_and_gives_the_terminal_back() -> None:
 
 def test_the_funnel_fits_on_a_small_screen() -> None:
     out = io.StringIO()
-    Console(file=out, width=80).print(view(make_snapshot()))
+    Console(file=out, width=80).print(view(make_snapshot(), "http://x/", 80, 24))
     lines = [" ".join(row.split()) for row in out.getvalue().splitlines()]
-    assert "solver 1200 answered → 1101 [b]boxed 92% │ 300 → 291 97% → 40" in lines
-    assert "coder 0 drawn → 0 rendered │ 0 → 0 → 0" in lines
-    assert len(lines) <= 23
+    assert "solver │ 300 → 291 97% → 40 3+0 1.2, 0 too_easy 7" in lines
+    assert "coder │ 0 → 0 → 0 0+0" in lines
+    assert len(lines) <= 24
+
+
+def test_a_wide_screen_has_the_rollouts_too() -> None:
+    out = io.StringIO()
+    Console(file=out, width=120).print(view(make_snapshot(), width=120))
+    lines = [" ".join(row.split()) for row in out.getvalue().splitlines()]
+    assert any("1200 answered → 1101 [b]boxed 92% │ 300 → 291 97% → 40" in row for row in lines)
+
+
+def test_the_bottleneck_is_said_and_marked() -> None:
+    snapshot = replace(
+        make_snapshot(),
+        bottleneck=Bottleneck("renderer", "The renderer is the bottleneck.", "More workers."),
+        stations={"renderer": Station(kind="renderer", units=1, wait_share=0.7, busy=1.0)},
+        alarms=(Alarm("disk_full", "the disk is nearly full", "make room"),),
+    )
+    out = io.StringIO()
+    Console(file=out, width=120).print(view(snapshot, "http://localhost:1/"))
+    text = out.getvalue()
+    for part in ("The renderer is the bottleneck.", "More workers.", "◀ bottleneck", "70%",
+                 "the disk is nearly full", "http://localhost:1/"):  # fmt: skip
+        assert part in text
+    assert line(snapshot).endswith("bottleneck: renderer")
 
 
 def test_clock() -> None:

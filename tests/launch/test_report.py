@@ -22,12 +22,12 @@ from launch.gallery import game_html
 from launch.report import main, write_report
 from launch.sections.diversity import entropy
 from launch.sections.proposals import Proposed
-from launch.signs import warnings
+from launch.signs import NAMES, signs
 from tests.engine.make_groups import make_group
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y> \ud800 \0"
 PNG = b"\x89PNG\r\n\x1a\n" + HOSTILE.encode(errors="replace")
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
@@ -335,8 +335,8 @@ def test_a_healthy_run_has_no_signs() -> None:
         for n in range(40)
     ]
     dev = [{"kind": "dev", "means": {"coder_faithful": 0.4}} for _ in range(3)]
-    assert warnings([make_signs(), *steps, *dev, make_signs(real_hard=0.6)]) == []
-    assert warnings([]) == []
+    assert signs([make_signs(), *steps, *dev, make_signs(real_hard=0.6)]) == []
+    assert signs([]) == []
 
 
 @pytest.mark.parametrize(
@@ -344,25 +344,28 @@ def test_a_healthy_run_has_no_signs() -> None:
     [
         ({"kept": 0.2}, ["only 20% of the hard questions"]),
         ({"consistency": 0.95}, ["95% of the solver's votes"]),
+        ({"consistency": 0.95, "label_true": 0.99}, []),
         ({"label_true": 0.3}, ["only 30% of the labels"]),
         ({"real_hard": 0.5}, ["real_hard fell from 0.70 to 0.50 in play"]),
         ({"kept": 0.2, "num_groups": 10}, []),
     ],
 )
 def test_signs_in_play(change: dict[str, Any], words: list[str]) -> None:
-    found = warnings([make_signs(), make_signs(**change)])
+    found = signs([make_signs(), make_signs(**change)])
     assert len(found) == len(words)
-    assert all(text.startswith(word) for text, word in zip(found, words, strict=True))
+    assert all(one.sentence.startswith(word) for one, word in zip(found, words, strict=True))
+    assert all(one.advice and one.name in NAMES for one in found)
 
 
-def test_learners_that_drift_are_named() -> None:
-    steps = [
-        {"kind": "step", "policy": "coder", "metrics": {"grad_norm": 0.4 + n, "ess": 0.3}}
-        for n in range(40)
-    ]
-    found = warnings(steps)
-    assert ["gradient" in text for text in found] == [True, False]
-    assert "effective sample size is 30%" in found[1]
+def test_proposals_that_repeat_themselves_are_a_sign() -> None:
+    def of(text: float, num_groups: int = 40) -> list[str]:
+        means = {"num_groups": num_groups, "term/repeated_text": text, "term/repeated_type": -0.02}
+        return [alarm.name for alarm in signs([{"kind": "groups", "streams": {"proposer": means}}])]
+
+    assert of(-0.15) == ["proposals_repeat"]
+    assert of(-0.05) == of(-0.15, num_groups=39) == []
+    dev = [{"kind": "dev", "means": {"proposer_diversity": value}} for value in (0.9, 0.5)]
+    assert [alarm.name for alarm in signs(dev)] == ["sign_fell"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""Who may see the dashboard, and under which headers a browser gets it."""
+
+import hmac
+import ipaddress
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+COOKIE = "streamzero_token"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def read_or_make_token(path: Path) -> str:
+    """The run's token, in a file that only this user can read; the same over restarts."""
+    if path.exists():
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(32)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token)
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def guard(*, host: str, allowed_hosts: Iterable[str], token: str | None) -> Middleware:
+    """The middleware of every request: headers, the name it came by, and the token, where one is
+    asked for everything (None: for nothing but the control)."""
+    names = {"localhost", host.lower(), *(name.lower() for name in allowed_hosts)}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not _is_known(request.host, names):
+            return _refused(
+                403,
+                "this name is not one of the dashboard's: use localhost or an address, or add "
+                "it to monitor.allowed_hosts",
+            )
+        if token is not None and not is_authorised(request, token):
+            if hmac.compare_digest(request.query.get("token", "").encode(), token.encode()):
+                return _remembered(request, token)
+            return _refused(401, "open the address that the run printed: it holds the token")
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(HEADERS)
+            raise
+        if not response.prepared:
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
+        return response
+
+    return check
+
+
+def is_authorised(request: web.Request, token: str) -> bool:
+    """By the header `Authorization: Bearer TOKEN`, or by the cookie that a visit left."""
+    given = (bearer(request), request.cookies.get(COOKIE, ""))
+    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
+
+
+def bearer(request: web.Request) -> str:
+    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value.strip() if kind.lower() == "bearer" else ""
+
+
+def _is_known(given: str, names: set[str]) -> bool:
+    """`given` is a Host header: NAME or NAME:PORT. An address can't be rebound."""
+    name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
+    name = name.strip("[]").lower()
+    if name in names:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(status: int, why: str) -> web.Response:
+    return web.Response(status=status, text=f"{why}\n", headers=HEADERS)
+
+
+def _remembered(request: web.Request, token: str) -> web.Response:
+    """Leave the token as a cookie, and the address without it."""
+    response = web.Response(status=303, headers=HEADERS | {"Location": request.path})
+    response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
+    return response

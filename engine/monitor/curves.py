@@ -1,0 +1,199 @@
+"""The curves of a run, drawn from the records of `metrics.jsonl` as they come.
+
+A chart has series of points; each series keeps a bounded number of them, thinner with time. What
+a restart undid disappears: a series whose x goes back loses what lay behind.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_POINTS = 600
+"""Of a series; then every second one goes, and every second new one is left out."""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    id: str
+    section: str
+    """"throughput", "learning" or "health"."""
+    title: str
+    unit: str = ""
+    x: str = "step"
+    """What its points stand over: "step", "minutes" or "game"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    chart: Chart
+    series: str
+    x: float
+    y: float
+
+
+Draw = Callable[[Record, float], Iterable[Point]]
+"""The points of a record, given the unix time of the run's first."""
+
+
+@dataclass(slots=True)
+class _Series:
+    points: list[tuple[float, float]] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+
+
+class Curves:
+    """All charts of a run. `draw` says what a record is worth; unknown records give nothing."""
+
+    def __init__(self, draw: Draw, max_points: int = MAX_POINTS) -> None:
+        self._draw = draw
+        self._max_points = max_points
+        self._charts: dict[str, Chart] = {}
+        self._series: dict[str, dict[str, _Series]] = {}
+        self._new: list[Point] = []
+        self._is_rewritten = False
+        self._first_s: float | None = None
+
+    def add(self, record: Record) -> None:
+        """A record with its time `t`."""
+        if self._first_s is None:
+            self._first_s = float(record["t"])
+        for point in self._draw(record, self._first_s):
+            if math.isfinite(point.x) and math.isfinite(point.y):
+                self._add(point)
+
+    def take_new(self) -> list[dict[str, Any]] | None:
+        """The points since the last call, as charts; None: points have gone, look at `all`."""
+        new, self._new = self._new, []
+        if self._is_rewritten:
+            self._is_rewritten = False
+            return None
+        charts: dict[str, dict[str, Any]] = {}
+        for point in new:
+            told = charts.setdefault(point.chart.id, _described(point.chart))
+            told["series"].setdefault(point.series, []).append([point.x, point.y])
+        return list(charts.values())
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every chart: {id, section, title, unit, x, series {name: [[x, y]]}}."""
+        return [
+            _described(chart)
+            | {"series": {name: [*own.points] for name, own in self._series[id_].items()}}
+            for id_, chart in self._charts.items()
+        ]
+
+    def _add(self, point: Point) -> None:
+        self._charts.setdefault(point.chart.id, point.chart)
+        own = self._series.setdefault(point.chart.id, {}).setdefault(point.series, _Series())
+        while own.points and own.points[-1][0] >= point.x:
+            own.points.pop()
+            self._is_rewritten = True
+        own.seen += 1
+        if own.seen % own.stride:
+            return
+        own.points.append((point.x, point.y))
+        self._new.append(point)
+        if len(own.points) > self._max_points:
+            own.points = own.points[::2]
+            own.stride *= 2
+
+
+def _described(chart: Chart) -> dict[str, Any]:
+    return {
+        "id": chart.id,
+        "section": chart.section,
+        "title": chart.title,
+        "unit": chart.unit,
+        "x": chart.x,
+        "series": {},
+    }
+
+
+# what the engine's own records are worth
+
+
+def draw(record: Record, first_s: float) -> Iterator[Point]:
+    """Of every kind of `engine.metrics` that is a curve, whatever the game."""
+    minutes = (float(record["t"]) - first_s) / 60
+    kind = record["kind"]
+    if kind == "step":
+        yield from _step(record)
+    elif kind == "engine":
+        yield from _engine(record, minutes)
+    elif kind == "groups":
+        yield from _groups(record, minutes)
+    elif kind == "dev":
+        chart = Chart("dev", "learning", "Development set, never trained on", "share")
+        for name, value in _numbers(record["means"]):
+            yield Point(chart, name, record["step"], value)
+    elif kind == "benchmarks":
+        chart = Chart("benchmarks", "learning", f"Benchmarks, {record['policy']}", "share")
+        for score in record["scores"].values():
+            yield Point(chart, score["title"], record["step"], score["estimate"])
+
+
+_REWARD = Chart("reward", "learning", "Reward of what was trained")
+_HEALTH = {
+    "entropy": Chart("entropy", "health", "Entropy of the policies", "nats"),
+    "grad_norm": Chart("grad_norm", "health", "Norm of the gradient"),
+    "k3": Chart("kl", "health", "KL, behaviour policy to learner (k3)", "nats"),
+    "ess": Chart("ess", "health", "Effective sample size", "share"),
+    "ratio_max": Chart("ratio", "health", "Largest importance ratio"),
+    "probe_gap": Chart("gap", "health", "Gap of log-probs, server and learner", "nats"),
+    "clipped_fraction": Chart("clipped", "health", "Clipped tokens", "share"),
+    "mfu": Chart("mfu", "throughput", "MFU of the learners", "share"),
+}
+_AGE = Chart("age", "health", "Age of what was trained, mean", "steps")
+_TOKENS = Chart("tokens", "throughput", "Tokens per second, generated", "tokens/s", "minutes")
+_TRAINED = Chart("trained", "throughput", "Tokens per second, trained", "tokens/s", "minutes")
+_GAMES = Chart("games", "throughput", "Games per minute", "games/min", "minutes")
+_BUSY = Chart("busy", "throughput", "Busy", "share", "minutes")
+_STARVED = Chart("starved", "throughput", "Learner without work", "share", "minutes")
+_KEPT = Chart("kept", "learning", "Groups that can be trained on", "share", "minutes")
+
+
+def _step(record: Record) -> Iterator[Point]:
+    if record.get("skipped"):
+        return
+    policy, step = record["policy"], record["step"]
+    yield Point(_REWARD, policy, step, record["reward"])
+    yield Point(_AGE, policy, step, record["age_mean"])
+    for name, value in _numbers(record.get("metrics", {})):
+        if name in _HEALTH:
+            yield Point(_HEALTH[name], policy, step, value)
+
+
+def _engine(record: Record, minutes: float) -> Iterator[Point]:
+    for policy, view in record["policies"].items():
+        yield Point(_TOKENS, policy, minutes, view["generated_per_s"])
+        yield Point(_TRAINED, policy, minutes, view["trained_per_s"])
+        if view.get("starved") is not None:
+            yield Point(_STARVED, policy, minutes, view["starved"])
+    if record.get("games_per_min") is not None:
+        yield Point(_GAMES, "games", minutes, record["games_per_min"])
+    for part, share in _numbers(record["busy"]):
+        yield Point(_BUSY, part, minutes, share)
+
+
+def _groups(record: Record, minutes: float) -> Iterator[Point]:
+    for stream, means in record["streams"].items():
+        terms = Chart(f"terms/{stream}", "learning", f"Reward terms, {stream}", "", "minutes")
+        for name, value in _numbers(means):
+            if name == "kept":
+                yield Point(_KEPT, stream, minutes, value)
+            elif name.startswith("term/"):
+                yield Point(terms, name.removeprefix("term/"), minutes, value)
+    if record.get("games") is not None:
+        for title, series in record.get("play", {}).items():
+            chart = Chart(f"play/{title}", "learning", title, "", "game")
+            for name, value in _numbers(series):
+                yield Point(chart, name, record["games"], value)
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)

@@ -1,0 +1,188 @@
+"""What a live run keeps, for people to look at: games, pictures, timelines.
+
+Reads the buffer through a connection of its own, from whatever thread calls.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.buffer import Buffer
+from engine.metrics import read_metrics
+from engine.monitor.traces import chrome_trace, step_times
+from engine.rundir import RunDir
+from launch.gallery import game_html
+from launch.recipe import STREAMS
+
+MAX_SCANNED = 400
+"""Games that one look at the gallery reads at most, the newest."""
+MAX_SHOWN = 50
+NUM_FOR_REASONS = 20
+"""Newest games whose proposals tell what reasons there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A filter of the gallery; what is empty lets all pass."""
+
+    role: str = ""
+    reason: str = ""
+    topic: str = ""
+    min_reward: float = -math.inf
+    max_reward: float = math.inf
+    limit: int = 12
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "Wanted":
+        """Raises ValueError that names the field."""
+        role = query.get("role", "")
+        if role and role not in STREAMS:
+            raise ValueError(f"role: there is no {role!r}; there are {', '.join(STREAMS)}")
+        limit = _number(query, "limit", 12)
+        if not 1 <= limit <= MAX_SHOWN:
+            raise ValueError(f"limit: want 1 to {MAX_SHOWN}")
+        return cls(
+            role=role,
+            reason=query.get("reason", ""),
+            topic=query.get("topic", "").strip().lower(),
+            min_reward=_number(query, "min_reward", -math.inf),
+            max_reward=_number(query, "max_reward", math.inf),
+            limit=int(limit),
+        )
+
+    def passes(self, game: Mapping[str, Any]) -> bool:
+        """A role alone asks that it played; a range of rewards that one of the role's, or of
+        anybody's, lies in it."""
+        if self.topic and self.topic not in str(game["notes"].get("topic", "")).lower():
+            return False
+        if self.reason and self.reason not in reasons_of(game):
+            return False
+        if not self.role and self.min_reward == -math.inf and self.max_reward == math.inf:
+            return True
+        earned = rewards_of(game)
+        asked = [self.role] if self.role else list(earned)
+        return any(
+            self.min_reward <= reward <= self.max_reward
+            for role in asked
+            for reward in earned.get(role, ())
+        )
+
+
+class Library:
+    """Structurally an `engine.monitor.dashboard.Library`."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+
+    def gallery(self, query: Mapping[str, str]) -> str:
+        wanted = Wanted.of(query)
+        shown: list[str] = []
+        with self._buffer() as buffer:
+            for game in buffer.newest_games(MAX_SCANNED):
+                if wanted.passes(game):
+                    shown.append(game_html(game, image_url, is_open=not shown, links=True))
+                if len(shown) == wanted.limit:
+                    break
+        return "".join(shown) or '<p class="dim">No game like that among the newest.</p>'
+
+    def game(self, number: int) -> str:
+        with self._buffer() as buffer:
+            game = buffer.game_life(number)
+        if game is None:
+            raise KeyError(number)
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            f"<title>game {number}</title>"
+            '<link rel="icon" href="/static/icon.svg">'
+            '<link rel="stylesheet" href="/static/app.css"></head>'
+            '<body><main class="gallery"><p><a href="/">the dashboard</a></p>'
+            f"{game_html(game, image_url, is_open=True, links=True)}</main></body></html>"
+        )
+
+    def image(self, name: str) -> bytes:
+        with self._buffer() as buffer:
+            png = buffer.image(name)
+        if png is None:
+            raise KeyError(name)
+        return png
+
+    def trace(self, number: int) -> dict[str, Any]:
+        with self._buffer() as buffer:
+            game = buffer.game_life(number)
+        if game is None:
+            raise KeyError(number)
+        return chrome_trace([game], step_times(read_metrics(self._run.metrics)))
+
+    def filters(self) -> dict[str, list[str]]:
+        with self._buffer() as buffer:
+            reasons = set(buffer.reasons())
+            for game in buffer.newest_games(NUM_FOR_REASONS):
+                reasons |= reasons_of(game)
+        return {"roles": list(STREAMS), "reasons": sorted(reasons)}
+
+    @contextmanager
+    def _buffer(self) -> Iterator[Buffer]:
+        buffer = Buffer.open(self._run.database, read_only=True)
+        try:
+            yield buffer
+        finally:
+            buffer.close()
+
+
+def image_url(name: str) -> str:
+    """Where the dashboard has a picture."""
+    return f"/image/{name}.png"
+
+
+def reasons_of(game: Mapping[str, Any]) -> set[str]:
+    """Why the game, or a part of it, came to nothing."""
+    found = {str(game["reason"])} if game["reason"] else set()
+    for proposal in _rows(game["notes"].get("proposals")):
+        if "invalid" in proposal:
+            found.add(_short(proposal["invalid"]))
+        for drawing in _rows(proposal.get("drawings")):
+            if "invalid" in drawing:
+                found.add(_short(drawing["invalid"]))
+            if drawing.get("drop"):
+                found.add(_short(drawing["drop"]))
+    return found
+
+
+def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
+    """{role: rewards of its rollouts}; the solver's where they trained."""
+    found: dict[str, list[float]] = {}
+    proposer, coder, solver = STREAMS
+    for proposal in _rows(game["notes"].get("proposals")):
+        found.setdefault(proposer, []).append(float(proposal.get("reward") or 0.0))
+        for drawing in _rows(proposal.get("drawings")):
+            found.setdefault(coder, []).append(float(drawing.get("reward") or 0.0))
+            hard = drawing.get("hard")
+            if isinstance(hard, Mapping):
+                found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
+    return found
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
+
+
+def _short(reason: Any) -> str:
+    """Without its detail."""
+    return str(reason).partition(":")[0]
+
+
+def _number(query: Mapping[str, str], field: str, default: float) -> float:
+    text = query.get(field, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(json.loads(text))
+    except (TypeError, ValueError):
+        raise ValueError(f"{field}: {text[:40]!r} is no number") from None
+    if math.isnan(value):
+        raise ValueError(f"{field}: want a number")
+    return value

@@ -1,0 +1,195 @@
+"""One plain value of all that goes on, taken once a second from the live parts of a run."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from engine.buffer import Buffer
+from engine.loop import Engine
+from engine.metrics import RateMeter
+from engine.monitor.bottleneck import bottleneck
+from engine.monitor.observed import RENDERER
+from engine.monitor.snapshot import (
+    PolicyView,
+    Snapshot,
+    Station,
+    StreamView,
+    age_stats,
+    stages,
+)
+from engine.monitor.waiting import Waiting
+from engine.routing import ServerPool
+from launch.config import RootConfig
+from launch.recipe import FUNNEL, STATIONS, STREAMS
+from launch.tally import Tally
+from render_pool.measure import summarise
+from render_pool.pool import RenderPool
+
+NUM_SAMPLES = 30
+"""Looks at a learner, one a second, over which its share without work is taken."""
+
+
+class Snapshots:
+    """Takes them; keeps what rates and shares need."""
+
+    def __init__(
+        self,
+        config: RootConfig,
+        buffer: Buffer,
+        pools: Mapping[str, ServerPool],
+        renderer: RenderPool,
+        waiting: Waiting,
+        tally: Tally,
+    ) -> None:
+        self._config = config
+        self._buffer = buffer
+        self._pools = pools
+        self._renderer = renderer
+        self._waiting = waiting
+        self._tally = tally
+        self._rates: dict[str, RateMeter] = {}
+        self._starved: dict[str, deque[bool]] = {p: deque(maxlen=NUM_SAMPLES) for p in STREAMS}
+        self._starved_since: dict[str, float] = {}
+        self._mfu: dict[str, float] = {}
+
+    def on_step(self, policy: str, metrics: Mapping[str, Any]) -> None:
+        """The learner's metrics of a step."""
+        if metrics.get("mfu") is not None:
+            self._mfu[policy] = float(metrics["mfu"])
+
+    def take(self, engine: Engine, rewards: Mapping[str, float | None]) -> Snapshot:
+        """`rewards`: {policy: mean of its recent groups}. Its lines, alarms and events are for
+        others to fill in."""
+        now_s = time.monotonic()
+        self._look_at_learners(engine, now_s)
+        counts = self._buffer.counts()
+        stats = self._renderer.stats()
+        streams = self._streams(counts["groups"], now_s)
+        policies = {
+            policy: self._policy(engine, policy, rewards.get(policy), now_s) for policy in STREAMS
+        }
+        stations = self._stations(stats, now_s)
+        return Snapshot(
+            name=self._config.run.name,
+            phase=engine.phase,
+            elapsed_s=self._tally.elapsed_s,
+            games=counts["games"],
+            games_per_min=60 * self._rate("games", counts["games"]["finished"], now_s),
+            streams=streams,
+            policies=policies,
+            stations=stations,
+            bottleneck=bottleneck(
+                policies, stations, streams, phase=engine.phase, is_paused=engine.is_paused
+            ),
+            is_paused=engine.is_paused,
+            busy={part: self._busy(part, now_s) for part in self._tally.parts},
+            parts={"renderer": stats},
+            lines=(f"renderer: {summarise(stats)}",),
+        )
+
+    def _look_at_learners(self, engine: Engine, now_s: float) -> None:
+        """A learner that trains one of its policies has something to do."""
+        if engine.holds_steps:
+            return
+        for group in self._config.layout.learners:
+            active = [p for p in group.policies if engine.desk.steps.get(p, 0) < self._total]
+            is_starved = bool(active) and engine.desk.waiting.issuperset(active)
+            for policy in group.policies:
+                if policy in active:
+                    self._starved[policy].append(is_starved)
+                if is_starved:
+                    self._starved_since.setdefault(policy, now_s)
+                else:
+                    self._starved_since.pop(policy, None)
+
+    def _streams(self, counts: Mapping[str, Any], now_s: float) -> dict[str, StreamView]:
+        funnel, ages = self._buffer.funnel(), self._buffer.ages()
+        found = {}
+        for stream in STREAMS:
+            row: dict[str, Any] = dict.fromkeys(("ready", "leased", "trained", "submitted"), 0)
+            row |= {"dropped": {}, **counts.get(stream, {})}
+            own_ages = ages.get(stream, {})
+            stats = age_stats(own_ages)
+            found[stream] = StreamView(
+                ready=row["ready"],
+                leased=row["leased"],
+                trained=row["trained"],
+                dropped=row["dropped"],
+                age_mean=stats["mean"],
+                age_max=None if stats["max"] is None else int(stats["max"]),
+                ages=own_ages,
+                submitted_per_s=self._rate(f"submitted/{stream}", row["submitted"], now_s),
+                trained_per_s=self._rate(f"groups/{stream}", row["trained"], now_s),
+                funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),
+            )
+        return found
+
+    def _policy(
+        self, engine: Engine, policy: str, reward: float | None, now_s: float
+    ) -> PolicyView:
+        step, looks = engine.desk.steps.get(policy, 0), self._starved[policy]
+        since_s = self._starved_since.get(policy)
+        return PolicyView(
+            step=step,
+            total_steps=self._total,
+            version=engine.desk.versions.get(policy, 0),
+            reward=reward,
+            generated_per_s=self._counted(f"generated/{policy}", now_s),
+            trained_per_s=self._counted(f"trained/{policy}", now_s),
+            waits_for=self._waits_for(engine, policy),
+            starved=sum(looks) / len(looks) if looks else None,
+            starved_s=0.0 if since_s is None else now_s - since_s,
+            steps_per_min=60 * self._rate(f"steps/{policy}", step, now_s),
+            mfu=self._mfu.get(policy),
+        )
+
+    def _stations(self, renderer: Mapping[str, Any], now_s: float) -> dict[str, Station]:
+        waited = {
+            name: self._rate(f"waited/{name}", self._waiting.waited_s(name), now_s)
+            for name in STATIONS
+        }
+        total = sum(waited.values())
+        found = {}
+        for name in STATIONS:
+            is_renderer = name == RENDERER
+            busy_of = RENDERER if is_renderer else f"server/{name}"
+            pool = None if is_renderer else self._pools[name]
+            found[name] = Station(
+                kind="renderer" if is_renderer else "servers",
+                units=renderer["workers"] if pool is None else len(pool.ready),
+                outstanding=self._waiting.now(name),
+                queued=renderer["waiting"] if pool is None else pool.stats()["waiting"],
+                per_s=self._rate(f"answered/{name}", self._waiting.answered(name), now_s),
+                wait_share=waited[name] / total if total else 0.0,
+                busy=self._busy(busy_of, now_s) if busy_of in self._tally.parts else None,
+                limit="render.workers" if is_renderer else "layout.servers",
+            )
+        return found
+
+    def _busy(self, part: str, now_s: float) -> float:
+        """Share of the recent time that its units worked, in the mean."""
+        units = 1
+        if part == RENDERER:
+            units = self._config.render.workers
+        elif part.startswith("server/"):
+            units = max(1, len(self._pools[part.removeprefix("server/")].ready))
+        return min(1.0, self._counted(f"busy_s/{part}", now_s) / units)
+
+    def _waits_for(self, engine: Engine, policy: str) -> str:
+        if not self._pools[policy].ready:
+            return "a server"
+        if engine.holds_steps:
+            return "the measurement of the base"
+        return engine.admission.waits_for(policy) if policy in engine.desk.waiting else ""
+
+    @property
+    def _total(self) -> int:
+        return self._config.run.steps
+
+    def _counted(self, counter: str, now_s: float) -> float:
+        return self._rate(counter, self._tally.totals.get(counter, 0.0), now_s)
+
+    def _rate(self, name: str, total: float, now_s: float) -> float:
+        """Of one call a second for each name."""
+        return self._rates.setdefault(name, RateMeter()).rate(total, now_s)

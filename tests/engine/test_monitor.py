@@ -1,0 +1,213 @@
+"""The small parts behind the views: who waits where, what limits, curves, timelines."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.monitor.bottleneck import bottleneck
+from engine.monitor.curves import Chart, Curves, Point, draw
+from engine.monitor.observed import TIMELINE, Timeline
+from engine.monitor.snapshot import PolicyView, Station, StreamView
+from engine.monitor.traces import chrome_trace, step_times
+from engine.monitor.waiting import Waiting
+from engine.types import Invalid
+from tests.engine.fakes import make_rollout
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0.01, 10)), min_size=1, max_size=20))
+def test_waiting_is_the_sum_of_what_each_request_waited(spans: list[tuple[float, float]]) -> None:
+    """(start, length) of requests that overlap as they like."""
+    clock = Clock()
+    waiting = Waiting(clock)
+    moments = sorted(
+        [(start, 1, k) for k, (start, _) in enumerate(spans)]
+        + [(start + length, 0, k) for k, (start, length) in enumerate(spans)]
+    )
+    contexts = {}
+    for at, begins, k in moments:
+        clock.now = at
+        if begins:
+            contexts[k] = waiting.at("renderer")
+            contexts[k].__enter__()
+        else:
+            contexts[k].__exit__(None, None, None)
+    assert waiting.now("renderer") == 0
+    assert waiting.answered("renderer") == len(spans)
+    assert waiting.waited_s("renderer") == pytest.approx(sum(length for _, length in spans))
+
+
+def test_a_request_that_still_waits_counts() -> None:
+    clock = Clock()
+    waiting = Waiting(clock)
+    with pytest.raises(RuntimeError), waiting.at("a"):
+        clock.now = 3.0
+        assert waiting.waited_s("a") == 3.0
+        raise RuntimeError
+    assert (waiting.now("a"), waiting.answered("a"), waiting.waited_s("b")) == (0, 1, 0.0)
+
+
+def stations(**shares: float) -> dict[str, Station]:
+    return {
+        name: Station(kind="renderer" if name == "renderer" else "servers", units=1, wait_share=s)
+        for name, s in shares.items()
+    }
+
+
+def policies(starved: float | None, step: int = 5) -> dict[str, PolicyView]:
+    return {"a": PolicyView(step=step, total_steps=10, starved=starved)}
+
+
+@pytest.mark.parametrize(
+    "starved, part", [(0.0, "learner"), (0.19, "learner"), (0.5, "renderer"), (1.0, "renderer")]
+)
+def test_learners_limit_where_they_never_wait(starved: float, part: str) -> None:
+    found = bottleneck(
+        policies(starved), stations(a=0.3, renderer=0.7), {"a": StreamView()}, phase="self-play"
+    )
+    assert found.part == part
+    assert "bottleneck" in found.sentence
+    assert found.advice
+
+
+def test_two_that_are_close_are_both_named() -> None:
+    found = bottleneck(policies(0.9), stations(a=0.55, b=0.45), {}, phase="self-play")
+    assert found.part == "a"
+    assert "the servers of b" in found.sentence.lower()
+    found = bottleneck(policies(0.9), stations(a=0.8, b=0.2), {}, phase="self-play")
+    assert "servers of b" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    "given_, phase, paused, word",
+    [
+        (policies(0.0), "measuring the base", False, "measuring the base"),
+        (policies(0.0), "self-play", True, "Paused"),
+        (policies(None), "self-play", False, "early"),
+        (policies(0.0, step=10), "self-play", False, "early"),
+    ],
+)
+def test_where_nothing_limits_it_says_why(
+    given_: dict[str, PolicyView], phase: str, paused: bool, word: str
+) -> None:
+    found = bottleneck(given_, stations(a=1.0), {}, phase=phase, is_paused=paused)
+    assert found.part == ""
+    assert word in found.sentence
+
+
+# curves
+
+CHART = Chart("c", "learning", "C")
+
+
+def plain(record: Any, first_s: float) -> list[Point]:
+    return [Point(CHART, "s", record["x"], record["y"])]
+
+
+@given(st.integers(1, 5000))
+def test_a_series_is_bounded_and_keeps_its_range(number: int) -> None:
+    curves = Curves(plain, max_points=50)
+    for x in range(number):
+        curves.add({"t": 0.0, "x": x, "y": 2.0 * x})
+    points = curves.all()[0]["series"]["s"]
+    assert 1 <= len(points) <= 51
+    xs = [x for x, _ in points]
+    assert xs == sorted(set(xs))
+    assert all(y == 2 * x for x, y in points)
+    assert xs[-1] > 0.9 * (number - 1) - 50
+
+
+def test_new_points_are_given_once_and_undone_ones_ask_for_all() -> None:
+    curves = Curves(plain)
+    for x in (1, 2, 3):
+        curves.add({"t": 0.0, "x": x, "y": 1.0})
+    new = curves.take_new()
+    assert new is not None
+    assert new[0]["series"] == {"s": [[1, 1.0], [2, 1.0], [3, 1.0]]}
+    assert curves.take_new() == []
+    curves.add({"t": 0.0, "x": 2, "y": 5.0})  # a restart went back
+    assert curves.take_new() is None
+    assert curves.all()[0]["series"]["s"] == [(1, 1.0), (2, 5.0)]
+    curves.add({"t": 0.0, "x": 3, "y": math.nan})
+    assert curves.take_new() == []
+
+
+def test_every_kind_of_record_is_drawn_or_passed_over() -> None:
+    curves = Curves(draw)
+    records: list[dict[str, Any]] = [
+        {"kind": "step", "policy": "a", "step": 1, "skipped": False, "reward": 0.5,
+         "age_mean": 1.0, "metrics": {"entropy": 0.3, "grad_norm": None, "other": 1.0}},
+        {"kind": "step", "policy": "a", "step": 1, "skipped": True, "reward": 9.0, "metrics": {}},
+        {"kind": "engine", "policies": {"a": {"generated_per_s": 5.0, "trained_per_s": 1.0}},
+         "busy": {"learner": 0.5}},
+        {"kind": "groups", "games": 7, "streams": {"a": {"kept": 0.5, "term/x": 0.1}},
+         "play": {"Gap": {"gap": 0.1}}},
+        {"kind": "groups", "streams": {}},
+        {"kind": "dev", "step": 2, "means": {"m": 0.2, "n": None}},
+        {"kind": "benchmarks", "policy": "a", "step": 2,
+         "scores": {"b": {"title": "B", "estimate": 0.4}}},
+        {"kind": "event", "level": "info", "text": "hello"},
+        {"kind": "from the future"},
+    ]  # fmt: skip
+    for second, record in enumerate(records):
+        curves.add({"t": 100.0 + 60 * second, **record})
+    found = {chart["id"]: chart["series"] for chart in curves.all()}
+    assert found["reward"] == {"a": [(1, 0.5)]}
+    assert found["entropy"] == {"a": [(1, 0.3)]}
+    assert found["tokens"] == {"a": [(2.0, 5.0)]}
+    assert found["play/Gap"] == {"gap": [(7, 0.1)]}
+    assert found["terms/a"] == {"x": [(3.0, 0.1)]}
+    assert found["dev"] == {"m": [(2, 0.2)]}
+    assert found["benchmarks"] == {"B": [(2, 0.4)]}
+    assert "grad_norm" not in found
+
+
+# timelines
+
+
+def test_a_trace_has_every_part_of_a_game_and_rows_without_overlap() -> None:
+    timeline = Timeline()
+    begun = timeline.started_s
+    timeline.sampled(
+        "solver",
+        [
+            make_rollout(started_s=begun + 1, finished_s=begun + 3, server="http://a"),
+            make_rollout(started_s=begun + 2, finished_s=begun + 4, server="http://b"),
+            make_rollout(started_s=begun + 3.5, finished_s=begun + 5, server="http://a"),
+        ],
+    )
+    timeline.rendered(begun, Invalid("timeout"))
+    group = {"stream": "solver", "policy": "solver", "state": "trained", "reason": None,
+             "step": 4, "age": 1, "created_s": begun + 5}  # fmt: skip
+    game = {
+        "game": 9, "state": "finished", "reason": None, "started_s": begun, "ended_s": begun + 6,
+        "notes": {TIMELINE: timeline.note},
+        "groups": [group, {**group, "state": "dropped", "reason": "too_easy", "step": None}],
+    }  # fmt: skip
+    steps = step_times(
+        [
+            {"kind": "step", "policy": "solver", "step": 4, "t": begun + 7},
+            {"kind": "step", "policy": "solver", "step": 4, "t": begun + 8},  # made again
+            {"kind": "step", "policy": "solver", "step": 5, "t": 0.0, "skipped": True},
+        ]
+    )
+    events = chrome_trace([game], steps)["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    for lane in {span["tid"] for span in spans}:
+        own = sorted((s["ts"], s["ts"] + s["dur"]) for s in spans if s["tid"] == lane)
+        assert all(end <= start for (_, end), (start, _) in zip(own, own[1:], strict=False))
+    names = [span["name"] for span in spans]
+    assert names == ["admitted", "solver", "solver", "solver", "timeout", "trained, step 4"]
+    trained = spans[-1]
+    assert trained["ts"] + trained["dur"] == pytest.approx((begun + 8) * 1e6, abs=2)
+    assert [event["name"] for event in events if event["ph"] == "i"] == ["dropped: too_easy"]
+    assert {span["args"].get("server") for span in spans[1:4]} == {"http://a", "http://b"}

@@ -1,0 +1,217 @@
+"""The dashboard in a real Chromium, over the real engine with staged slowness."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.staged import HOSTILE, Slowness, Staged, faster_looks
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SCREENSHOTS = os.environ.get("STREAMZERO_SCREENSHOTS")
+"""A folder for pictures of what the tests saw."""
+DEADLINE_MS = 20_000
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER TEST RAN: install Debian's package chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and what its console complained of."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def number(self, selector: str, pattern: str = r"([\d.]+)") -> float:
+        found = re.search(pattern, self.page.inner_text(selector))
+        assert found is not None, self.page.inner_text(selector)
+        return float(found.group(1))
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Any]:
+    contexts = []
+
+    def open_page(url: str, **context: Any) -> Watched:
+        contexts.append(chromium.new_context(**context))
+        watched = Watched(contexts[-1].new_page())
+        watched.page.set_default_timeout(DEADLINE_MS)
+        watched.page.goto(url)
+        return watched
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+SITUATIONS = {
+    "renderer": Slowness(picture=0.12),
+    "solver": Slowness(server=0.3),
+    "learner": Slowness(step=0.25),
+}
+
+
+@pytest.mark.parametrize("part", SITUATIONS)
+def test_the_sentence_names_the_bottleneck(
+    part: str, tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path, SITUATIONS[part]) as staged:
+        watched = browse(staged.url)
+        if part == "solver":  # all servers are equally slow: any of the three is right
+            expected = "proposer|coder|solver"
+        else:
+            expected = part
+        watched.page.wait_for_function(
+            "expected => new RegExp(`^(${expected})$`).test("
+            "document.querySelector('#bottleneck').dataset.part)",
+            arg=expected,
+        )
+        sentence = watched.page.inner_text("#bottleneck")
+        assert "bottleneck" in sentence
+        assert {"renderer": "renderer", "solver": "servers of", "learner": "learners"}[
+            part
+        ] in sentence
+        assert not watched.complaints
+
+
+def test_numbers_move_games_show_and_scripts_stay_text(
+    tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path, Slowness(picture=0.02)) as staged:
+        watched = browse(staged.url)
+        page = watched.page
+        page.wait_for_function("document.querySelector('#connection').dataset.state === 'live'")
+        first = watched.number("#finished")
+        page.wait_for_function(
+            "first => parseFloat(document.querySelector('#finished').textContent) > first + 3",
+            arg=first,
+        )
+        for section in ("throughput", "learning", "health"):
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            page.wait_for_selector(f"#charts-{section} canvas")
+        page.locator("#gallery").scroll_into_view_if_needed()
+        page.wait_for_selector("#games details.game img")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#games details[open] img')].some("
+            "image => image.naturalWidth === 24)"
+        )
+        # What the model wrote is there to read, and nothing else.
+        assert "<script>window.hacked = 1</script>" in page.inner_text("#games")
+        assert page.evaluate("window.hacked") is None
+        page.locator("#games a", has_text="link to this game").first.click()
+        page.wait_for_url("**/game/*")
+        assert "<script>window.hacked = 1</script>" in page.inner_text("main")
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("script").count() == 0
+        assert not watched.complaints
+
+
+def test_hostile_words_in_events_and_reasons_are_text(
+    tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path) as staged:
+        assert staged.loop is not None
+        assert staged.watcher is not None
+        staged.loop.call_soon_threadsafe(staged.watcher.on_event, "warning", HOSTILE)
+        watched = browse(staged.url)
+        watched.page.wait_for_function(
+            "document.querySelector('#events').textContent.includes('window.hacked')"
+        )
+        assert watched.page.evaluate("window.hacked") is None
+        assert watched.page.locator("#events img, #events script").count() == 0
+        assert not watched.complaints
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light"},
+        {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "dark"},
+        {"viewport": {"width": 360, "height": 800}, "has_touch": True, "is_mobile": True},
+    ],
+    ids=["light", "dark", "phone"],
+)
+def test_it_fits_every_screen(
+    context: dict[str, Any],
+    tmp_path: Path,
+    browse: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path, Slowness(picture=0.05)) as staged:
+        watched = browse(staged.url, **context)
+        page = watched.page
+        page.locator("#gallery").scroll_into_view_if_needed()  # it is loaded when it is seen
+        page.wait_for_selector("#games details.game")
+        page.evaluate("window.scrollTo(0, 0)")
+        width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert width[0] <= width[1]
+        if SCREENSHOTS:
+            name = request.node.callspec.id
+            page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
+        assert not watched.complaints
+
+
+def test_control_pauses_a_run(tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path, settings={"port": 0, "control": "true"}) as staged:
+        watched = browse(staged.url)
+        page = watched.page
+        page.locator("#control summary").click()
+        page.fill("#token", "wrong")
+        page.click("button[data-action=pause]")
+        page.wait_for_function(
+            "document.querySelector('#control-answer').textContent.includes('token')"
+        )
+        page.fill("#token", "right-token")
+        page.click("button[data-action=pause]")
+        page.wait_for_selector("#paused:not([hidden])")
+        page.click("button[data-action=resume]")
+        page.wait_for_selector("#paused", state="hidden")
+
+
+def test_it_comes_back_after_a_restart_of_the_engine(
+    tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster_looks(monkeypatch)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with Staged(tmp_path / "a", settings={"port": 0}) as staged:
+        watched = browse(staged.url)
+        watched.page.wait_for_selector("#connection[data-state=live]")
+        assert staged.dashboard is not None
+        port = staged.dashboard.port
+    watched.page.wait_for_function("document.querySelector('#connection').dataset.state !== 'live'")
+    with Staged(tmp_path / "b", settings={"port": port}) as staged:
+        assert staged.dashboard is not None
+        assert staged.dashboard.port == port
+        watched.page.wait_for_selector("#connection[data-state=live]")
+        before = watched.number("#finished")
+        watched.page.wait_for_function(
+            "before => parseFloat(document.querySelector('#finished').textContent) > before",
+            arg=before,
+        )

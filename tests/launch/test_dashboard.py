@@ -1,0 +1,215 @@
+"""The dashboard's server over the real engine with fakes: what it gives, to whom, and what not."""
+
+import json
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.launch.staged import HOSTILE, WATCH_S, Staged, faster_looks
+
+POLL_S = 0.05
+TOKEN = {"Authorization": "Bearer right-token"}
+
+
+def ask(
+    url: str, *, headers: dict[str, str] | None = None, body: Any = None
+) -> tuple[int, str, Any]:
+    """(status, text, headers); POST where there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode(), response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), error.headers
+
+
+def events(url: str, number: int, headers: dict[str, str] | None = None) -> list[tuple[str, Any]]:
+    """The first server-sent events."""
+    found = []
+    request = urllib.request.Request(f"{url}events", headers=headers or {})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        while len(found) < number:
+            kind = response.readline().decode().removeprefix("event: ").strip()
+            data = response.readline().decode().removeprefix("data: ")
+            assert response.readline() == b"\n"
+            found.append((kind, json.loads(data)))
+    return found
+
+
+def until(staged: Staged, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first of at most 400 snapshots for which something holds."""
+    request = urllib.request.Request(f"{staged.url}events")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        for _ in range(3 * 1200):
+            line = response.readline().decode()
+            if line.startswith('data: {"name"'):
+                snapshot: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                if holds(snapshot):
+                    return snapshot
+    raise AssertionError("it never held")
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staged]:
+    with pytest.MonkeyPatch.context() as patch:
+        faster_looks(patch)
+        settings = {"port": 0, "control": "true"}
+        with Staged(tmp_path_factory.mktemp("staged"), settings=settings) as run:
+            until(run, lambda snapshot: snapshot["games"]["finished"] >= 5)
+            yield run
+
+
+def test_events_begin_with_the_history_and_go_on_with_numbers_that_move(staged: Staged) -> None:
+    until(staged, lambda snapshot: snapshot["elapsed_s"] > 30 * WATCH_S)  # and three records
+    found = events(staged.url, 12)
+    assert [kind for kind, _ in found[:2]] == ["history", "snapshot"]
+    assert {chart["id"] for chart in found[0][1]["charts"]} >= {"reward", "tokens", "age"}
+    finished = [data["games"]["finished"] for kind, data in found if kind == "snapshot"]
+    assert finished == sorted(finished)
+    assert finished[-1] > finished[0]
+    assert {kind for kind, _ in found} >= {"points"}
+
+
+def test_metrics_are_what_a_scraper_reads(staged: Staged) -> None:
+    status, text, headers = ask(f"{staged.url}metrics")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    finished = families["streamzero_games_finished"].samples
+    assert finished[0].value >= 5
+    assert finished[0].labels == {"run": "staged"}
+    assert ask(f"{staged.url}metrics/servers")[0] == 200  # nobody is at http://one
+
+
+def test_a_game_has_a_permanent_link_its_picture_and_its_timeline(staged: Staged) -> None:
+    status, page, headers = ask(f"{staged.url}game/1")
+    assert status == 200
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    png = re.search(r'src="(/image/[0-9a-f]+\.png)"', page)
+    assert png is not None
+    with urllib.request.urlopen(f"{staged.url.rstrip('/')}{png.group(1)}") as response:
+        assert response.headers["Content-Type"] == "image/png"
+        assert response.read().startswith(b"\x89PNG")
+    trace = json.loads(ask(f"{staged.url}trace/1.json")[1])
+    rows = {event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
+    assert rows >= {"game 1", "sample solver", "render", "groups solver"}
+
+
+@pytest.mark.parametrize("path", ["game/999999", "image/abc.png", "trace/999999.json", "game/x"])
+def test_what_is_not_there_is_not_found(staged: Staged, path: str) -> None:
+    assert ask(f"{staged.url}{path}")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["static/../access.py", "static/%2e%2e/access.py", "static/app.py", "static//etc/passwd"],
+)
+def test_no_other_file_is_served(staged: Staged, path: str) -> None:
+    assert ask(f"{staged.url}{path}")[0] == 404
+
+
+def test_the_gallery_filters_and_says_what_is_wrong(staged: Staged) -> None:
+    _, page, _ = ask(f"{staged.url}gallery?role=coder&min_reward=1.5&limit=2")
+    assert page.count('<details class="game"') == 2
+    assert HOSTILE not in page
+    _, page, _ = ask(f"{staged.url}gallery?role=coder&min_reward=1.6")
+    assert 'class="game"' not in page
+    for query, field in (
+        ("role=nobody", "role"), ("min_reward=high", "min_reward"), ("limit=0", "limit"),
+        ("limit=1e9", "limit"), ("max_reward=NaN", "max_reward"),
+    ):  # fmt: skip
+        status, text, _ = ask(f"{staged.url}gallery?{query}")
+        assert status == 400, query
+        assert text.startswith(field)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+def test_a_foreign_name_is_refused(staged: Staged, host: str) -> None:
+    for path in ("", "events", "metrics", "image/aa.png"):
+        assert ask(f"{staged.url}{path}", headers={"Host": host})[0] == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:99", "[::1]:8620"])
+def test_loopback_and_tunnels_are_known(staged: Staged, host: str) -> None:
+    assert ask(f"{staged.url}metrics", headers={"Host": host})[0] == 200
+
+
+def test_control_wants_the_token_in_the_header(staged: Staged) -> None:
+    url = f"{staged.url}control/pause"
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Cookie": "streamzero_token=right-token"},
+    ):
+        assert ask(url, headers=headers, body={})[0] == 401
+    assert not until(staged, lambda _: True)["is_paused"]
+    assert ask(f"{staged.url}control/explode", headers=TOKEN, body={})[0] == 404
+    assert ask(f"{staged.url}control/log-level", headers=TOKEN, body={"level": "all"})[0] == 400
+    assert ask(f"{staged.url}control/log-level", headers=TOKEN, body=["level"])[0] == 400
+
+
+def test_pause_holds_admission_until_resume(staged: Staged) -> None:
+    assert ask(f"{staged.url}control/pause", headers=TOKEN, body={})[0] == 200
+    still = until(staged, lambda s: s["is_paused"] and s["games"]["in_flight"] == 0)
+    assert "Paused" in still["bottleneck"]["sentence"]
+    later = [data for kind, data in events(staged.url, 8) if kind == "snapshot"][-1]
+    assert later["games"]["started"] == still["games"]["started"]
+    assert ask(f"{staged.url}control/resume", headers=TOKEN, body={})[0] == 200
+    until(staged, lambda s: s["games"]["started"] > still["games"]["started"] + 5)
+
+
+def test_control_is_off_by_default(tmp_path: Path) -> None:
+    with Staged(tmp_path, settings={"port": 0}) as run:
+        assert json.loads(ask(f"{run.url}control")[1])["enabled"] is False
+        assert ask(f"{run.url}control/pause", headers=TOKEN, body={})[0] == 404
+
+
+def test_another_address_asks_everybody_for_the_token(tmp_path: Path) -> None:
+    with Staged(tmp_path, settings={"port": 0, "host": "0.0.0.0"}) as run:
+        url = run.url.partition("?")[0]
+        assert run.url == f"{url}?token=right-token"
+        for path in ("", "metrics", "events", "game/1", "static/app.js"):
+            assert ask(f"{url}{path}")[0] == 401
+            assert ask(f"{url}{path}?token=wrong")[0] == 401
+        assert ask(f"{url}metrics", headers=TOKEN)[0] == 200
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(run.url) as response:  # the cookie of the visit opens the page
+            assert response.url == url
+            assert "<title>" in response.read().decode()
+
+
+def test_a_port_that_is_taken_is_passed_over(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with Staged(tmp_path, settings={"port": port}) as run:
+            assert run.dashboard is not None
+            assert port < run.dashboard.port <= port + 20
+
+
+def test_a_reader_that_does_not_read_is_let_go(staged: Staged) -> None:
+    """With a full socket it would have the engine keep its events for ever."""
+    assert staged.dashboard is not None
+    port = staged.dashboard.port
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(("127.0.0.1", port))
+        lazy.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        before = until(staged, lambda _: True)["games"]["finished"]
+        stream = staged.dashboard._stream
+        assert staged.loop is not None
+        assert any(queue.full() for queue in stream._clients) or stream.num_clients >= 1
+        until(staged, lambda s: s["games"]["finished"] > before + 5)  # the others go on
