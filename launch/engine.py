@@ -2,7 +2,7 @@
 
     python -m launch.engine RUN_DIR ADDRESS
 
-It owns no GPU and never imports torch.
+It owns no GPU and never imports torch. STREAMZERO_ENGINE_PROFILE=FILE keeps a profile of it.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from launch.config import EVALUATED, RootConfig, followers, load_root
 from launch.library import Library
 from launch.live_evals import LiveEvals
 from launch.measurements import Counting, Measurements
+from launch.profiling import profiled
 from launch.recipe import NAME, STREAMS, begin
 from launch.result import print_result
 from launch.watching import Watcher
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
     )
     try:
         config = load_root(run.config)
-        asyncio.run(run_engine(config, run, address))
+        with profiled(os.environ.get("STREAMZERO_ENGINE_PROFILE")):
+            asyncio.run(run_engine(config, run, address))
     except EngineError as error:
         if isinstance(error, FatalError):
             run.fatal.write_text(str(error))
@@ -140,6 +142,8 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         await engine.run()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
+    if engine.is_draining:
+        print("streamzero: drained, saved and stopped; the same command with --resume continues")
 
 
 async def serve_dashboard(

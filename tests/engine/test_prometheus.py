@@ -1,6 +1,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -325,3 +326,8 @@ LINES = st.lists(
 def test_whatever_servers_answer_is_one_valid_text(first: str, second: str) -> None:
     data = merged_servers({("p", "a"): first, ("p", "b"): second, ("p", "c"): SERVER})
     assert value(series(data), FAILED, policy="p", server="c") == 0
+
+
+def test_the_readme_has_every_name() -> None:
+    readme = Path(__file__).resolve().parents[2] / "engine/monitor/README.md"
+    assert names_markdown().strip() in readme.read_text()

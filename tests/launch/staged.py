@@ -91,7 +91,8 @@ class SlowRenderer:
     def stats(self) -> dict[str, Any]:
         return {
             "workers": 1, "waiting": 0, "busy_s": self._seconds * self.drawn, "invalid": {},
-            "rendered": self.drawn, "hit_rate": 0.0, "draw_ms": {}, "wait_ms": {}, "kills": 0, "recycled": 0,
+            "rendered": self.drawn, "hit_rate": 0.0, "draw_ms": {}, "wait_ms": {}, "kills": 0,
+            "recycled": 0,
         }  # fmt: skip
 
 

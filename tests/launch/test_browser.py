@@ -1,9 +1,6 @@
 """The dashboard in a real Chromium, over the real engine with staged slowness."""
 
 import os
-import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +9,8 @@ import pytest
 from tests.launch.staged import HOSTILE, Slowness, Staged, faster_looks
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOTS = os.environ.get("STREAMZERO_SCREENSHOTS")
 """A folder for pictures of what the tests saw."""
-DEADLINE_MS = 20_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER TEST RAN: install Debian's package chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A page, and what its console complained of."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        page.on("console", self._said)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _said(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def number(self, selector: str, pattern: str = r"([\d.]+)") -> float:
-        found = re.search(pattern, self.page.inner_text(selector))
-        assert found is not None, self.page.inner_text(selector)
-        return float(found.group(1))
-
-
-@pytest.fixture
-def browse(chromium: Any) -> Iterator[Any]:
-    contexts = []
-
-    def open_page(url: str, **context: Any) -> Watched:
-        contexts.append(chromium.new_context(**context))
-        watched = Watched(contexts[-1].new_page())
-        watched.page.set_default_timeout(DEADLINE_MS)
-        watched.page.goto(url)
-        return watched
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 SITUATIONS = {
@@ -102,7 +51,9 @@ def test_numbers_move_games_show_and_scripts_stay_text(
     with Staged(tmp_path, Slowness(picture=0.02)) as staged:
         watched = browse(staged.url)
         page = watched.page
-        page.wait_for_function("document.querySelector('#connection').dataset.state === 'live'")
+        page.wait_for_function(
+            "() => document.querySelector('#connection').dataset.state === 'live'"
+        )
         first = watched.number("#finished")
         page.wait_for_function(
             "first => parseFloat(document.querySelector('#finished').textContent) > first + 3",
@@ -114,7 +65,7 @@ def test_numbers_move_games_show_and_scripts_stay_text(
         page.locator("#gallery").scroll_into_view_if_needed()
         page.wait_for_selector("#games details.game img")
         page.wait_for_function(
-            "[...document.querySelectorAll('#games details[open] img')].some("
+            "() => [...document.querySelectorAll('#games details[open] img')].some("
             "image => image.naturalWidth === 24)"
         )
         # What the model wrote is there to read, and nothing else.
@@ -138,7 +89,7 @@ def test_hostile_words_in_events_and_reasons_are_text(
         staged.loop.call_soon_threadsafe(staged.watcher.on_event, "warning", HOSTILE)
         watched = browse(staged.url)
         watched.page.wait_for_function(
-            "document.querySelector('#events').textContent.includes('window.hacked')"
+            "() => document.querySelector('#events').textContent.includes('window.hacked')"
         )
         assert watched.page.evaluate("window.hacked") is None
         assert watched.page.locator("#events img, #events script").count() == 0
@@ -185,7 +136,7 @@ def test_control_pauses_a_run(tmp_path: Path, browse: Any, monkeypatch: pytest.M
         page.fill("#token", "wrong")
         page.click("button[data-action=pause]")
         page.wait_for_function(
-            "document.querySelector('#control-answer').textContent.includes('token')"
+            "() => document.querySelector('#control-answer').textContent.includes('token')"
         )
         page.fill("#token", "right-token")
         page.click("button[data-action=pause]")
@@ -205,7 +156,9 @@ def test_it_comes_back_after_a_restart_of_the_engine(
         watched.page.wait_for_selector("#connection[data-state=live]")
         assert staged.dashboard is not None
         port = staged.dashboard.port
-    watched.page.wait_for_function("document.querySelector('#connection').dataset.state !== 'live'")
+    watched.page.wait_for_function(
+        "() => document.querySelector('#connection').dataset.state !== 'live'"
+    )
     with Staged(tmp_path / "b", settings={"port": port}) as staged:
         assert staged.dashboard is not None
         assert staged.dashboard.port == port

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from engine.monitor.observed import TIMELINE
+from engine.monitor.waiting import Waiting
 from engine.rundir import RunDir
-from engine.types import Message, Rollout, SamplingParams
+from engine.types import Invalid, Message, Rollout, SamplingParams
 from evals.heldout import HeldoutResult
 from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
@@ -48,25 +50,51 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
         seen.update(topic=topic, table=table, cfg=cfg)
         seen.setdefault("memories", []).append(memory)
         table.note("caption", "a red square")
+        seen["rollouts"] = await table.samplers["solver"].sample(
+            [], n=2, params=SamplingParams(max_new_tokens=4)
+        )
+        await table.renderer.render(f"<svg>{table.game}</svg>")
         table.submit(make_group(game=table.game))
 
     monkeypatch.setattr(recipe, "play", play)
     submitted: list[Any] = []
     noted: list[Any] = []
     watched: list[Any] = []
-    watcher = SimpleNamespace(on_note=lambda key, value: watched.append((key, value)))
-    samplers, grader = {"solver": object()}, object()
-    renderer = SimpleNamespace(of=lambda game: f"renderer of game {game}")
+    drawn: list[Any] = []
+    rollouts = tuple(make_rollout("solver", started_s=1.0, finished_s=2.0) for _ in range(2))
+    waiting = Waiting()
+    watcher = SimpleNamespace(
+        on_note=lambda key, value: watched.append((key, value)), waiting=waiting
+    )
+
+    async def sample(*_: Any, **asked: Any) -> Any:
+        assert (waiting.now("solver"), asked["n"]) == (1, 2)
+        return rollouts
+
+    def renderer_of(game: int) -> Any:
+        async def render(svg: str) -> Invalid:
+            drawn.append((game, svg))
+            return Invalid("timeout")
+
+        return SimpleNamespace(render=render)
+
+    samplers, grader = {"solver": SimpleNamespace(sample=sample)}, object()
+    renderer = SimpleNamespace(of=renderer_of)
     bound = engine.bind(config, samplers, renderer, grader, watcher)  # type: ignore[arg-type]
     for game in (5, 6):
         asyncio.run(bound(game, submitted.append, lambda *note: noted.append(note)))
     assert seen["table"].game == 6
-    assert seen["table"].samplers is samplers
-    assert seen["table"].renderer == "renderer of game 6"
+    assert seen["rollouts"] == rollouts
+    assert drawn == [(5, "<svg>5</svg>"), (6, "<svg>6</svg>")]
+    assert (waiting.answered("solver"), waiting.answered("renderer")) == (2, 2)
     assert seen["table"].grader is grader
     assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
     assert seen["cfg"] is config.recipe
-    assert noted == watched == [("caption", "a red square")] * 2
+    timelines = [value for key, value in noted if key == TIMELINE]
+    assert [len(one["samples"]) for one in timelines] == [2, 2]
+    assert [one["pictures"][0][2] for one in timelines] == ["timeout", "timeout"]
+    assert [note for note in noted if note[0] != TIMELINE] == watched
+    assert watched == [("caption", "a red square")] * 2
     assert [group.game for group in submitted] == [5, 6]
     first, second = seen["memories"]
     assert first is second, "what was seen spans the games of a run"

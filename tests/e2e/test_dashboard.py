@@ -1,0 +1,71 @@
+"""The dashboard of a real run, looked at in Chromium: its engine is killed, and it is drained."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.rundir import RunDir
+from tests.e2e.blows import ENGINE
+from tests.e2e.command import WITHOUT_MEASURING, recorded, selfplay, started
+from tests.e2e.records import attempts_of, check_books, steps_of, summary_of
+
+pytestmark = pytest.mark.slow
+FINISHED = "parseFloat(document.querySelector('#finished').textContent)"
+
+
+def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, browse: Any) -> None:
+    run = RunDir(tmp_path / "runs" / "seen")
+    command = selfplay(
+        f"run.root={tmp_path / 'runs'}", "run.name=seen", "run.steps=400",
+        "run.checkpoint_every=2", "monitor.port=0", "monitor.control=true", *WITHOUT_MEASURING,
+    )  # fmt: skip
+    with started(command, tmp_path) as it:
+        it.until(run.dashboard.exists, "the dashboard")
+        watched = browse(_url(run))
+        page = watched.page
+        page.wait_for_selector("#connection[data-state=live]")
+        it.until(lambda: page.evaluate(f"{FINISHED} > 3"), "some games")
+        page.locator("#gallery").scroll_into_view_if_needed()
+        page.wait_for_selector("#games details.game img")
+        it.until(lambda: page.evaluate(_SHOWN), "a rendered picture")
+        it.until(lambda: len(steps_of(run)) >= 8, "steps, and checkpoints of some")
+        assert page.inner_text("#bottleneck").strip()
+        assert not watched.complaints
+
+        engine = recorded(run, ENGINE)
+        assert engine is not None
+        engine.kill()
+        it.until(lambda: attempts_of(run) == 2, "another attempt")
+        page.wait_for_selector("#connection[data-state=live]")
+        before = page.evaluate(FINISHED)
+        it.until(lambda: page.evaluate(f"{FINISHED} > {before}"), "games of the second attempt")
+
+        _ask(run, "drain")
+        ended = it.wait()
+    assert ended.status == 0, ended
+    assert "--resume" in ended.text
+    summary = summary_of(run)
+    check_books(run, summary)
+    left = {stream: (row["ready"], row["leased"]) for stream, row in summary["groups"].items()}
+    assert set(left.values()) == {(0, 0)}, left  # all that was played was trained
+    assert summary["games"]["dropped"].keys() <= {"lost_in_crash"}
+
+
+_SHOWN = "[...document.querySelectorAll('#games details[open] img')].some(i => i.naturalWidth > 9)"
+
+
+def _url(run: RunDir) -> str:
+    return f"http://127.0.0.1:{json.loads(run.dashboard.read_text())['port']}/"
+
+
+def _ask(run: RunDir, action: str) -> None:
+    request = urllib.request.Request(
+        f"{_url(run)}control/{action}",
+        data=b"{}",
+        headers={"Authorization": f"Bearer {run.dashboard_token.read_text()}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 200
