@@ -103,12 +103,19 @@ class GroupMeter:
             "tokens": _mean([len(rollout.token_ids) for rollout in group.rollouts]),
             "truncated": _mean([float(r.finish == "length") for r in group.rollouts]),
         }
-        for name in {name for terms in group.terms for name in terms}:
-            row[f"term/{name}"] = _mean([terms.get(name, 0.0) for terms in group.terms])
+        for terms in group.terms:
+            for name, value in terms.items():
+                key = f"term/{name}"
+                row[key] = row.get(key, 0.0) + value / len(group.terms)
         for name, value in group.extra.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 row[f"extra/{name}"] = float(value)
         self._rows.setdefault(group.stream, deque(maxlen=self._window)).append(row)
+
+    def reward(self, stream: str) -> float | None:
+        """The mean of a stream's rewards alone: cheap. None where there is no group."""
+        rows = self._rows.get(stream)
+        return _mean([row["reward"] for row in rows]) if rows else None
 
     def means(self) -> dict[str, dict[str, float]]:
         """{stream: {reward, kept, tokens, truncated, term/..., extra/..., num_groups}}.

@@ -4,12 +4,14 @@ Reads the notes of a game (`roles/README.md`). Only the procedural world has a t
 with; of a game in another world the signs that need one stay empty.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.types import Invalid
 from evals.scenes import language
 from evals.scenes.drawing import scene_of_svg
+from evals.scenes.scene import Scene
 from rewards.grading import equal
 
 SIGNS = ("consistency", "kept", "careful", "label_true", "faithful", "easy_true", "real_hard")
@@ -25,15 +27,17 @@ def game_signs(proposals: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]
     signs: dict[str, list[float]] = {name: [] for name in SIGNS}
     for entry in proposals:
         if "proposal" in entry:
-            _of_proposal(entry["proposal"], signs)
+            scene = language.parse_caption(entry["proposal"]["caption"])
+            _of_proposal(entry["proposal"], scene, signs)
             for drawing in entry["drawings"]:
                 if "picture" in drawing:
-                    _of_drawing(entry["proposal"], drawing, signs)
+                    _of_drawing(entry["proposal"], scene, drawing, signs)
     return signs
 
 
-def _of_proposal(proposal: Mapping[str, str], signs: dict[str, list[float]]) -> None:
-    scene = language.parse_caption(proposal["caption"])
+def _of_proposal(
+    proposal: Mapping[str, str], scene: Scene | Invalid, signs: dict[str, list[float]]
+) -> None:
     if isinstance(scene, Invalid):
         return
     easy = language.answer(proposal["easy_question"], scene)
@@ -44,13 +48,16 @@ def _of_proposal(proposal: Mapping[str, str], signs: dict[str, list[float]]) -> 
 
 
 def _of_drawing(
-    proposal: Mapping[str, str], drawing: Mapping[str, Any], signs: dict[str, list[float]]
+    proposal: Mapping[str, str],
+    meant: Scene | Invalid,
+    drawing: Mapping[str, Any],
+    signs: dict[str, list[float]],
 ) -> None:
     hard = drawing["hard"]
     signs["consistency"].append(hard["share"])
     signs["kept"].append(float(drawing["drop"] is None))
-    signs["careful"] += [float(language.is_careful(reply)) for reply in hard["replies"]]
-    meant = language.parse_caption(proposal["caption"])
+    for reply, number in Counter(hard["replies"]).items():
+        signs["careful"] += [float(language.is_careful(reply))] * number
     drawn = scene_of_svg(drawing["svg"])
     if not isinstance(meant, Invalid):
         signs["faithful"].append(float(meant == drawn))

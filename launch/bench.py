@@ -36,6 +36,7 @@ _PARTS = {
     "elastic": "games/s: servers that follow the demand against a fixed split",
     "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
+    "monitor": "processor time of watching a run; what clients of the dashboard cost it",
     "evals": "how busy the runner of evaluations keeps a server; what it keeps through kills",
 }
 

@@ -1,9 +1,10 @@
 """One plain value of all that goes on, taken once a second from the live parts of a run."""
 
+import math
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from engine.buffer import Buffer
 from engine.loop import Engine
@@ -24,10 +25,33 @@ from launch.config import RootConfig
 from launch.recipe import FUNNEL, STATIONS, STREAMS
 from launch.tally import Tally
 from render_pool.measure import summarise
-from render_pool.pool import RenderPool
 
+T = TypeVar("T")
+MAX_PRICE = 0.001
+"""Share of the time that sums over the whole run may take."""
 NUM_SAMPLES = 30
 """Looks at a learner, one a second, over which its share without work is taken."""
+
+
+class Paced(Generic[T]):
+    """A value that is computed anew as often as its price allows: the sums over the buffer's tables
+    take the longer the longer a run is."""
+
+    def __init__(
+        self, compute: Callable[[], T], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._compute = compute
+        self._clock = clock
+        self._next_s = -math.inf
+        self._value: T
+
+    def __call__(self) -> T:
+        before_s = self._clock()
+        if before_s >= self._next_s:
+            self._value = self._compute()
+            after_s = self._clock()
+            self._next_s = after_s + (after_s - before_s) / MAX_PRICE
+        return self._value
 
 
 class Snapshots:
@@ -38,16 +62,14 @@ class Snapshots:
         config: RootConfig,
         buffer: Buffer,
         pools: Mapping[str, ServerPool],
-        renderer: RenderPool,
         waiting: Waiting,
         tally: Tally,
     ) -> None:
         self._config = config
-        self._buffer = buffer
         self._pools = pools
-        self._renderer = renderer
         self._waiting = waiting
         self._tally = tally
+        self._sums = Paced(lambda: (buffer.counts(), buffer.funnel(), buffer.ages()))
         self._rates: dict[str, RateMeter] = {}
         self._starved: dict[str, deque[bool]] = {p: deque(maxlen=NUM_SAMPLES) for p in STREAMS}
         self._starved_since: dict[str, float] = {}
@@ -58,14 +80,15 @@ class Snapshots:
         if metrics.get("mfu") is not None:
             self._mfu[policy] = float(metrics["mfu"])
 
-    def take(self, engine: Engine, rewards: Mapping[str, float | None]) -> Snapshot:
-        """`rewards`: {policy: mean of its recent groups}. Its lines, alarms and events are for
-        others to fill in."""
+    def take(
+        self, engine: Engine, rewards: Mapping[str, float | None], stats: Mapping[str, Any]
+    ) -> Snapshot:
+        """`rewards`: {policy: mean of its recent groups}; `stats`: the renderer's. Its lines,
+        alarms and events are for others to fill in."""
         now_s = time.monotonic()
         self._look_at_learners(engine, now_s)
-        counts = self._buffer.counts()
-        stats = self._renderer.stats()
-        streams = self._streams(counts["groups"], now_s)
+        counts, funnel, ages = self._sums()
+        streams = self._streams(counts["groups"], funnel, ages, now_s)
         policies = {
             policy: self._policy(engine, policy, rewards.get(policy), now_s) for policy in STREAMS
         }
@@ -103,8 +126,13 @@ class Snapshots:
                 else:
                     self._starved_since.pop(policy, None)
 
-    def _streams(self, counts: Mapping[str, Any], now_s: float) -> dict[str, StreamView]:
-        funnel, ages = self._buffer.funnel(), self._buffer.ages()
+    def _streams(
+        self,
+        counts: Mapping[str, Any],
+        funnel: Mapping[str, Mapping[str, int]],
+        ages: Mapping[str, Mapping[int, int]],
+        now_s: float,
+    ) -> dict[str, StreamView]:
         found = {}
         for stream in STREAMS:
             row: dict[str, Any] = dict.fromkeys(("ready", "leased", "trained", "submitted"), 0)

@@ -79,7 +79,7 @@ class Watcher:
         self.probe = Probe(pools, session)
         self.terminal = Terminal()
         self._tally = Tally(buffer, pools)
-        self._snapshots = Snapshots(config, buffer, pools, renderer, self.waiting, self._tally)
+        self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
         self._records: deque[dict[str, Any]] = deque(maxlen=NUM_RECORDS)
         for record in read_metrics(run.metrics):
             self._keep(record)
@@ -176,9 +176,8 @@ class Watcher:
         stats, attempt_s = self._renderer.stats(), self._tally.attempt_s
         self._tally.worked(RENDERER, stats["busy_s"], attempt_s * stats["workers"])
         self._tally.save()
-        means = self._meter.means()
-        rewards = {policy: means.get(policy, {}).get("reward") for policy in STREAMS}
-        snapshot = self._snapshots.take(engine, rewards)
+        rewards = {policy: self._meter.reward(policy) for policy in STREAMS}
+        snapshot = self._snapshots.take(engine, rewards, stats)
         if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
             self.record("engine", snapshot.record())

@@ -90,8 +90,11 @@ class ObservedSampler:
         params: SamplingParams,
         images: Sequence[bytes] = (),
     ) -> tuple[Rollout, ...]:
-        with self._waiting.at(self._role):
+        self._waiting.enter(self._role)
+        try:
             rollouts = await self._sampler.sample(messages, n=n, params=params, images=images)
+        finally:
+            self._waiting.leave(self._role)
         self._timeline.sampled(self._role, rollouts)
         return rollouts
 
@@ -106,7 +109,10 @@ class ObservedRenderer:
 
     async def render(self, svg: str) -> Picture | Invalid:
         started_s = time.time()
-        with self._waiting.at(RENDERER):
+        self._waiting.enter(RENDERER)
+        try:
             result = await self._renderer.render(svg)
+        finally:
+            self._waiting.leave(RENDERER)
         self._timeline.rendered(started_s, result)
         return result

@@ -5,8 +5,7 @@ of the requests that were under way says where games spend their time, whatever 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -25,16 +24,18 @@ class Waiting:
         self._clock = clock
         self._stations: dict[str, _Station] = {}
 
-    @contextmanager
-    def at(self, station: str) -> Iterator[None]:
-        """Around one request."""
-        own = self._stations.setdefault(station, _Station())
+    def enter(self, station: str) -> None:
+        """A request begins to wait; `leave` has to follow."""
+        own = self._stations.get(station)
+        if own is None:
+            own = self._stations[station] = _Station()
         self._add(own, 1)
-        try:
-            yield
-        finally:
-            self._add(own, -1)
-            own.answered += 1
+
+    def leave(self, station: str) -> None:
+        """It has its answer, or has failed."""
+        own = self._stations[station]
+        self._add(own, -1)
+        own.answered += 1
 
     def now(self, station: str) -> int:
         """Requests under way."""

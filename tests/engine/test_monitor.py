@@ -34,14 +34,9 @@ def test_waiting_is_the_sum_of_what_each_request_waited(spans: list[tuple[float,
         [(start, 1, k) for k, (start, _) in enumerate(spans)]
         + [(start + length, 0, k) for k, (start, length) in enumerate(spans)]
     )
-    contexts = {}
-    for at, begins, k in moments:
+    for at, begins, _ in moments:
         clock.now = at
-        if begins:
-            contexts[k] = waiting.at("renderer")
-            contexts[k].__enter__()
-        else:
-            contexts[k].__exit__(None, None, None)
+        (waiting.enter if begins else waiting.leave)("renderer")
     assert waiting.now("renderer") == 0
     assert waiting.answered("renderer") == len(spans)
     assert waiting.waited_s("renderer") == pytest.approx(sum(length for _, length in spans))
@@ -50,9 +45,10 @@ def test_waiting_is_the_sum_of_what_each_request_waited(spans: list[tuple[float,
 def test_a_request_that_still_waits_counts() -> None:
     clock = Clock()
     waiting = Waiting(clock)
-    with waiting.at("a"):
-        clock.now = 3.0
-        assert waiting.waited_s("a") == 3.0
+    waiting.enter("a")
+    clock.now = 3.0
+    assert waiting.waited_s("a") == 3.0
+    waiting.leave("a")
     assert (waiting.now("a"), waiting.answered("a"), waiting.waited_s("b")) == (0, 1, 0.0)
 
 

@@ -18,6 +18,7 @@ from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
 from launch.measurements import Counting, Measurements
 from roles.mm_zero.recipe import STREAMS
+from tests.engine.fakes import PARAMS
 from tests.engine.make_groups import make_group, make_rollout
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "launch/configs/quickstart.yaml"
@@ -50,9 +51,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
         seen.update(topic=topic, table=table, cfg=cfg)
         seen.setdefault("memories", []).append(memory)
         table.note("caption", "a red square")
-        seen["rollouts"] = await table.samplers["solver"].sample(
-            [], n=2, params=SamplingParams(max_new_tokens=4)
-        )
+        seen["rollouts"] = await table.samplers["solver"].sample([], n=2, params=PARAMS)
         await table.renderer.render(f"<svg>{table.game}</svg>")
         table.submit(make_group(game=table.game))
 
@@ -61,7 +60,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     noted: list[Any] = []
     watched: list[Any] = []
     drawn: list[Any] = []
-    rollouts = tuple(make_rollout("solver", started_s=1.0, finished_s=2.0) for _ in range(2))
+    rollouts = tuple(make_rollout("solver") for _ in range(2))
     waiting = Waiting()
     watcher = SimpleNamespace(
         on_note=lambda key, value: watched.append((key, value)), waiting=waiting

@@ -1,0 +1,186 @@
+"""What watching costs the engine: shares of its processor time, of a real run.
+
+    python launch/bench.py monitor
+
+Plays the quickstart (`--steps`) while browsers that read all events come (`--clients`) and go again,
+window after window, and takes a profile of the engine's process. Printed: the share of its processor
+time in monitoring code (all of it: snapshots, records, alarms, timelines, the terminal, the server
+of the page), and processor seconds per game in the windows with clients over those without, beside
+the share that the profile finds in code that serves them. Writing the report at the end is not
+counted.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+
+from engine.rundir import RunDir
+from launch.profiling import read_profile
+
+_ROOT = Path(__file__).resolve().parents[2]
+_MONITORING = (
+    "engine/monitor/",
+    "launch/watching.py",
+    "launch/snapshots.py",
+    "launch/probing.py",
+    "launch/tally.py",
+    "launch/library.py",
+)
+_THROUGH = "engine/monitor/observed.py"
+"""Its frames stand around all that a game awaits: they count only where they are the innermost."""
+_SERVING = ("engine/monitor/stream.py", "aiohttp/web_")
+_GAME = ("evals/games.py", "roles/mm_zero/curves.py")
+"""The truth of the embedded world's games, and the curves of this game: shown apart."""
+_AT_THE_END = "launch/watching.py:finish"
+_MAX_SHARE, _MAX_RATIO = 0.01, 1.02
+_SETTLE_S = 30.0
+_START_S = 120.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bench.py monitor`."""
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--window-s", type=float, default=15.0)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_dir = RunDir(folder / "runs" / "watched")
+        profile = folder / "profile"
+        process = subprocess.Popen(
+            [
+                sys.executable, "launch/async_selfplay.py", "launch/configs/quickstart.yaml",
+                f"run.root={folder / 'runs'}", "run.name=watched", f"run.steps={options.steps}",
+                "monitor.port=0", "eval.heldout_items=0", "eval.majority_items=0",
+                "eval.dev_items=0",
+            ],
+            cwd=_ROOT,
+            env={**os.environ, "STREAMZERO_ENGINE_PROFILE": str(profile)},
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            windows = asyncio.run(_watch(run_dir, process, options))
+            process.wait()
+        finally:
+            process.terminate()
+        _print(windows, shares(read_profile(profile)), options)
+
+
+def shares(profile: Mapping[str, int]) -> dict[str, float]:
+    """{"monitoring", "serving", "game"}: shares of the samples; serving is part of monitoring."""
+    found = {"monitoring": 0, "serving": 0, "game": 0}
+    total = 0
+    for stack, number in profile.items():
+        if _AT_THE_END in stack:
+            continue
+        total += number
+        frames = stack.split(";")
+        own = [i for i, frame in enumerate(frames) if _is_any(frame, _MONITORING)]
+        if any(_is_any(frame, _SERVING) for frame in frames):
+            found["serving"] += number
+            found["monitoring"] += number
+        elif any(_is_any(frame, _GAME) for frame in frames):
+            found["game"] += number
+        elif own and not _passes_through(frames, own[-1]):
+            found["monitoring"] += number
+    return {name: number / max(1, total) for name, number in found.items()}
+
+
+def _is_any(frame: str, parts: tuple[str, ...]) -> bool:
+    return any(part in frame for part in parts)
+
+
+def _passes_through(frames: list[str], innermost: int) -> bool:
+    """A game's request, under way inside of what watches it."""
+    return _THROUGH in frames[innermost] and innermost < len(frames) - 1
+
+
+async def _watch(
+    run_dir: RunDir, process: "subprocess.Popen[bytes]", options: argparse.Namespace
+) -> dict[bool, list[float]]:
+    """{with clients: processor seconds of the engine per game, by window}."""
+    deadline = time.monotonic() + _START_S
+    while not run_dir.dashboard.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit("the run did not begin")
+        await asyncio.sleep(0.2)
+    url = f"http://127.0.0.1:{json.loads(run_dir.dashboard.read_text())['port']}/"
+    engine = _engine_of(run_dir)
+    found: dict[bool, list[float]] = {False: [], True: []}
+    await asyncio.sleep(_SETTLE_S)
+    has_clients = False
+    while process.poll() is None:
+        clients = [asyncio.create_task(_read(url)) for _ in range(options.clients * has_clients)]
+        before = await _reading(url, engine)
+        await asyncio.sleep(options.window_s)
+        after = await _reading(url, engine)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        if before and after and after[1] > before[1]:
+            found[has_clients].append((after[0] - before[0]) / (after[1] - before[1]))
+        has_clients = not has_clients
+    return found
+
+
+async def _read(url: str) -> None:
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}events") as r:
+        while await r.content.readany():
+            pass
+
+
+async def _reading(url: str, engine: int) -> tuple[float, float] | None:
+    """(processor seconds, games finished) of the engine; None: it is gone."""
+    try:
+        fields = Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()
+        async with aiohttp.ClientSession() as session, session.get(f"{url}metrics") as response:
+            text = await response.text()
+    except (OSError, aiohttp.ClientError):
+        return None
+    games = [line for line in text.splitlines() if line.startswith("streamzero_games_finished_t")]
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK"), float(games[0].rpartition(" ")[2])
+
+
+def _engine_of(run_dir: RunDir) -> int:
+    for entry in run_dir.pids.glob("[0-9]*"):
+        if b"launch.engine" in Path(f"/proc/{entry.name}/cmdline").read_bytes():
+            return int(entry.name)
+    raise SystemExit("the run has no engine")
+
+
+def _print(
+    windows: Mapping[bool, list[float]], found: Mapping[str, float], options: argparse.Namespace
+) -> None:
+    monitoring = found["monitoring"] - found["serving"]
+    print(f"monitoring / engine, processor time   {monitoring:.4f}  {_met(monitoring, _MAX_SHARE)}")
+    print(f"  and what is known of this game's truth  {found['game']:.4f}")
+    if not (windows[True] and windows[False]):
+        print("no whole window of each kind: give more --steps")
+        return
+    ratio = statistics.median(windows[True]) / statistics.median(windows[False])
+    print(
+        f"{options.clients} clients / none, per game          {ratio:.3f}  {_met(ratio, _MAX_RATIO)}"
+    )
+    for has_clients, label in ((True, "with"), (False, "without")):
+        values = " ".join(f"{value:.3f}" for value in windows[has_clients])
+        print(f"  processor seconds per game {label:<8} {values}")
+    print(f"  share of samples that serve them      {found['serving']:.4f} (half of the time)")
+
+
+def _met(value: float, most: float) -> str:
+    return f"(aim <= {most:g}: {'met' if value <= most else 'MISSED'})"
