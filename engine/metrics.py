@@ -95,27 +95,28 @@ class GroupMeter:
     def __init__(self, window: int = 200) -> None:
         self._window = window
         self._rows: dict[str, deque[dict[str, float]]] = {}
+        self._rewards: dict[str, deque[float]] = {}
 
     def add(self, group: Group) -> None:
+        number = len(group.rollouts)
         row = {
-            "reward": _mean(group.rewards),
+            "reward": sum(group.rewards) / number,
             "kept": float(group.extra.get("drop") is None and group.has_signal),
-            "tokens": _mean([len(rollout.token_ids) for rollout in group.rollouts]),
-            "truncated": _mean([float(r.finish == "length") for r in group.rollouts]),
+            "tokens": sum([len(rollout.token_ids) for rollout in group.rollouts]) / number,
+            "truncated": [r.finish for r in group.rollouts].count("length") / number,
         }
-        for terms in group.terms:
-            for name, value in terms.items():
-                key = f"term/{name}"
-                row[key] = row.get(key, 0.0) + value / len(group.terms)
+        for name in {name for terms in group.terms for name in terms}:
+            row[f"term/{name}"] = sum([terms.get(name, 0.0) for terms in group.terms]) / number
         for name, value in group.extra.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 row[f"extra/{name}"] = float(value)
         self._rows.setdefault(group.stream, deque(maxlen=self._window)).append(row)
+        self._rewards.setdefault(group.stream, deque(maxlen=self._window)).append(row["reward"])
 
     def reward(self, stream: str) -> float | None:
         """The mean of a stream's rewards alone: cheap. None where there is no group."""
-        rows = self._rows.get(stream)
-        return _mean([row["reward"] for row in rows]) if rows else None
+        rewards = self._rewards.get(stream)
+        return sum(rewards) / len(rewards) if rewards else None
 
     def means(self) -> dict[str, dict[str, float]]:
         """{stream: {reward, kept, tokens, truncated, term/..., extra/..., num_groups}}.

@@ -102,11 +102,10 @@ class Dashboard:
             *([0] if cfg.port == 0 else range(cfg.port, min(cfg.port + NUM_PORTS, 65536))),
         ]
         self._snapshot: Snapshot | None = None
+        self._first_event = b""
         self._stream = EventStream(self._first)
         self._reading = asyncio.Semaphore(1)
         self.port = 0
-        self.cpu_s = 0.0
-        """Processor time that `show` has taken."""
 
     @property
     def url(self) -> str:
@@ -157,8 +156,8 @@ class Dashboard:
 
     def show(self, snapshot: Snapshot) -> None:
         """To everybody who watches."""
-        started = time.thread_time()
         self._snapshot = snapshot
+        self._first_event = b""
         new = self._curves.take_new()
         if self._stream.num_clients:
             event = encoded("snapshot", asdict(snapshot) | {"time_s": time.time()})
@@ -167,13 +166,15 @@ class Dashboard:
             elif new:
                 event += encoded("points", {"charts": new})
             self._stream.send(event)
-        self.cpu_s += time.thread_time() - started
 
     def _first(self) -> bytes:
-        history = encoded("history", {"charts": self._curves.all()})
-        if self._snapshot is None:
-            return history
-        return history + encoded("snapshot", asdict(self._snapshot) | {"time_s": time.time()})
+        """What a new client gets: the same for all who come within a second."""
+        if not self._first_event:
+            self._first_event = encoded("history", {"charts": self._curves.all()})
+            if self._snapshot is not None:
+                told = asdict(self._snapshot) | {"time_s": time.time()}
+                self._first_event += encoded("snapshot", told)
+        return self._first_event
 
     async def _listen(self) -> int:
         error: OSError | None = None

@@ -49,28 +49,28 @@ class Timeline:
         }
 
     def sampled(self, role: str, rollouts: Sequence[Rollout]) -> None:
+        origin_s, add = self.started_s, self.note["samples"].append
         for rollout in rollouts:
-            if rollout.server not in self._servers:
-                self._servers[rollout.server] = len(self._servers)
+            server = self._servers.get(rollout.server)
+            if server is None:
+                server = self._servers[rollout.server] = len(self._servers)
                 self.note["servers"].append(rollout.server)
-            self.note["samples"].append(
+            begun_s = rollout.started_s
+            add(
                 [
                     role,
-                    self._ms(rollout.started_s),
-                    round((rollout.finished_s - rollout.started_s) * 1e3),
+                    int((begun_s - origin_s) * 1e3),
+                    int((rollout.finished_s - begun_s) * 1e3),
                     len(rollout.token_ids),
-                    rollout.versions[-1],
-                    self._servers[rollout.server],
+                    rollout.segments[-1].version,
+                    server,
                 ]
             )
 
     def rendered(self, started_s: float, result: Picture | Invalid) -> None:
         outcome = result.reason if isinstance(result, Invalid) else "picture"
-        row = [self._ms(started_s), round((time.time() - started_s) * 1e3), outcome]
-        self.note["pictures"].append(row)
-
-    def _ms(self, unix_s: float) -> int:
-        return round((unix_s - self.started_s) * 1e3)
+        begun_ms = int((started_s - self.started_s) * 1e3)
+        self.note["pictures"].append([begun_ms, int((time.time() - started_s) * 1e3), outcome])
 
 
 class ObservedSampler:

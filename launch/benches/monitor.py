@@ -2,12 +2,12 @@
 
     python launch/bench.py monitor
 
-Plays the quickstart (`--steps`) while browsers that read all events come (`--clients`) and go again,
-window after window, and takes a profile of the engine's process. Printed: the share of its processor
-time in monitoring code (all of it: snapshots, records, alarms, timelines, the terminal, the server
-of the page), and processor seconds per game in the windows with clients over those without, beside
-the share that the profile finds in code that serves them. Writing the report at the end is not
-counted.
+Plays the quickstart (`--steps`) while browsers that read all events come (`--clients`) and go
+again, window after window, and takes a profile of the engine's process. Printed: the share of its
+processor time in monitoring code (all of it: snapshots, records, alarms, timelines, the terminal,
+the page's server), and processor seconds per game in the windows with clients over those without,
+beside the share that the profile finds in code that serves them. Writing the report at the end is
+not counted.
 """
 
 import argparse
@@ -44,6 +44,8 @@ _GAME = ("evals/games.py", "roles/mm_zero/curves.py")
 _AT_THE_END = "launch/watching.py:finish"
 _MAX_SHARE, _MAX_RATIO = 0.01, 1.02
 _SETTLE_S = 30.0
+_CONNECT_S = 2.0
+"""In which clients come, and get what was before: once for each, however long it stays."""
 _START_S = 120.0
 
 
@@ -124,6 +126,7 @@ async def _watch(
     has_clients = False
     while process.poll() is None:
         clients = [asyncio.create_task(_read(url)) for _ in range(options.clients * has_clients)]
+        await asyncio.sleep(_CONNECT_S)
         before = await _reading(url, engine)
         await asyncio.sleep(options.window_s)
         after = await _reading(url, engine)
@@ -146,14 +149,19 @@ async def _read(url: str) -> None:
 async def _reading(url: str, engine: int) -> tuple[float, float] | None:
     """(processor seconds, games finished) of the engine; None: it is gone."""
     try:
-        fields = Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()
+        seconds = _processor_s(engine)
         async with aiohttp.ClientSession() as session, session.get(f"{url}metrics") as response:
             text = await response.text()
     except (OSError, aiohttp.ClientError):
         return None
     games = [line for line in text.splitlines() if line.startswith("streamzero_games_finished_t")]
-    ticks = int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK"), float(games[0].rpartition(" ")[2])
+    return seconds, float(games[0].rpartition(" ")[2])
+
+
+def _processor_s(pid: int) -> float:
+    """Of a process, user and system. Raises OSError where it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _engine_of(run_dir: RunDir) -> int:
@@ -173,9 +181,8 @@ def _print(
         print("no whole window of each kind: give more --steps")
         return
     ratio = statistics.median(windows[True]) / statistics.median(windows[False])
-    print(
-        f"{options.clients} clients / none, per game          {ratio:.3f}  {_met(ratio, _MAX_RATIO)}"
-    )
+    met = _met(ratio, _MAX_RATIO)
+    print(f"{options.clients} clients / none, per game          {ratio:.3f}  {met}")
     for has_clients, label in ((True, "with"), (False, "without")):
         values = " ".join(f"{value:.3f}" for value in windows[has_clients])
         print(f"  processor seconds per game {label:<8} {values}")
