@@ -17,6 +17,20 @@ _VISION = ("visual.", "vision_tower.", "multi_modal_projector.")
 
 BACKWARD = 2
 """A backward pass costs twice its forward pass."""
+PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
+"""Dense bfloat16 FLOP/s by a part of the device's name, from the data sheets; first match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +137,8 @@ def forward_flops(
 def step_flops(forward: float) -> float:
     """FLOPs of training on what `forward` costs, without any recomputation."""
     return (1 + BACKWARD) * forward
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU by its name; None where it is not known."""
+    return next((value for part, value in PEAKS.items() if part in device_name), None)

@@ -22,7 +22,7 @@ from engine.errors import ConfigError
 from engine.learner import sharding
 from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
 from engine.learner.config import LearnerConfig
-from engine.learner.costs import model_shape, step_flops
+from engine.learner.costs import model_shape, peak_flops, step_flops
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.families.base import Seen
 from engine.learner.lora import add_adapters, merged_weights
@@ -103,6 +103,7 @@ class PolicyTrainer:
         """Of the weights in the base folder. Published weights are cast to it, and forward and
         backward compute in it; masters, optimiser, softmax and loss are float32."""
         self._mesh = mesh or sharding.world_mesh(self.device)
+        self._peak_flops = _peak_flops(self.device, sharding.size(self._mesh))
         self.model = _load(self.family, model_dir, self.device, self._mesh, cfg, seed)
         self._named = {n: p for n, p in self.model.named_weights() if p.requires_grad}
         """What is trained."""
@@ -203,6 +204,8 @@ class PolicyTrainer:
             "tokens_per_s": count_tokens(samples) / elapsed_s,
             "flops_per_s": sum(step_flops(part.flops) for part in parts) / elapsed_s,
         }
+        if self._peak_flops is not None:
+            metrics["mfu"] = metrics["flops_per_s"] / self._peak_flops
         reason = failed[0] if skipped else ""
         return StepReport(step=self.step_count, skipped=skipped, reason=reason, metrics=metrics)
 
@@ -438,6 +441,14 @@ def load_reference(
     target = torch.device(device)
     mesh = mesh or sharding.world_mesh(target)
     return _load(family_of(path), path, target, mesh, LearnerConfig(), 0).requires_grad_(False)
+
+
+def _peak_flops(device: torch.device, num_ranks: int) -> float | None:
+    """Of all ranks together; None where a device's is not known."""
+    if device.type != "cuda":
+        return None
+    of_one = peak_flops(torch.cuda.get_device_name(device))
+    return None if of_one is None else of_one * num_ranks
 
 
 def _load(

@@ -16,23 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from engine.learner.batch import ImageSize
-from engine.learner.costs import ModelShape, forward_flops, step_flops
+from engine.learner.costs import ModelShape, forward_flops, peak_flops, step_flops
 from engine.types import Group
-
-PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-}
-"""Dense bfloat16 FLOP/s by a part of the device's name, from the data sheets; first match."""
 
 
 def needed(
@@ -73,9 +58,9 @@ def peak(device: str, dtype: torch.dtype) -> tuple[float, str]:
     """
     if device != "cpu":
         name = torch.cuda.get_device_name()
-        known = [value for part, value in PEAKS.items() if part in name]
-        if known and dtype == torch.bfloat16:
-            return known[0], f"{name}, bf16 dense"
+        known = peak_flops(name)
+        if known is not None and dtype == torch.bfloat16:
+            return known, f"{name}, bf16 dense"
     side = 1024 if device == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     clock = time.process_time if device == "cpu" else time.perf_counter

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig
-from engine.learner.costs import ModelShape, forward_flops, model_shape, step_flops
+from engine.learner.costs import ModelShape, forward_flops, model_shape, peak_flops, step_flops
 from engine.learner.families import family_of
 from engine.learner.preparation import prepare
 from tests.engine.learner.learner_data import VOCAB, make_group
@@ -111,3 +111,17 @@ def test_a_tied_tensor_that_is_saved_twice_counts_once(tiny_mimo: Path, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     assert model_shape(tmp_path).head_params == 0
     assert model_shape(tmp_path).params == model_shape(tiny_mimo).params - 32 * VOCAB
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Some other device", None),
+    ],
+)
+def test_peaks_go_by_the_most_exact_name(name: str, peak: float | None) -> None:
+    assert peak_flops(name) == peak
