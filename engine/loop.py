@@ -117,6 +117,8 @@ class Engine:
     def drain(self) -> None:
         """Start no game any more, play and train what there is, then save and stop: a resumed run
         goes on from there, and nothing is played twice."""
+        if self.phase not in ("measuring the base", "self-play"):
+            return  # it is at its end already
         self.is_draining = True
         self.phase = "draining"
         self.changes.notify()

@@ -81,8 +81,10 @@ class RateMeter:
         self._points: deque[tuple[float, float]] = deque()
 
     def rate(self, total: float, now_s: float) -> float:
-        """Units per second, given the total now. 0 until two moments are known."""
-        self._points.append((now_s, total))
+        """Units per second, given the total now. 0 until two moments are known; a moment that is
+        told again adds nothing."""
+        if not self._points or now_s > self._points[-1][0]:
+            self._points.append((now_s, total))
         while len(self._points) > 2 and self._points[1][0] <= now_s - self._window_s:
             self._points.popleft()
         (first_s, first), (last_s, last) = self._points[0], self._points[-1]

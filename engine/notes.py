@@ -6,18 +6,22 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.monitor.observed import TIMELINE
 from engine.wire import content_hash
 
 _GAMES = "SELECT id, state, reason, started_s, ended_s, notes FROM games "
 
 
 def first_and_last(db: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
-    """The first and the last `number` games that have notes: {game, state, ..., notes}."""
+    """The first and the last `number` games that have notes: {game, state, ..., notes}. A game
+    that was cut off has its timeline, but nothing to show."""
     found = {
         row[0]: row
         for order in ("ASC", "DESC")
         for row in db.execute(
-            f"{_GAMES} WHERE notes IS NOT NULL ORDER BY id {order} LIMIT ?", (number,)
+            f"{_GAMES} WHERE json_remove(notes, '$.{TIMELINE}') != '{{}}' "
+            f"ORDER BY id {order} LIMIT ?",
+            (number,),
         )
     }
     return [_game(row) for _, row in sorted(found.items())]

@@ -19,7 +19,7 @@ def actions_of(engine: Engine) -> dict[str, Action]:
 
     async def resume(_: Mapping[str, Any]) -> str:
         engine.resume()
-        return "games start again"
+        return "no game starts: the run drains" if engine.is_draining else "games start again"
 
     async def checkpoint(_: Mapping[str, Any]) -> str:
         await engine.save()
@@ -27,6 +27,8 @@ def actions_of(engine: Engine) -> dict[str, Action]:
 
     async def drain(_: Mapping[str, Any]) -> str:
         engine.drain()
+        if not engine.is_draining:
+            return "the run is at its end already"
         return (
             "no new game starts; what there is, is played and trained, then the run saves and "
             "stops; --resume continues it"

@@ -142,7 +142,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         await engine.run()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
-    if engine.is_draining:
+    if engine.is_draining and desk.is_stopping:
         print("streamzero: drained, saved and stopped; the same command with --resume continues")
 
 
@@ -153,21 +153,21 @@ async def serve_dashboard(
     cfg = config.monitor
     if not cfg.dashboard:
         return
-    dashboard = Dashboard(
-        cfg,
-        token=read_or_make_token(run.dashboard_token),
-        curves=watcher.curves,
-        library=Library(run),
-        server_texts=watcher.probe.texts,
-        actions=actions_of(engine),
-        port=read_port(run),
-    )
     try:
+        dashboard = Dashboard(
+            cfg,
+            token=read_or_make_token(run.dashboard_token),
+            curves=watcher.curves,
+            library=Library(run),
+            server_texts=watcher.probe.texts,
+            actions=actions_of(engine),
+            port=read_port(run),
+        )
         await stack.enter_async_context(dashboard)
-    except EngineError as error:
+        run.dashboard.write_text(json.dumps({"host": cfg.host, "port": dashboard.port}))
+    except (EngineError, OSError) as error:
         watcher.on_event("warning", f"no dashboard: {error}")
         return
-    run.dashboard.write_text(json.dumps({"host": cfg.host, "port": dashboard.port}))
     watcher.terminal.announce(dashboard.url)
     watcher.views.append(dashboard.show)
 

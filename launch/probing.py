@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import aiohttp
 
@@ -54,7 +55,9 @@ class Probe:
         try:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
             async with self._session.get(f"{url}/metrics", timeout=timeout) as response:
-                body = await response.content.read(MAX_BYTES)
+                body = b""
+                while len(body) < MAX_BYTES and (part := await response.content.readany()):
+                    body += part
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         return body.decode(errors="replace")
@@ -70,9 +73,10 @@ class Probe:
 
 def _value(text: str, name: str) -> float | None:
     """The sum of a metric's samples; None where it is not there."""
-    found = [
-        float(line.rsplit(" ", 1)[1])
-        for line in text.splitlines()
-        if line.startswith((f"{name}{{", f"{name} "))
-    ]
+    found = []
+    for line in text.splitlines():
+        if line.startswith((f"{name}{{", f"{name} ")):
+            after = line.rpartition("}")[2] if "}" in line else line.removeprefix(name)
+            with suppress(ValueError, IndexError):  # a line that was cut off
+                found.append(float(after.split()[0]))
     return sum(found) if found else None

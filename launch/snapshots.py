@@ -21,13 +21,13 @@ from engine.monitor.snapshot import (
 )
 from engine.monitor.waiting import Waiting
 from engine.routing import ServerPool
-from launch.config import RootConfig
+from launch.config import EVALUATED, RootConfig
 from launch.recipe import FUNNEL, STATIONS, STREAMS
 from launch.tally import Tally
 from render_pool.measure import summarise
 
 T = TypeVar("T")
-MAX_PRICE = 0.001
+MAX_PRICE = 0.002
 """Share of the time that sums over the whole run may take."""
 NUM_SAMPLES = 30
 """Looks at a learner, one a second, over which its share without work is taken."""
@@ -44,14 +44,16 @@ class Paced(Generic[T]):
         self._clock = clock
         self._next_s = -math.inf
         self._value: T
+        self._at_s = 0.0
 
-    def __call__(self) -> T:
+    def __call__(self) -> tuple[T, float]:
+        """The value, and when it was computed: rates of it go by that."""
         before_s = self._clock()
         if before_s >= self._next_s:
-            self._value = self._compute()
+            self._value, self._at_s = self._compute(), before_s
             after_s = self._clock()
             self._next_s = after_s + (after_s - before_s) / MAX_PRICE
-        return self._value
+        return self._value, self._at_s
 
 
 class Snapshots:
@@ -87,8 +89,8 @@ class Snapshots:
         alarms and events are for others to fill in."""
         now_s = time.monotonic()
         self._look_at_learners(engine, now_s)
-        counts, funnel, ages = self._sums()
-        streams = self._streams(counts["groups"], funnel, ages, now_s)
+        (counts, funnel, ages), at_s = self._sums()
+        streams = self._streams(counts["groups"], funnel, ages, at_s)
         policies = {
             policy: self._policy(engine, policy, rewards.get(policy), now_s) for policy in STREAMS
         }
@@ -97,8 +99,8 @@ class Snapshots:
             name=self._config.run.name,
             phase=engine.phase,
             elapsed_s=self._tally.elapsed_s,
-            games=counts["games"],
-            games_per_min=60 * self._rate("games", counts["games"]["finished"], now_s),
+            games=counts["games"] | {"in_flight": len(engine.games.in_flight)},
+            games_per_min=60 * self._rate("games", counts["games"]["finished"], at_s),
             streams=streams,
             policies=policies,
             stations=stations,
@@ -113,7 +115,8 @@ class Snapshots:
 
     def _look_at_learners(self, engine: Engine, now_s: float) -> None:
         """A learner that trains one of its policies has something to do."""
-        if engine.holds_steps:
+        if engine.holds_steps or engine.is_paused:
+            self._starved_since.clear()
             return
         for group in self._config.layout.learners:
             active = [p for p in group.policies if engine.desk.steps.get(p, 0) < self._total]
@@ -131,7 +134,7 @@ class Snapshots:
         counts: Mapping[str, Any],
         funnel: Mapping[str, Mapping[str, int]],
         ages: Mapping[str, Mapping[int, int]],
-        now_s: float,
+        at_s: float,
     ) -> dict[str, StreamView]:
         found = {}
         for stream in STREAMS:
@@ -147,8 +150,8 @@ class Snapshots:
                 age_mean=stats["mean"],
                 age_max=None if stats["max"] is None else int(stats["max"]),
                 ages=own_ages,
-                submitted_per_s=self._rate(f"submitted/{stream}", row["submitted"], now_s),
-                trained_per_s=self._rate(f"groups/{stream}", row["trained"], now_s),
+                submitted_per_s=self._rate(f"submitted/{stream}", row["submitted"], at_s),
+                trained_per_s=self._rate(f"groups/{stream}", row["trained"], at_s),
                 funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),
             )
         return found
@@ -173,13 +176,15 @@ class Snapshots:
         )
 
     def _stations(self, renderer: Mapping[str, Any], now_s: float) -> dict[str, Station]:
+        # Followers that play (a pinned judge) are stations too.
+        names = (*STATIONS, *(name for name in self._pools if name not in (*STREAMS, EVALUATED)))
         waited = {
             name: self._rate(f"waited/{name}", self._waiting.waited_s(name), now_s)
-            for name in STATIONS
+            for name in names
         }
         total = sum(waited.values())
         found = {}
-        for name in STATIONS:
+        for name in names:
             is_renderer = name == RENDERER
             busy_of = RENDERER if is_renderer else f"server/{name}"
             pool = None if is_renderer else self._pools[name]

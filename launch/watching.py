@@ -10,7 +10,8 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -92,10 +93,17 @@ class Watcher:
         self._clock: ClockReading | None = None
         self._warned: set[str] = set()
         self._recorded_s = 0.0
+        self._is_closed = False
         loop = asyncio.get_running_loop()
 
+        def tell(text: str) -> None:
+            if self._is_closed:
+                log.warning("%s", text)
+            else:
+                self.on_event("warning", text)
+
         def on_failure(text: str) -> None:  # called from the sinks' own thread
-            loop.call_soon_threadsafe(self.on_event, "warning", text)
+            loop.call_soon_threadsafe(tell, text)
 
         self._sinks = open_sinks(
             config.monitor.sinks,
@@ -119,8 +127,9 @@ class Watcher:
             self._tally.save()
         finally:  # a full disk must not also leave the terminal in its live mode
             self.terminal.__exit__(kind, error, at)
-            self._log.close()
             self._sinks.close(SINKS_CLOSE_S)
+            self._is_closed = True
+            self._log.close()
 
     # what the engine and the games tell
 
@@ -190,7 +199,8 @@ class Watcher:
             events=tuple(self._events),
         )
         for show in (self.terminal.show, *self.views):
-            show(snapshot)
+            with _unharmed("a view of the run"):
+                show(snapshot)
 
     def _record_groups(self, num_games: int) -> None:
         found = {
@@ -212,7 +222,8 @@ class Watcher:
         """Those that ring now; an event for each new one."""
         of_machine, self._clock = machine_alarms(self._run.path, self._clock)
         records = tuple(self._records)
-        self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]
+        with _unharmed("the alarms"):
+            self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]
         for alarm in self._alarms:
             kind = re.sub(r"[\d.]+", "", alarm.sentence)  # not again for every new number
             if kind not in self._warned:
@@ -220,8 +231,11 @@ class Watcher:
                 self.on_event("warning", alarm.sentence)
 
     def _keep(self, record: dict[str, Any]) -> None:
+        if "t" not in record:
+            return  # a line that no version of ours writes
         self._records.append(record)
-        self.curves.add(record)
+        with _unharmed("the curves"):
+            self.curves.add(record)
 
     # the end
 
@@ -247,3 +261,12 @@ class Watcher:
         write_summary(self._run.summary, summary)
         write_report(self._run.path)
         return summary
+
+
+@contextmanager
+def _unharmed(what: str) -> Iterator[None]:
+    """Whoever looks at a run decides nothing, so it must not end it either."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed; the run goes on", what)

@@ -105,6 +105,8 @@ class Leader:
                 return
             # What has arrived meanwhile is prepared while the next batch trains.
             if not self._receive(0.0 if self._ready else GAP_S):
+                if self._is_told_to_stop:  # another group was quicker, and "bye" came right behind
+                    self._save_all()
                 break
             if self._ready:
                 self._train(self._ready.popleft())

@@ -5,12 +5,15 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 COOKIE = "streamzero_token"
+MIN_TOKEN = 32
+"""Characters of a token that was written whole."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -25,11 +28,16 @@ HEADERS = {
 
 def read_or_make_token(path: Path) -> str:
     """The run's token, in a file that only this user can read; the same over restarts."""
-    if path.exists():
-        return path.read_text().strip()
+    with suppress(FileNotFoundError):
+        kept = path.read_text().strip()
+        if len(kept) >= MIN_TOKEN:  # else a full disk, or a crash, cut it off
+            return kept
     token = secrets.token_urlsafe(32)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(token)
+    temporary.replace(path)
     return token
 
 
@@ -53,8 +61,11 @@ def guard(*, host: str, allowed_hosts: Iterable[str], token: str | None) -> Midd
                 "this name is not one of the dashboard's: use localhost or an address, or add "
                 "it to monitor.allowed_hosts",
             )
+        is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
+        if is_foreign and request.headers.get("Sec-Fetch-Mode") != "navigate":
+            return _refused(403, "another web page asked for this")
         if token is not None and not is_authorised(request, token):
-            if hmac.compare_digest(request.query.get("token", "").encode(), token.encode()):
+            if _is_equal(request.query.get("token", ""), token):
                 return _remembered(request, token)
             return _refused(401, "open the address that the run printed: it holds the token")
         try:
@@ -73,7 +84,14 @@ def guard(*, host: str, allowed_hosts: Iterable[str], token: str | None) -> Midd
 def is_authorised(request: web.Request, token: str) -> bool:
     """By the header `Authorization: Bearer TOKEN`, or by the cookie that a visit left."""
     given = (bearer(request), request.cookies.get(COOKIE, ""))
-    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
+    return any(_is_equal(one, token) for one in given)
+
+
+def _is_equal(given: str, token: str) -> bool:
+    """In constant time. No token is nobody's."""
+    return bool(token) and hmac.compare_digest(
+        given.encode(errors="surrogateescape"), token.encode()
+    )
 
 
 def bearer(request: web.Request) -> str:

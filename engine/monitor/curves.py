@@ -62,7 +62,7 @@ class Curves:
         if self._first_s is None:
             self._first_s = float(record["t"])
         for point in self._draw(record, self._first_s):
-            if math.isfinite(point.x) and math.isfinite(point.y):
+            if _is_number(point.x) and _is_number(point.y):
                 self._add(point)
 
     def take_new(self) -> list[dict[str, Any]] | None:
@@ -88,9 +88,12 @@ class Curves:
     def _add(self, point: Point) -> None:
         self._charts.setdefault(point.chart.id, point.chart)
         own = self._series.setdefault(point.chart.id, {}).setdefault(point.series, _Series())
-        while own.points and own.points[-1][0] >= point.x:
+        while own.points and own.points[-1][0] > point.x:
             own.points.pop()
             self._is_rewritten = True
+        if own.points and own.points[-1][0] == point.x:  # nothing has moved on since
+            own.points[-1] = (point.x, point.y)
+            return
         own.seen += 1
         if own.seen % own.stride:
             return
@@ -99,6 +102,10 @@ class Curves:
         if len(own.points) > self._max_points:
             own.points = own.points[::2]
             own.stride *= 2
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _described(chart: Chart) -> dict[str, Any]:

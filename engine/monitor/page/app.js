@@ -7,6 +7,7 @@ const STALE_MS = 3000;
 const GALLERY_MS = 5000;
 
 let heardAt = 0;
+let isDue = false;
 
 // ---- top ------------------------------------------------------------------------------------------
 
@@ -64,10 +65,16 @@ function renderThroughput() {
       percent(snapshot.stations[name]?.busy ?? snapshot.busy[`server/${name}`] ?? null)]));
 }
 
+/* From the first to the last tenth of a curve: single batches are noise. */
+function trendOf(points) {
+  const size = Math.ceil(points.length / 10);
+  const mean = (some) => sum(some.map(([, value]) => value)) / some.length;
+  return points.length < 4 ? null : mean(points.slice(-size)) - mean(points.slice(0, size));
+}
+
 function renderProgress() {
   const rows = Object.entries(snapshot.policies).map(([name, {step, total_steps: total, reward}]) => {
-    const first = firstRewards.get(name);
-    const change = reward === null || first === undefined ? null : reward - first;
+    const change = trendOf(charts.get('reward')?.series.get(name) ?? []);
     return [name, step, total, number(reward), change === null || Math.abs(change) < 0.005 ? null : change];
   });
   rebuild($('progress'), [rows, roles], () => rows.map(([name, step, total, reward, change]) => {
@@ -237,7 +244,9 @@ function connect() {
   on('snapshot', (data) => {
     snapshot = data;
     heardAt = performance.now();
-    requestAnimationFrame(render);
+    if (isDue) return;  // a tab in the background gets no frames for hours
+    isDue = true;
+    requestAnimationFrame(() => { isDue = false; render(); });
   });
   source.onerror = () => {
     renderConnection();

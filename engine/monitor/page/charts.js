@@ -5,7 +5,6 @@
 const MAX_POINTS = 2000;
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const charts = new Map();
-const firstRewards = new Map();
 
 const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -45,7 +44,6 @@ function addPoints(list) {
         chart.series.set(name, []);
         dropPlot(chart);
       }
-      if (info.id === 'reward' && points.length && !firstRewards.has(name)) firstRewards.set(name, points[0][1]);
       const kept = [...chart.series.get(name), ...points];
       chart.series.set(name, kept.length > MAX_POINTS ? kept.filter((_, index) => index % 2 === 0) : kept);
     }
@@ -56,7 +54,6 @@ function addPoints(list) {
 /* Charts that stay keep their place on the page: a reconnect does not make it jump. */
 function replaceCharts(list) {
   const ids = new Set(list.map((info) => info.id));
-  firstRewards.clear();
   for (const [id, chart] of charts) {
     dropPlot(chart);
     chart.series.clear();
