@@ -5,7 +5,8 @@
     serve    waits for the learners' messages      marks rows trained, servers routable (desk)
     answer   waits for a change                    leases a batch for a parked learner
     measure  waits for the dev curve's next step   plays no game, only asks the samplers
-    watch    once a second                         a snapshot to the terminal and metrics.jsonl
+    watch    once a second                         a snapshot to the views and metrics.jsonl
+    drain    waits until someone asks for it       ends admission; all trained: learners save, stop
     beside   waits for what it needs               benchmarks, servers that move between policies
 
 Everything that may let a game start or a policy step ends in `changes.notify()`, the one signal on
@@ -21,8 +22,10 @@ again, and so is everything that was submitted (`Buffer.restore`).
 
 Order of the end. Healthy: all policies have published their last step -> the games left are
 played out -> the held-out set is measured -> `bye` to the learners. Stopped (Ctrl-C): the learners
-have saved and say so -> games in flight are cancelled as dropped[stopped] -> `bye`. Crash: the
-first exception of any task cancels all others and leaves `run` as itself.
+have saved and say so -> games in flight are cancelled as dropped[stopped] -> `bye`. Drained:
+nothing is admitted, what there is is played and trained, the learners are told to save and stop,
+and then as after Ctrl-C. Crash: the first exception of any task cancels all others and leaves
+`run` as itself. A pause, and a drain that has not ended, are forgotten by the next attempt.
 """
 
 import asyncio

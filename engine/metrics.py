@@ -4,8 +4,10 @@ Each line is one JSON object with `t` (unix seconds) and `kind`. Kinds and their
 
     step     policy, step, skipped, reason, num_groups, reward, age_mean, age_max, judge_age_max,
              metrics {name: value} of the learner
-    groups   streams {stream: GroupMeter.means()}: all that was submitted, also what was dropped
-    engine   phase, games, streams, policies, busy {part: fraction}: a snapshot (terminal)
+    groups   games (finished), streams {stream: GroupMeter.means()}: all that was submitted, also
+             what was dropped; signs {sign: mean} and play {chart: {series: mean}} of recent games
+    engine   a snapshot (`engine.monitor.snapshot`): phase, games, games_per_min, streams, policies,
+             stations, bottleneck, busy {part: fraction}, ...
     dev      step, means {measure: value}
     heldout  when, means
     benchmarks  policy, step, to_step (of the newest weights that answered), scores {benchmark:
