@@ -1,4 +1,4 @@
-"""The dashboard's HTTP server: part of the engine's process, and never able to slow it.
+"""The dashboard's HTTP server: part of the engine's process, made to cost it little.
 
     GET  /                    the page             GET  /static/...      its parts
     GET  /events              server-sent events: "history" once, then "snapshot" and "points"

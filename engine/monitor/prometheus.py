@@ -132,7 +132,7 @@ def _alarms(snapshot: Snapshot) -> Values:
 SCRAPE_FAILED = Metric(
     "streamzero_server_scrape_failed",
     "gauge",
-    "1 where a server's own metrics could not be read, else 0; beside those metrics.",
+    "1 where what a server told could not be read, else 0; absent where it did not answer.",
     ("policy", "server"),
 )
 
