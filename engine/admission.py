@@ -2,22 +2,23 @@
 
 Counts in games, because the number of groups in a game is random. A game is *open* for a stream
 until a step (or a closed stream) takes it; it is *settled* there when no more of its groups can
-come. Four rules:
+come. Games of several recipes may feed one policy: a step then takes games of each. Four rules:
 
-1. Window: a game starts only while, for every stream r, the games that are open or in a step not
-   yet published are fewer than `(max_age_r + 1) * games_per_step` (near the end: fewer than the
-   steps that are left can take).
+1. Window: a game starts only while, for every stream r of its recipe, the games that are open or in
+   a step not yet published are fewer than `(max_age_r + 1) * games_per_step` (near the end: fewer
+   than the steps that are left can take).
 2. Take: a step takes the oldest `games_per_step` settled games of each of its policy's streams,
    more until `min_groups`, and every game that would be too old at the next step.
 3. Wait: where such a game is not settled yet, the step waits for it; with `too_old="drop"` it
    takes the groups that the game has, and refuses those that come later.
-4. Exhaustion: where no game can start because the policy's window is full, or admission has
-   stopped, and all open games are settled, the step takes what there is.
+4. Exhaustion: where no game of a recipe can start because the policy's window is full, or admission
+   has stopped, and all of its open games are settled, the step takes what there is of it.
 
-Liveness: when nothing may start, some stream's window is full. Either a step is in flight, which
-ends; or its games settle (each has a deadline), and by rule 4 its policy steps. Age: rules 2 and 3
-leave no open game that the next step could find too old, and rule 1 starts none that is born too
-old (a step in flight holds a step's worth of games, so at most `max_age` of them leave room).
+Liveness: when no game of a recipe may start, some stream's window is full. Either a step is in
+flight, which ends; or its games settle (each has a deadline), and by rule 4 its policy steps. Age:
+rules 2 and 3 leave no open game that the next step could find too old, and rule 1 starts none that
+is born too old (a step in flight holds a step's worth of games, so at most `max_age` of them leave
+room).
 Games are judged by the step that was published when they started, the oldest that any of their
 tokens can have; the true age of the tokens is checked again when a batch is leased.
 
@@ -25,7 +26,7 @@ A pure state machine: no task, no clock, no I/O. After a crash it is rebuilt fro
 ready rows alone (`resume`), so it has no state of its own to lose.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +34,8 @@ from typing import Literal
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRule:
     policy: str
+    recipe: str = ""
+    """Whose games fill this stream."""
     max_age: int = 4
     min_groups: int = 1
     """A step takes more games than `games_per_step` until it has this many groups."""
@@ -41,11 +44,17 @@ class StreamRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionRules:
     streams: Mapping[str, StreamRule]
-    """The streams of the recipe."""
+    """The streams of all recipes that are played."""
     games_per_step: int
+    games_of: Mapping[str, int] = field(default_factory=dict)
+    """{recipe: its games per step}, where that is another number."""
     total_steps: int | None = None
     """Steps of every policy; None: no end."""
     too_old: Literal["wait", "drop"] = "wait"
+
+    def size(self, recipe: str) -> int:
+        """Games of `recipe` that one step takes."""
+        return self.games_of.get(recipe, self.games_per_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,11 @@ class Admission:
     ) -> None:
         """`steps`: step of each policy's restored weights (0); `resume`: games still to train."""
         self.rules = rules
-        self.started = 0
+        self._streams_of: dict[str, list[str]] = {}
+        """By recipe."""
+        for name, rule in rules.streams.items():
+            self._streams_of.setdefault(rule.recipe, []).append(name)
+        self._started = dict.fromkeys(self._streams_of, 0)
         self._stopped = False
         self._shut: set[str] = set()
         self._open: dict[str, dict[int, _Entry]] = {stream: {} for stream in rules.streams}
@@ -115,21 +128,34 @@ class Admission:
         for policy in self._policies:
             self._release_if_finished(policy)
 
-    def may_start(self) -> bool:
-        """True where the rules let one more game start now. False where no stream would train."""
-        if self._stopped or all(self._closed(stream) is not None for stream in self._open):
-            return False
-        return all(self._has_room(stream) for stream in self._open)
+    @property
+    def started(self) -> int:
+        """Games, of all recipes, in this attempt."""
+        return sum(self._started.values())
 
-    def start(self, game: int) -> None:
-        if not self.may_start():
+    def next_recipe(self) -> str | None:
+        """Of which recipe a game may start now: of those, the one that is furthest behind in steps'
+        worth of games. None: no game may start."""
+        free = [recipe for recipe in self._streams_of if self.may_start(recipe)]
+        return min(free, key=lambda name: self._started[name] / self.rules.size(name), default=None)
+
+    def may_start(self, recipe: str = "") -> bool:
+        """True where the rules let one more game of `recipe` start now. False where none of its
+        streams would train."""
+        streams = self._streams_of[recipe]
+        if self._stopped or all(self._closed(stream) is not None for stream in streams):
+            return False
+        return all(self._has_room(stream) for stream in streams)
+
+    def start(self, game: int, recipe: str = "") -> None:
+        if not self.may_start(recipe):
             raise ValueError(f"game {game} may not start")
-        self.started += 1
-        for stream, games in self._open.items():
-            games[game] = _Entry(self._policy_of(stream).published)
+        self._started[recipe] += 1
+        for stream in self._streams_of[recipe]:
+            self._open[stream][game] = _Entry(self._policy_of(stream).published)
 
     def refusal(self, game: int, stream: str) -> str | None:
-        """Why a group of this game can't be trained any more: its drop reason; else None."""
+        """Why a group of this game can't be trained (any more): its drop reason; else None."""
         if stream not in self._open:
             return "unknown_stream"
         if (reason := self._closed(stream)) is not None:
@@ -157,12 +183,11 @@ class Admission:
         streams = self._training(policy)
         if self.rules.total_steps is not None and state.step >= self.rules.total_steps:
             return None
-        full = any(len(self._open[r]) >= self._limit(r) for r in streams)
-        settled = all(entry.is_settled for r in streams for entry in self._open[r].values())
-        exhausted = (self._stopped or full) and settled
+        exhausted = self._exhausted(streams)
         taken = {}
         for stream in streams:
-            games = self._take(stream, state.step, exhausted)
+            is_exhausted = self.rules.streams[stream].recipe in exhausted
+            games = self._take(stream, state.step, is_exhausted)
             if games is None:
                 return None
             taken[stream] = games
@@ -221,7 +246,11 @@ class Admission:
     @property
     def is_finished(self) -> bool:
         """Every policy has made and published its last step."""
-        return all(self._remaining(policy) == 0 for policy in self._policies)
+        return all(map(self.is_policy_finished, self._policies))
+
+    def is_policy_finished(self, policy: str) -> bool:
+        """It has made and published its last step."""
+        return self._remaining(policy) == 0
 
     @property
     def is_drained(self) -> bool:
@@ -231,9 +260,10 @@ class Admission:
 
     def waits_for(self, policy: str) -> str:
         """Why `ready` returned None, in words for the dashboard."""
-        size, step = self.rules.games_per_step, self._policies[policy].step
+        step = self._policies[policy].step
         for stream in self._training(policy):
             games, rule = self._open[stream], self.rules.streams[stream]
+            size = self.rules.size(rule.recipe)
             late = sum(not games[game].is_settled for game in self._urgent(stream, step))
             settled = [entry.num_groups for entry in games.values() if entry.is_settled]
             if late and self.rules.too_old == "wait":
@@ -243,6 +273,17 @@ class Admission:
             if sum(settled) < rule.min_groups:
                 return f"{stream}: {sum(settled)}/{rule.min_groups} groups"
         return "finished" if self._remaining(policy) == 0 else "nothing"
+
+    def _exhausted(self, streams: Sequence[str]) -> set[str]:
+        """The recipes that can give `streams`, those of one policy, no more games (rule 4)."""
+        found = set()
+        for recipe in {self.rules.streams[stream].recipe for stream in streams}:
+            own = [r for r in streams if self.rules.streams[r].recipe == recipe]
+            full = any(len(self._open[r]) >= self._limit(r) for r in own)
+            settled = all(entry.is_settled for r in own for entry in self._open[r].values())
+            if (self._stopped or full) and settled:
+                found.add(recipe)
+        return found
 
     def _training(self, policy: str) -> list[str]:
         return [r for r in self._policies[policy].streams if self._closed(r) is None]
@@ -265,7 +306,7 @@ class Admission:
         rule = self.rules.streams[stream]
         remaining = self._remaining(rule.policy)
         num_steps = rule.max_age + 1 if remaining is None else min(rule.max_age + 1, remaining)
-        return num_steps * self.rules.games_per_step
+        return num_steps * self.rules.size(rule.recipe)
 
     def _has_room(self, stream: str) -> bool:
         if self._closed(stream) is not None:
@@ -287,17 +328,18 @@ class Admission:
             return None
         # Unsettled games (they are urgent, and we drop) give what they have, but count for nothing.
         settled = [game for game, entry in games.items() if entry.is_settled]
+        size = self.rules.size(rule.recipe)
         first = set(urgent)
         taken, num_settled, num_groups = list(urgent), 0, 0
         for game in sorted(settled, key=lambda game: game not in first):
-            is_enough = num_settled >= self.rules.games_per_step and num_groups >= rule.min_groups
+            is_enough = num_settled >= size and num_groups >= rule.min_groups
             if game not in first:
                 if is_enough:
                     break
                 taken.append(game)
             num_settled += 1
             num_groups += games[game].num_groups
-        is_enough = num_settled >= self.rules.games_per_step and num_groups >= rule.min_groups
+        is_enough = num_settled >= size and num_groups >= rule.min_groups
         return tuple(taken) if is_enough or exhausted else None
 
     def _release(self, stream: str) -> None:

@@ -34,6 +34,9 @@ from engine.types import Group
 from engine.versions import Restore, Version, VersionLedger
 from engine.wire import decode_group, encode_group, pack, unpack
 
+_KEPT_STATES = 1000
+"""States of a recipe; one is kept at each step, and no checkpoint is older than so many steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leased:
@@ -371,6 +374,33 @@ class Buffer:
             number, oldest = found.get((game, stream), (0, 0))
             found[game, stream] = (number + 1, max(oldest, age))
         return [ReadyGame(*key, *value) for key, value in found.items()]
+
+    def keep_recipe_state(self, recipe: str, steps: Mapping[str, int], state: Any) -> None:
+        """Keep what a recipe remembers over its games, JSON data, as of `steps` of its policies.
+        The last `_KEPT_STATES` are kept."""
+        with self.transaction():
+            row = self._db.execute(
+                "INSERT INTO recipe_states (recipe, steps, state) VALUES (?, ?, ?)",
+                (recipe, json.dumps(steps), json.dumps(state)),
+            )
+            self._db.execute(
+                "DELETE FROM recipe_states WHERE recipe = ? AND id <= ?",
+                (recipe, _inserted(row) - _KEPT_STATES),
+            )
+
+    def recipe_state(self, recipe: str, steps: Mapping[str, int]) -> Any:
+        """The newest state kept that lies not beyond `steps`, of the same policies; those that do
+        are deleted: their steps no longer exist. None: there is none."""
+        with self.transaction():
+            for id_, kept, state in self._rows(
+                "SELECT id, steps, state FROM recipe_states WHERE recipe = ? ORDER BY id DESC",
+                (recipe,),
+            ):
+                past = json.loads(kept)
+                if past.keys() == steps.keys() and all(past[p] <= steps[p] for p in past):
+                    return json.loads(state)
+                self._db.execute("DELETE FROM recipe_states WHERE id = ?", (id_,))
+        return None
 
     def add_all(self, amounts: Mapping[str, float]) -> None:
         """Add to counters that live over restarts: `generated/<policy>`, `wall_s`, any name."""

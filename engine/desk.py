@@ -36,6 +36,7 @@ from engine.admission import Admission, AdmissionRules, Consumption
 from engine.buffer import Buffer, Leased
 from engine.errors import FatalError, TransportError
 from engine.layout import Follower
+from engine.stages import Stages
 from engine.transport import EngineSocket, Message
 from engine.wire import encode_group
 
@@ -83,6 +84,8 @@ class Desk:
     """By policy, and by follower."""
     followers: Mapping[str, Follower] = field(default_factory=dict)
     """By name: servers that hold older weights of a policy."""
+    stages: Sequence[Stages] = ()
+    """Of the recipes that train their streams in stages."""
     attempt: int
     on_change: Callable[[], None]
     on_step: Callable[[str, Message, Sequence[Leased]], None]
@@ -122,6 +125,8 @@ class Desk:
                 text = f"{policy}: {again} groups that step {step} does not contain are ready again"
                 self.on_event("info", text)
         admission = Admission(self.rules, self.steps, self.buffer.ready_games(self.steps))
+        for stages in self.stages:
+            stages.begin(self.steps, admission)
         for peer, own in self._peers.items():
             versions = {}
             for policy in own:
@@ -182,7 +187,10 @@ class Desk:
         else:
             self._barren[policy] = 0
             self.steps[policy] = int(message["step"])
-            self.buffer.trained(policy, request, self.attempt, self.steps[policy])
+            with self.buffer.transaction():
+                self.buffer.trained(policy, request, self.attempt, self.steps[policy])
+                for stages in self.stages:
+                    stages.stepped(policy, self.steps, admission)
         self.on_step(policy, message, batch.groups)
 
     def _published(self, message: Message, admission: Admission) -> None:

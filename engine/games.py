@@ -7,7 +7,7 @@ submitted. Any other exception ends the run. The recipe sees `Submit` and `Note`
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Play(Protocol):
-    """A recipe bound to its samplers and renderer: plays game number `game`."""
+    """One recipe bound to its samplers and renderer: plays game number `game`."""
 
     def __call__(
         self,
@@ -35,8 +35,8 @@ class Play(Protocol):
 class Games:
     """Plays games, and hands what they submit to the buffer and to admission."""
 
-    play: Play
-    recipe: str
+    plays: Mapping[str, Play]
+    """By recipe."""
     buffer: Buffer
     admission: Admission
     deadline_s: float
@@ -44,13 +44,14 @@ class Games:
     """Called after anything that may let a policy step or a game start."""
     on_group: Callable[[Group, bool], None]
     """Told of every submitted group, and whether it is ready to be trained."""
-    in_flight: set[int] = field(default_factory=set)
+    in_flight: dict[int, str] = field(default_factory=dict)
+    """{game: its recipe}"""
 
-    def start(self) -> int:
-        """Open the books of a new game: its number. Ask `admission.may_start()` first."""
-        game = self.buffer.start_game(self.recipe)
-        self.admission.start(game)
-        self.in_flight.add(game)
+    def start(self, recipe: str) -> int:
+        """Open the books of a new game: its number. Ask `admission.next_recipe()` first."""
+        game = self.buffer.start_game(recipe)
+        self.admission.start(game, recipe)
+        self.in_flight[game] = recipe
         return game
 
     async def run(self, game: int) -> None:
@@ -59,7 +60,8 @@ class Games:
         reason: str | None = "error"
         try:
             async with asyncio.timeout(self.deadline_s) as deadline:
-                await self.play(game, lambda group: self._submit(game, group), notes.__setitem__)
+                play = self.plays[self.in_flight[game]]
+                await play(game, lambda group: self._submit(game, group), notes.__setitem__)
             reason = None
         except TimeoutError:
             if not deadline.expired():
@@ -73,7 +75,7 @@ class Games:
             raise
         finally:
             # Also on an error that ends the run: the books balance whatever happens.
-            self.in_flight.discard(game)
+            self.in_flight.pop(game, None)
             self.buffer.end_game(game, dropped=reason, notes=notes)
             self.admission.settle(game)
             self.on_change()
@@ -84,7 +86,7 @@ class Games:
         To be called when no game's task is left.
         """
         for game in list(self.in_flight):
-            self.in_flight.discard(game)
+            del self.in_flight[game]
             self.buffer.end_game(game, dropped="stopped")
             self.admission.settle(game)
 

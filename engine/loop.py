@@ -177,8 +177,8 @@ class Engine:
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             seen = self.changes.count
-            while not self.is_paused and self.admission.may_start():
-                game = self.games.start()
+            while not self.is_paused and (recipe := self.admission.next_recipe()) is not None:
+                game = self.games.start(recipe)
                 task = tasks.create_task(self.games.run(game), name=f"game {game}")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

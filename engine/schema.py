@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TABLES = """
 CREATE TABLE games (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -52,6 +52,13 @@ CREATE TABLE versions (
 CREATE TABLE restores (
   policy TEXT, attempt INTEGER, step INTEGER, PRIMARY KEY (policy, attempt)
 ) WITHOUT ROWID;
+CREATE TABLE recipe_states (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  recipe TEXT NOT NULL,
+  steps TEXT NOT NULL,                   -- JSON: {policy: step} when it was kept
+  state TEXT NOT NULL                    -- JSON
+);
+CREATE INDEX recipe_states_by_recipe ON recipe_states (recipe, id);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 """
 

@@ -127,8 +127,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             desk=desk,
             admission=admission,
             games=Games(
-                play=bind(config, samplers, renderer, grader, watcher),
-                recipe=NAME,
+                plays={NAME: bind(config, samplers, renderer, grader, watcher)},
                 buffer=buffer,
                 admission=admission,
                 deadline_s=config.streams.game_deadline_s,
@@ -279,6 +278,7 @@ def rules_of(config: RootConfig) -> AdmissionRules:
     rule = {
         stream: StreamRule(
             policy=stream,
+            recipe=NAME,
             max_age=config.streams.max_age,
             min_groups=config.streams.min_groups,
         )

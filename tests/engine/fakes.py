@@ -225,8 +225,7 @@ class FakeRun:
                 watch=_watch_nothing,
             )
             games = self.make_games(
-                play=lambda game, submit, note: self.play(self, game, submit),
-                recipe="fake",
+                plays={"": lambda game, submit, note: self.play(self, game, submit)},
                 buffer=self.buffer,
                 admission=admission,
                 deadline_s=self.deadline_s,

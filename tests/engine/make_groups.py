@@ -40,14 +40,16 @@ def make_group(
     judges: Mapping[str, tuple[int, int]] | None = None,
     images: Sequence[bytes] = (PNG,),
     extra: Mapping[str, Any] | None = None,
+    policy: str | None = None,
 ) -> Group:
-    """A group of the policy named as its stream."""
+    """A group of the policy named as its stream, or of `policy`."""
+    policy = policy or stream
     return Group(
         stream=stream,
         game=game,
-        rollouts=tuple(make_rollout(stream, versions, images) for _ in rewards),
+        rollouts=tuple(make_rollout(policy, versions, images) for _ in rewards),
         rewards=tuple(rewards),
         terms=tuple({"right": reward} for reward in rewards),
-        versions=dict(judges or {}) | {stream: (min(versions), max(versions))},
+        versions=dict(judges or {}) | {policy: (min(versions), max(versions))},
         extra=dict(extra or {}),
     )

@@ -315,19 +315,20 @@ class World:
         is_busy = True
         while is_busy:
             is_busy = False
-            while self.admission.may_start():
-                self.play()
+            while (recipe := self.admission.next_recipe()) is not None:
+                self.play(recipe)
             for policy in [p for p in self.steps if len(self.queue[p]) < self.depth]:
                 if (taken := self.admission.ready(policy)) is not None:
                     self.take(taken)
                     is_busy = True
 
-    def play(self) -> None:
+    def play(self, recipe: str) -> None:
         self.games += 1
-        self.admission.start(self.games)
+        self.admission.start(self.games, recipe)
         self.born[self.games] = dict(self.steps)
         tail = self.rng.paretovariate(1.2) if self.rng.random() < 0.5 else 1.0
-        plan = [s for s in self.rules.streams for _ in range(self.rng.choice((0, 1, 3, 8)))]
+        own = [s for s, rule in self.rules.streams.items() if rule.recipe == recipe]
+        plan = [s for s in own for _ in range(self.rng.choice((0, 1, 3, 8)))]
         self.rng.shuffle(plan)
         seconds = self.rng.expovariate(1.0) * min(tail, 50.0)
         for position, stream in enumerate(plan):
@@ -401,15 +402,18 @@ def make_world(seed: int, crash_rate: float, **changes: Any) -> World:
     rng = random.Random(seed)
     names = ("proposer", "coder", "solver")
     shared = rng.random() < 0.3  # one policy with several streams
+    recipes = rng.choice((("a", "a", "a"), ("a", "a", "b"), ("a", "b", "c")))
     streams = {
         name: StreamRule(
             policy="player" if shared else name,
+            recipe=recipe,
             max_age=changes.get("max_age", rng.choice((0, 1, 2, 4))),
             min_groups=rng.choice((0, 1, 1, 5, 30)),
         )
-        for name in names
+        for name, recipe in zip(names, recipes, strict=True)
     }
     options: dict[str, Any] = {"games_per_step": rng.choice((1, 2, 4, 7)), "total_steps": 12}
+    options["games_of"] = {"b": rng.choice((1, 3))}
     options["too_old"] = rng.choice(("wait", "drop"))
     depth = rng.choice((1, 1, 2, 3))
     return World(AdmissionRules(streams=streams, **options), rng, crash_rate, depth=depth)
@@ -454,3 +458,46 @@ def test_the_window_keeps_the_policies_at_one_rate() -> None:
     world.run()
     assert world.steps == dict.fromkeys(world.steps, 40)
     assert spread <= 2
+
+
+def two_recipes(**others: Any) -> AdmissionRules:
+    """Three streams of two recipes that feed one policy."""
+    streams = {
+        name: StreamRule(policy="player", recipe=recipe, max_age=1)
+        for name, recipe in (("clue", "spy"), ("vote", "spy"), ("answer", "quiz"))
+    }
+    return AdmissionRules(streams=streams, games_per_step=2, games_of={"quiz": 1}, **others)
+
+
+def test_a_shared_policy_steps_with_games_of_each_recipe() -> None:
+    admission = Admission(two_recipes())
+    started: dict[str, list[int]] = {"spy": [], "quiz": []}
+    while (recipe := admission.next_recipe()) is not None:
+        game = len(started["spy"]) + len(started["quiz"]) + 1
+        admission.start(game, recipe)
+        started[recipe].append(game)
+    assert {name: len(games) for name, games in started.items()} == {"spy": 4, "quiz": 2}
+    assert admission.refusal(started["quiz"][0], "clue") == "too_old", "it is not its stream"
+    for game in started["spy"]:
+        play(admission, game)
+    assert admission.ready("player") is None, "the other recipe's games are on their way"
+    play(admission, started["quiz"][0])
+    games = step(admission, "player").games
+    assert games == {
+        "clue": tuple(started["spy"][:2]),
+        "vote": tuple(started["spy"][:2]),
+        "answer": (started["quiz"][0],),
+    }
+
+
+def test_a_recipe_that_can_give_no_more_does_not_hold_the_other_up() -> None:
+    admission = Admission(two_recipes())
+    admission.start(1, "spy")
+    for game in (2, 3):
+        admission.start(game, "quiz")
+        play(admission, game)
+    play(admission, 1)
+    # The quiz's window is full and settled, but games of the other recipe may still start.
+    assert admission.ready("player") is None
+    admission.stop()
+    assert step(admission, "player").games == {"clue": (1,), "vote": (1,), "answer": (2,)}

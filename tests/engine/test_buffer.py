@@ -301,7 +301,7 @@ def test_another_schema_and_another_file_are_refused_in_one_line(tmp_path: Path)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(ConfigError, match="schema 9, but this version reads 1"):
+    with pytest.raises(ConfigError, match="schema 9, but this version reads 2"):
         Buffer.open(path)
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="not a usable buffer"):

@@ -132,8 +132,8 @@ class StoppedAtTheStart(Games):
 
     stop: Callable[[], None]
 
-    def start(self) -> int:
-        game = super().start()
+    def start(self, recipe: str) -> int:
+        game = super().start(recipe)
         self.stop()
         self.on_change()
         return game

@@ -239,7 +239,7 @@ class Staged:
             note("proposals", proposals)
             watcher.on_note("proposals", proposals)
 
-        return lambda **given: Games(**{**given, "play": play, "on_group": watcher.on_group})
+        return lambda **given: Games(**{**given, "plays": {"": play}, "on_group": watcher.on_group})
 
 
 def _png(number: int) -> bytes:

@@ -1,0 +1,90 @@
+"""Which of a recipe's streams train now, where it wants to choose (its *gate*).
+
+A recipe may train its streams in stages, as Iterative-SPO does (arXiv:2509.25541): every game goes
+on yielding groups of all streams, and the gate opens those that a step may take; the groups of a
+closed one end as dropped[gate_closed]. No game waits for a switch and none is cancelled. A batch
+holds open streams alone; one that was leased before a switch is trained after it.
+
+The gate ticks once when every policy with an open stream has made a step since the last tick: with
+one policy, at each of its steps. What it knows is kept with each step, in the same transaction as
+the rows that the step trained, so a restored run goes on with the gate of the step restored to.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.admission import Admission, AdmissionRules
+from engine.buffer import Buffer
+
+
+class Gate(Protocol):
+    """A recipe's memory over its games, as far as it decides what trains."""
+
+    def open_streams(self) -> frozenset[str]:
+        """The streams that may train now; at least one."""
+        ...
+
+    def tick(self) -> str | None:
+        """The open streams were trained once more. A sentence where others are open from now on."""
+        ...
+
+    def state(self) -> Any:
+        """JSON data from which `restore` makes the same memory."""
+        ...
+
+    def restore(self, state: Any) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Stages:
+    """Drives the gate of one recipe."""
+
+    recipe: str
+    gate: Gate
+    rules: AdmissionRules
+    buffer: Buffer
+    on_event: Callable[[str, str], None]
+    _due: set[str] = field(default_factory=set)
+    """Policies that have not stepped since the last tick."""
+
+    def begin(self, steps: Mapping[str, int], admission: Admission) -> None:
+        """Go on with the gate of `steps`, those that the policies were restored to."""
+        state = self.buffer.recipe_state(self.recipe, {p: steps[p] for p in self._policies()})
+        if state is not None:
+            self.gate.restore(state)
+        self._apply(admission)
+
+    def stepped(self, policy: str, steps: Mapping[str, int], admission: Admission) -> None:
+        """`policy` made a step. To be called in the transaction that marks its rows trained."""
+        if policy not in self._policies():
+            return
+        self._due.discard(policy)
+        if not self._due:
+            switched = self.gate.tick()
+            if switched is not None:
+                self.on_event("info", f"{self.recipe}: {switched}")
+            self._apply(admission)
+        steps = {p: steps[p] for p in self._policies()}
+        self.buffer.keep_recipe_state(self.recipe, steps, self.gate.state())
+
+    def _apply(self, admission: Admission) -> None:
+        """Open and shut the streams; where what is open has made its last step, open the others."""
+        wanted = self.gate.open_streams()
+        if all(admission.is_policy_finished(self._policy(stream)) for stream in wanted):
+            wanted = frozenset(self._streams())
+        for stream in self._streams():
+            admission.gate(stream, stream in wanted)
+            if stream not in wanted:
+                self.buffer.drop_ready(stream, "gate_closed")
+        self._due = {self._policy(stream) for stream in wanted}
+        self._due -= {policy for policy in self._due if admission.is_policy_finished(policy)}
+
+    def _streams(self) -> list[str]:
+        return [name for name, rule in self.rules.streams.items() if rule.recipe == self.recipe]
+
+    def _policy(self, stream: str) -> str:
+        return self.rules.streams[stream].policy
+
+    def _policies(self) -> set[str]:
+        return {self._policy(stream) for stream in self._streams()}

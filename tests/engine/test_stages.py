@@ -1,0 +1,174 @@
+"""Which streams train, step by step, and after a restart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.admission import Admission, AdmissionRules, StreamRule
+from engine.buffer import Buffer
+from engine.stages import Stages
+from engine.types import Group
+from tests.engine.make_groups import make_group
+
+SHARED = {"clue": "player", "vote": "player"}
+SPLIT = {"clue": "writer", "vote": "voter"}
+
+
+class EveryOther:
+    """Votes first; switches at each tick."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+    def open_streams(self) -> frozenset[str]:
+        return frozenset({"clue"} if self.ticks % 2 else {"vote"})
+
+    def tick(self) -> str | None:
+        self.ticks += 1
+        return f"switch {self.ticks}"
+
+    def state(self) -> Any:
+        return {"ticks": self.ticks}
+
+    def restore(self, state: Any) -> None:
+        self.ticks = state["ticks"]
+
+
+class Club:
+    """A buffer, an admission, and the stages of the recipe `spy` between them."""
+
+    def __init__(self, folder: Path, policies: dict[str, str], total_steps: int | None = None):
+        self.buffer = Buffer.open(folder / "run.db")
+        self.rules = AdmissionRules(
+            streams={
+                stream: StreamRule(policy=policy, recipe="spy", max_age=1)
+                for stream, policy in policies.items()
+            },
+            games_per_step=1,
+            total_steps=total_steps,
+        )
+        self.steps = dict.fromkeys(policies.values(), 0)
+        self.events: list[str] = []
+        self.requests = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A new attempt at `steps`."""
+        self.attempt = self.buffer.begin_attempt()
+        self.version = {
+            policy: self.buffer.reserve_version(policy, step, self.attempt)
+            for policy, step in self.steps.items()
+        }
+        self.gate = EveryOther()
+        self.admission = Admission(self.rules, self.steps)
+        self.stages = Stages(
+            recipe="spy",
+            gate=self.gate,
+            rules=self.rules,
+            buffer=self.buffer,
+            on_event=lambda level, text: self.events.append(text),
+        )
+        self.stages.begin(self.steps, self.admission)
+
+    def group(self, game: int, stream: str) -> Group:
+        policy = self.rules.streams[stream].policy
+        version = self.version[policy]
+        return make_group(game=game, stream=stream, policy=policy, versions=(version,))
+
+    def play(self) -> None:
+        """A whole game with a group of each stream."""
+        game = self.buffer.start_game("spy")
+        self.admission.start(game, "spy")
+        for stream in self.rules.streams:
+            refusal = self.admission.refusal(game, stream)
+            if self.buffer.submit(self.group(game, stream), drop=refusal):
+                self.admission.submit(game, stream)
+        self.buffer.end_game(game)
+        self.admission.settle(game)
+
+    def step(self, policy: str) -> list[str]:
+        """The streams in the next batch of `policy`, which then steps."""
+        taken = self.admission.ready(policy)
+        assert taken is not None, self.admission.waits_for(policy)
+        assert self.admission.consume(taken)
+        self.requests += 1
+        self.buffer.lease(
+            policy,
+            self.requests,
+            self.attempt,
+            games=taken.games,
+            steps=self.steps,
+            max_age=dict.fromkeys(taken.games, 1),
+        )
+        self.steps[policy] += 1
+        with self.buffer.transaction():
+            self.buffer.trained(policy, self.requests, self.attempt, self.steps[policy])
+            self.stages.stepped(policy, self.steps, self.admission)
+        self.admission.published(policy, self.steps[policy])
+        return sorted(taken.games)
+
+    def dropped(self, stream: str) -> int:
+        dropped = self.buffer.counts()["groups"][stream]["dropped"]
+        return int(dropped.get("gate_closed", 0))
+
+
+@pytest.fixture(params=[SHARED, SPLIT], ids=["one policy", "two policies"])
+def club(request: pytest.FixtureRequest, tmp_path: Path) -> Club:
+    return Club(tmp_path, request.param)
+
+
+def test_a_batch_holds_open_streams_alone(club: Club) -> None:
+    of = {stream: rule.policy for stream, rule in club.rules.streams.items()}
+    for number, stream in enumerate(["vote", "clue", "vote", "clue"]):
+        club.play()
+        assert club.step(of[stream]) == [stream]
+        assert club.events[-1] == f"spy: switch {number + 1}"
+    assert club.dropped("clue") == 2
+    assert club.dropped("vote") == 2
+
+
+def test_what_was_ready_for_a_stream_that_closes_is_dropped_by_name(tmp_path: Path) -> None:
+    club = Club(tmp_path, SHARED)
+    club.play()
+    club.play()
+    club.step("player")
+    assert club.dropped("vote") == 1, "the second game's, which no step had taken"
+    assert club.admission.ready("player") is None, "and admission does not count on it"
+    club.play()
+    assert club.step("player") == ["clue"]
+
+
+def test_a_restart_goes_on_with_the_gate_of_the_step_restored_to(club: Club) -> None:
+    of = {stream: rule.policy for stream, rule in club.rules.streams.items()}
+    for stream in ("vote", "clue", "vote"):
+        club.play()
+        club.step(of[stream])
+    assert club.gate.ticks == 3
+    back: Callable[[int, int], dict[str, int]] = lambda player, split: (  # noqa: E731
+        {"player": player} if "player" in club.steps else {"writer": split, "voter": 1}
+    )
+    club.steps = back(2, 1)
+    club.begin()
+    assert club.gate.ticks == 2
+    assert club.gate.open_streams() == {"vote"}
+    club.steps = back(1, 0)
+    club.begin()
+    assert club.gate.ticks == 1
+    club.play()
+    assert club.step(of["clue"]) == ["clue"]
+
+
+def test_when_the_open_streams_are_finished_the_others_open(tmp_path: Path) -> None:
+    """Else a run whose policies make the same number of steps would never end."""
+    club = Club(tmp_path, SPLIT, total_steps=2)
+    club.gate.tick = lambda: None  # type: ignore[method-assign]  # it stays with the votes
+    for _ in range(2):
+        club.play()
+        club.step("voter")
+    club.stages.begin(club.steps, club.admission)
+    for _ in range(2):
+        club.play()
+        assert club.step("writer") == ["clue"]
+    assert club.admission.is_finished
