@@ -90,6 +90,9 @@ class LayoutConfig(Section):
     backend: Literal["gloo", "nccl"] = "gloo"
     learners: tuple[LearnerGroupConfig, ...] = Field(min_length=1)
     servers: tuple[ServerHostConfig, ...] = Field(min_length=1)
+    policies: Mapping[str, str] = {}
+    """{stream: the policy that it trains and that plays it}, where that is not the recipe's own
+    choice: {solver: shared, coder: shared} gives two roles one set of weights."""
     routers: Mapping[str, Annotated[str, Field(pattern=r"^[^:/]+:[0-9]+$")]] = {}
     """{policy or follower: HOST:PORT}: its requests go to SGLang's own router, which the first of
     its server hosts starts at this address; without one the engine chooses the server. For many
@@ -103,7 +106,9 @@ class LayoutConfig(Section):
 
 class StreamsConfig(Section):
     games_per_step: int = Field(4, ge=1)
-    """A step of a policy takes the groups of this many games."""
+    """A step of a policy takes the groups of this many games, of each recipe that feeds it."""
+    games_of: Mapping[str, Annotated[int, Field(ge=1)]] = {}
+    """{recipe: its games per step}, where several are played and that is another number."""
     max_age: int = Field(4, ge=0)
     """Largest age, in steps, of the oldest token in a batch; 0 is synchronous."""
     max_judge_age: int | None = Field(None, ge=0)
@@ -192,6 +197,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
     problems = []
     for item in error.errors():
+        item["loc"] = _without_tags(cls, item["loc"])
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown key {where!r}; {_hint(cls, item['loc'])}")
@@ -202,6 +208,30 @@ def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
             shown = "" if isinstance(given, dict | BaseModel) else f" is {given!r}"
             problems.append(f"{where!r}{shown}: {item['msg'].removeprefix('Value error, ')}")
     return f"{path}: " + "; ".join(problems)
+
+
+def _without_tags(cls: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """`loc` without the tags that pydantic puts behind a field that is one of several models."""
+    kept: list[int | str] = []
+    choices: list[Any] = [cls]
+    tags: set[str] = set()
+    for part in loc:
+        if part in tags:
+            choices = [model for model in choices if _tag(model) == part]
+            tags = set()
+            continue
+        kept.append(part)
+        if isinstance(part, str):
+            fields = [m.model_fields[part] for m in choices if part in m.model_fields]
+            choices = [model for info in fields for model in _models_of(info.annotation)]
+            tags = {_tag(model) for model in choices} if len(choices) > 1 else set()
+    return tuple(kept)
+
+
+def _tag(model: Any) -> str:
+    """What a model is told by among others: the default of its field `name`."""
+    info = model.model_fields.get("name")
+    return str(info.default) if info else ""
 
 
 def _hint(cls: type[BaseModel], loc: Sequence[int | str]) -> str:
@@ -224,33 +254,25 @@ def _places(cls: Any, prefix: str = "") -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key, info in cls.model_fields.items():
         found.setdefault(key, []).append(prefix + key)
-        model = _model_of(info.annotation)
-        if isinstance(model, type) and issubclass(model, BaseModel):
+        for model in _models_of(info.annotation):
             for name, paths in _places(model, f"{prefix}{key}.").items():
-                found.setdefault(name, []).extend(paths)
+                places = found.setdefault(name, [])
+                places.extend(path for path in paths if path not in places)
     return found
 
 
 def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """The valid keys of the section in which `loc` lies."""
-    model: Any = cls
+    models: list[Any] = [cls]
     for part in loc[:-1]:
-        if isinstance(part, int):
-            continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-        info = model.model_fields.get(part)
-        model = _model_of(info.annotation) if info else None
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return []
+        if isinstance(part, str):
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            models = [model for info in fields for model in _models_of(info.annotation)]
+    return list(dict.fromkeys(key for model in models for key in model.model_fields))
 
 
-def _model_of(annotation: Any) -> Any:
+def _models_of(annotation: Any) -> list[Any]:
+    """The sections that a field may hold."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _model_of(argument)
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            return found
-    return None
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in typing.get_args(annotation) for model in _models_of(part)]

@@ -22,9 +22,11 @@ from engine.monitor.config import MonitorConfig
 from engine.sampler import SamplerConfig
 from engine.servers.router import check_routers
 from evals.config import EvalConfig, LiveEvalsConfig
-from launch.recipe import RecipeConfig
+from launch.recipe import RECIPES, MixedConfig, Recipe, RecipeConfig
 from render_pool.config import RenderConfig
 from rewards.config import GraderConfig
+from roles.mm_zero.config import MMZeroConfig
+from roles.vision_zero.config import VisionZeroConfig
 
 EVALUATED = "evaluated"
 """The name of servers that hold a policy's weights for its evaluation (`evals.servers: own`)."""
@@ -43,7 +45,7 @@ class RootConfig(Section):
     weights: WeightsConfig = WeightsConfig()
     render: RenderConfig = RenderConfig()
     grader: GraderConfig = GraderConfig()
-    recipe: RecipeConfig = Field(default_factory=RecipeConfig)
+    recipe: RecipeConfig = Field(default_factory=MMZeroConfig)
     eval: EvalConfig = EvalConfig()
     evals: LiveEvalsConfig = LiveEvalsConfig()
     monitor: MonitorConfig = MonitorConfig()
@@ -71,8 +73,14 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
             "evals.servers: with elastic.enabled a server may serve another policy in the middle "
             f"of an evaluation; set evals.servers=own and give {EVALUATED!r} a server in the layout"
         )
+    unknown = config.streams.games_of.keys() - settings_of(config).keys()
+    if unknown:
+        raise ConfigError(
+            f"streams.games_of: {', '.join(sorted(unknown))} is not played; "
+            f"there are {', '.join(settings_of(config))}"
+        )
     judge_age = config.streams.max_judge_age
-    for name, (policy, every) in config.recipe.followers().items():
+    for name, (policy, every) in _judges(config).items():
         oldest = every + config.streams.max_age
         if judge_age is not None and judge_age < oldest:
             raise ConfigError(
@@ -82,10 +90,54 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
     return config
 
 
+def settings_of(config: RootConfig) -> dict[str, MMZeroConfig | VisionZeroConfig]:
+    """{recipe that is played: its settings}, in the order of the config."""
+    recipe = config.recipe
+    each = recipe.recipes if isinstance(recipe, MixedConfig) else (recipe,)
+    return {cfg.name: cfg for cfg in each}
+
+
+def recipes_of(config: RootConfig) -> dict[str, Recipe]:
+    """The recipes that are played."""
+    return {name: RECIPES[name] for name in settings_of(config)}
+
+
+def streams_of(config: RootConfig) -> dict[str, str]:
+    """{stream: the policy that it trains}, as the recipes have it or else as the layout says.
+
+    Raises ConfigError where the layout names a stream that there is not.
+    """
+    cast: dict[str, str] = {}
+    for cfg in settings_of(config).values():
+        cast |= cfg.policies()
+    for stream, policy in config.layout.policies.items():
+        if stream not in cast:
+            raise ConfigError(
+                f"layout.policies: there is no stream {stream!r}; there are {', '.join(cast)}"
+            )
+        cast[stream] = policy
+    return cast
+
+
+def policies_of(config: RootConfig) -> tuple[str, ...]:
+    """Each once, in the order of the streams."""
+    return tuple(dict.fromkeys(streams_of(config).values()))
+
+
 def followers(config: RootConfig) -> dict[str, Follower]:
-    """The followers that the recipe wants, and that of the benchmarks, if they have one."""
-    wanted = followers_of(config.recipe.followers())
+    """The followers that the recipes want, and that of the benchmarks, if they have one."""
+    wanted = followers_of(_judges(config))
     evals = config.evals
     if evals.benchmarks and evals.servers == "own":
         wanted[EVALUATED] = Follower(evals.policy, evals.every, keeps_last=True)
     return wanted
+
+
+def _judges(config: RootConfig) -> dict[str, tuple[str, int]]:
+    """{name: (policy, steps between two pins)} that the recipes want."""
+    cast = streams_of(config)
+    return {
+        name: (cast[stream], every)
+        for cfg in settings_of(config).values()
+        for name, (stream, every) in cfg.followers().items()
+    }

@@ -37,9 +37,8 @@ from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
-from launch.config import RootConfig, followers
+from launch.config import RootConfig, followers, policies_of
 from launch.preflight import check_before_start, write_config
-from launch.recipe import STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, STREAMS, world, followers(config))
+    check_layout(config.layout, policies_of(config), world, followers(config))
     if rank == 0:
         # A restarted attempt whose first one died before it made the folder starts afresh.
         resume = resume and run.config.exists()

@@ -1,41 +1,186 @@
-"""The game that is played: the one place that names it.
+"""The games that can be played: the one place that names them.
 
-To play a game of your own, import its parts here instead (roles/README.md, "Write your own game").
+To add a game of your own, add its parts to `RECIPES` (roles/README.md, "Write your own game").
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from roles.mm_zero.config import MMZeroConfig as RecipeConfig
-from roles.mm_zero.curves import play_curves
+from pydantic import Discriminator, Field, Tag, model_validator
+
+import evals.heldout
+import evals.spy_heldout
+import roles.mm_zero.curves
+import roles.mm_zero.recipe
+import roles.vision_zero.curves
+import roles.vision_zero.recipe
+from engine.config import Section
+from engine.stages import Gate
+from engine.types import Renderer, Sampler
+from evals.heldout import HeldoutResult
+from evals.spy_heldout import transcripts_from_json, transcripts_to_json
+from launch.pairs import check_pairs, open_pairs
+from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.memory import Memory
 from roles.mm_zero.prompts import load_prompts
-from roles.mm_zero.recipe import FUNNEL, STATIONS, STREAMS, play
 from roles.table import Table
+from roles.vision_zero.config import VisionZeroConfig
+from roles.vision_zero.gallery import NOTE
+from roles.vision_zero.memory import Memory as SpyMemory
+from roles.vision_zero.prompts import load_prompts as load_spy_prompts
 
-__all__ = [
-    "FUNNEL",
-    "NAME",
-    "STATIONS",
-    "STREAMS",
-    "RecipeConfig",
-    "begin",
-    "check",
-    "play_curves",
-]
-
-NAME = "mm_zero"
+Charts = Mapping[str, Mapping[str, float]]
+"""{chart: {series: value}}"""
 
 
-def check(cfg: RecipeConfig) -> None:
-    """Raise ConfigError for what would fail only when the first game is played."""
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """One recipe in one attempt of a run; what it remembers spans the games."""
+
+    play: Callable[[int, Table], Awaitable[None]]
+    """Plays game number so and so at a table."""
+    gate: Gate | None = None
+    """Where it trains its streams in stages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A game, as far as `launch` has to know it."""
+
+    streams: tuple[str, ...]
+    """One per role; no two recipes share one."""
+    stations: tuple[str, ...]
+    """Where a game waits for work to be done, in its order: roles, and the renderer."""
+    funnel: Mapping[str, tuple[str, str]]
+    """{stream: what its rollouts are called, and those that passed the role's gate}"""
+    note: str
+    """The note of a game from which the curves are made."""
+    curves: Callable[[Sequence[Any]], Charts]
+    """Of the notes of the newest games."""
+    check: Callable[[Any], None]
+    """Raises ConfigError for what would fail only when the first game is played."""
+    begin: Callable[[Any, Renderer], AbstractAsyncContextManager[Playing]]
+    """From its settings, and the renderer that it may use beside the games."""
+    measure: Callable[..., Awaitable[tuple[HeldoutResult, Any]]]
+    """(samplers, renderer, settings, split, items, samples, majority_items, kept): a measurement by
+    exact truth, and JSON data for later ones of the same items, which get it as `kept`."""
+
+
+def _check_mm_zero(cfg: MMZeroConfig) -> None:
     load_prompts(cfg.prompts)
 
 
-def begin(cfg: RecipeConfig) -> Callable[[int, Table], Awaitable[None]]:
-    """What plays game number `game` at a table; its memory spans the games of a run."""
+def _check_vision_zero(cfg: VisionZeroConfig) -> None:
+    load_spy_prompts(cfg.prompts)
+    check_pairs(cfg.pairs)
+
+
+@asynccontextmanager
+async def _begin_mm_zero(cfg: MMZeroConfig, _: Renderer) -> AsyncIterator[Playing]:
     memory = Memory(cfg)
 
-    async def play_game(game: int, table: Table) -> None:
-        await play(memory.topic(game), table, cfg, memory)
+    async def play(game: int, table: Table) -> None:
+        await roles.mm_zero.recipe.play(memory.topic(game), table, cfg, memory)
 
-    return play_game
+    yield Playing(play)
+
+
+@asynccontextmanager
+async def _begin_vision_zero(cfg: VisionZeroConfig, renderer: Renderer) -> AsyncIterator[Playing]:
+    memory = SpyMemory(cfg)
+    async with open_pairs(cfg.pairs, renderer) as pairs:
+
+        async def play(game: int, table: Table) -> None:
+            pair = await pairs.pair(game)
+            await roles.vision_zero.recipe.play(pair, table, cfg, memory)
+
+        yield Playing(play, memory)
+
+
+async def _measure_mm_zero(
+    samplers: Mapping[str, Sampler],
+    renderer: Renderer,
+    cfg: MMZeroConfig,
+    *,
+    kept: Any,
+    **how: Any,
+) -> tuple[HeldoutResult, Any]:
+    return await evals.heldout.measure(samplers, renderer, cfg, **how), None
+
+
+async def _measure_vision_zero(
+    samplers: Mapping[str, Sampler],
+    renderer: Renderer,
+    cfg: VisionZeroConfig,
+    *,
+    kept: Any,
+    majority_items: int,
+    **how: Any,
+) -> tuple[HeldoutResult, Any]:
+    base = None if kept is None else transcripts_from_json(kept)
+    result, clues = await evals.spy_heldout.measure(samplers, renderer, cfg, base=base, **how)
+    return result, kept or transcripts_to_json(clues)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "mm_zero": Recipe(
+        streams=roles.mm_zero.recipe.STREAMS,
+        stations=roles.mm_zero.recipe.STATIONS,
+        funnel=roles.mm_zero.recipe.FUNNEL,
+        note="proposals",
+        curves=roles.mm_zero.curves.play_curves,
+        check=_check_mm_zero,
+        begin=_begin_mm_zero,
+        measure=_measure_mm_zero,
+    ),
+    "vision_zero": Recipe(
+        streams=roles.vision_zero.recipe.STREAMS,
+        stations=roles.vision_zero.recipe.STATIONS,
+        funnel=roles.vision_zero.recipe.FUNNEL,
+        note=NOTE,
+        curves=roles.vision_zero.curves.play_curves,
+        check=_check_vision_zero,
+        begin=_begin_vision_zero,
+        measure=_measure_vision_zero,
+    ),
+}
+
+STREAMS = tuple(stream for recipe in RECIPES.values() for stream in recipe.streams)
+"""Of all recipes, in the order in which people are shown them."""
+FUNNEL = {stream: names for recipe in RECIPES.values() for stream, names in recipe.funnel.items()}
+
+
+def _name(given: Any) -> str:
+    """Which recipe a section of the config is of; MM-Zero where it does not say."""
+    name = given.get("name") if isinstance(given, Mapping) else getattr(given, "name", None)
+    return str(name or "mm_zero")
+
+
+OneRecipe = Annotated[
+    Annotated[MMZeroConfig, Tag("mm_zero")] | Annotated[VisionZeroConfig, Tag("vision_zero")],
+    Discriminator(_name),
+]
+
+
+class MixedConfig(Section):
+    """Games of several recipes at once."""
+
+    name: Literal["mixed"] = "mixed"
+    recipes: tuple[OneRecipe, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "MixedConfig":
+        names = [cfg.name for cfg in self.recipes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"recipes {', '.join(names)}: name each once")
+        return self
+
+
+RecipeConfig = Annotated[
+    Annotated[MMZeroConfig, Tag("mm_zero")]
+    | Annotated[VisionZeroConfig, Tag("vision_zero")]
+    | Annotated[MixedConfig, Tag("mixed")],
+    Discriminator(_name),
+]

@@ -4,35 +4,18 @@ A recipe awaits these and nothing else. It knows no queue, version, retry or dev
 the engine's. Tests pass fakes with the same methods.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.types import Group, Invalid, Message, Picture, Rollout, SamplingParams
+from engine.types import Group, Renderer, Sampler
+
+__all__ = ["Grader", "Note", "Renderer", "Sampler", "Submit", "Table"]
 
 Submit = Callable[[Group], None]
 """Hands over a group. Never blocks: its slot was paid for when the game started."""
 Note = Callable[[str, Any], None]
 """Keeps a JSON value (or PNG bytes) with the game, for the gallery and the report."""
-
-
-class Sampler(Protocol):
-    async def sample(
-        self,
-        messages: Sequence[Message],
-        *,
-        n: int,
-        params: SamplingParams,
-        images: Sequence[bytes] = (),
-    ) -> tuple[Rollout, ...]:
-        """`n` rollouts of one prompt, as rollouts of this sampler's role and policy."""
-        ...
-
-
-class Renderer(Protocol):
-    async def render(self, svg: str) -> Picture | Invalid:
-        """The picture, or a named reason why there is none; never raises for what `svg` holds."""
-        ...
 
 
 class Grader(Protocol):
@@ -45,6 +28,44 @@ class Grader(Protocol):
 
     async def verdicts(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], bool]:
         """{(given, truth): the released code's verdict}, which need not be symmetric."""
+        ...
+
+
+class Pair(Protocol):
+    """Two pictures of one scene, of which the spy sees the other one (`render_pool.pairs`)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def domain(self) -> str:
+        """What kind of pictures these are: "objects", "bars", ..."""
+        ...
+
+    @property
+    def view(self) -> str:
+        """What the spy sees: "edited" or "blank"."""
+        ...
+
+    @property
+    def civilian(self) -> bytes:
+        """PNG."""
+        ...
+
+    @property
+    def spy(self) -> bytes:
+        """PNG, of the same size."""
+        ...
+
+    @property
+    def hint_civilian(self) -> str:
+        """What differs between the pictures, without saying where."""
+        ...
+
+    @property
+    def hint_spy(self) -> str: ...
+
+    def is_true(self, claim: str) -> bool | None:
+        """Of the civilians' picture; None where the scene does not decide it."""
         ...
 
 

@@ -3,30 +3,20 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.types import SamplingParams
 from rewards.coder import CoderWeights
 from rewards.diversity import DiversityWeights
 from rewards.proposer import ProposerWeights
-from roles.mm_zero.presets import PRESETS, below
+from roles.config import RoleConfig, Section, below
+from roles.mm_zero.presets import PRESETS
 from roles.mm_zero.topics import TOPICS
 
+STREAMS = ("proposer", "coder", "solver")
+"""One per role."""
 JUDGE = "judge"
 """The role that votes where the judge is pinned; its servers hold older weights of the solver."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RoleConfig(Section):
-    """How the replies of one role are sampled."""
-
-    max_new_tokens: int = Field(4096, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Below 1 the behaviour log-probs are not those of the sampled distribution: the run warns."""
 
 
 class RewardConfig(Section):
@@ -91,6 +81,7 @@ class FilterConfig(Section):
 class MMZeroConfig(Section):
     """One game: `num_proposals` proposals, `num_svgs` pictures of each, two votes on each."""
 
+    name: Literal["mm_zero"] = "mm_zero"
     preset: Literal["mm_zero", "mm_zero_code"] = "mm_zero"
     """Values for all that is not given (`presets.py`): the paper's, or the released code's."""
     rules: Literal["paper", "release"] = "paper"
@@ -160,12 +151,15 @@ class MMZeroConfig(Section):
     def params(self, role: str) -> SamplingParams:
         """How a reply of `role` is sampled; the judge is sampled as a solver."""
         cfg: RoleConfig = getattr(self, "solver" if role == JUDGE else role)
-        return SamplingParams(
-            max_new_tokens=cfg.max_new_tokens, temperature=cfg.temperature, top_p=cfg.top_p
-        )
+        return cfg.params
+
+    def policies(self) -> dict[str, str]:
+        """{stream: policy} where the layout does not say else: each role has weights of its own."""
+        return {stream: stream for stream in STREAMS}
 
     def followers(self) -> dict[str, tuple[str, int]]:
-        """{name: (policy, steps between two refreshes)} of servers with older weights."""
+        """{name: (stream, steps between two refreshes)} of servers with older weights of the
+        stream's policy."""
         return {JUDGE: ("solver", self.pin_every)} if self.judge == "pinned" else {}
 
     @property

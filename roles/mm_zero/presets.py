@@ -21,14 +21,3 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "filters": {"coder_spread": None},
     },
 }
-
-
-def below(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with what it leaves out taken from `defaults`, section by section."""
-    merged = dict(defaults)
-    for key, value in given.items():
-        base = merged.get(key)
-        if isinstance(base, Mapping) and isinstance(value, Mapping):
-            value = below(base, value)
-        merged[key] = value
-    return merged

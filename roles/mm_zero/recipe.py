@@ -10,7 +10,7 @@ is known. The rollouts that judge one role are the ones that train another.
 from engine.tasks import concurrently
 from engine.types import Invalid
 from rewards.grading import boxed
-from roles.mm_zero.config import MMZeroConfig
+from roles.mm_zero.config import STREAMS, MMZeroConfig
 from roles.mm_zero.gallery import note_game
 from roles.mm_zero.memory import Memory
 from roles.mm_zero.outcome import Attempt, Drawing, Solved
@@ -28,8 +28,8 @@ from roles.mm_zero.scoring import (
 )
 from roles.table import Table
 
-STREAMS = ("proposer", "coder", "solver")
-"""One per role; each feeds the policy of its own name."""
+__all__ = ["FUNNEL", "STATIONS", "STREAMS", "play"]
+
 STATIONS = ("proposer", "coder", "renderer", "solver")
 """Where a game waits for work to be done, in its order: policies' servers, and the renderer."""
 FUNNEL = {

@@ -1,0 +1,1 @@
+"""Pairs of pictures that differ in a few things: what the spy game is played about."""

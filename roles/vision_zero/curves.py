@@ -1,0 +1,82 @@
+"""How a spy game goes: charts of the newest games, from their notes (`gallery.py`).
+
+The share of clues that are true of the civilians' picture is decided from the scene graph, so it
+tells whether players learn to see, whatever the votes say.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Game = Mapping[str, Any]
+"""The note of one game."""
+
+
+def play_curves(games: Sequence[Game]) -> dict[str, dict[str, float]]:
+    """{chart: {series: value}}; what the games do not tell is left out."""
+    replicas = [replica for game in games for replica in game["replicas"]]
+    finals = [replica["polls"][-1] for replica in replicas if replica["polls"]]
+    clues = [clue for replica in replicas for clue in replica["clues"]]
+    spoken = {
+        who: [clue for clue in clues if clue["is_spy"] == (who == "spy")]
+        for who in ("civilian", "spy")
+    }
+    ballots = [len(poll["votes"]) for poll in finals]
+    found: dict[str, dict[str, float | None]] = {
+        "Votes": {
+            "spy found": _mean([float(poll["found"]) for poll in finals]),
+            "votes for the spy": _share(_right_votes(games), sum(ballots)),
+            "abstained": _share(sum(poll["abstained"] for poll in finals), sum(ballots)),
+            "unreadable": _share(sum(poll["invalid"] for poll in finals), sum(ballots)),
+        },
+        "Clues true of the civilians' picture": {
+            who: _mean([float(clue["is_true"]) for clue in rows if clue.get("is_true") is not None])
+            for who, rows in spoken.items()
+        },
+        "Clues that can be read": {
+            who: _mean([float("clue" in clue) for clue in rows]) for who, rows in spoken.items()
+        },
+        "Different clues in a game": {"all": _mean([distinct(replica) for replica in replicas])},
+        "Votes received, by seat": {
+            f"seat {seat}": share for seat, share in seat_shares(games).items()
+        },
+    }
+    told = {
+        chart: {name: value for name, value in series.items() if value is not None}
+        for chart, series in found.items()
+    }
+    return {chart: series for chart, series in told.items() if series}
+
+
+def seat_shares(games: Sequence[Game]) -> dict[int, float]:
+    """{seat: share of all votes for a seat that it received}; the spy sits everywhere equally
+    often, so a seat that is far from 1 / N is voted for because of its number."""
+    received: Counter[int] = Counter()
+    for game in games:
+        for replica in game["replicas"]:
+            for seat, votes in enumerate(replica["polls"][-1]["received"], 1):
+                received[seat] += votes
+    total = received.total()
+    return {seat: votes / total for seat, votes in sorted(received.items())} if total else {}
+
+
+def distinct(replica: Mapping[str, Any]) -> float:
+    """Different clues / turns: an unreadable or repeated one counts as none."""
+    clues = {clue["clue"].lower() for clue in replica["clues"] if "clue" in clue}
+    return len(clues) / len(replica["clues"])
+
+
+def _right_votes(games: Sequence[Game]) -> int:
+    return sum(
+        replica["polls"][-1]["received"][game["spy"] - 1]
+        for game in games
+        for replica in game["replicas"]
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,139 @@
+"""What the games of one run share: the baselines of clues, and the gate (Iterative-SPO).
+
+Structurally an `engine.stages.Gate`: its state is kept with every step and outlives a restart.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from engine.types import Invalid
+from rewards.spy_baselines import (
+    Baselines,
+    baseline_key,
+    leave_one_out,
+    scale,
+    subtract_then_update,
+    update_then_subtract,
+)
+from roles.table import Pair
+from roles.vision_zero.config import STREAMS, VisionZeroConfig
+from roles.vision_zero.credit import Credit, TurnCredit, turn_values
+from roles.vision_zero.gate import GateState, open_streams, tick
+from roles.vision_zero.outcome import Replica
+
+
+class Memory:
+    """One per run."""
+
+    def __init__(self, cfg: VisionZeroConfig) -> None:
+        self._cfg = cfg
+        self._rules = cfg.gate_rules
+        self._gate = GateState()
+        self._baselines = Baselines()
+        self._found: list[tuple[float, float]] = []
+        """(accuracy, abstention) of each game since the last tick."""
+
+    # what clues earn
+
+    def credit(self, pair: Pair, spy: int, replicas: Sequence[Replica]) -> Credit:
+        """Of every turn of a game; games are compared in the order in which they end."""
+        cfg = self._cfg.clue_credit
+        values = [turn_values(replica, spy, cfg) for replica in replicas]
+        if cfg.baseline == "replica":
+            above = leave_one_out(values)
+        else:
+            rows = zip(replicas, values, strict=True)
+            above = tuple(self._above_role_means(pair, spy, *row) for row in rows)
+        scales = {is_spy: self._scale(spy, replicas, above, is_spy) for is_spy in (True, False)}
+
+        def turn_credit(replica: int, number: int) -> TurnCredit:
+            turn = replicas[replica].turns[number]
+            penalty = cfg.invalid if isinstance(turn.clue, Invalid) else 0.0
+            advantage = above[replica][number] / scales[turn.seat == spy] - penalty
+            return TurnCredit(values[replica][number], advantage, penalty)
+
+        return tuple(
+            tuple(turn_credit(k, number) for number in range(len(replica.turns)))
+            for k, replica in enumerate(replicas)
+        )
+
+    def _above_role_means(
+        self, pair: Pair, spy: int, replica: Replica, values: Sequence[float]
+    ) -> tuple[float, ...]:
+        """[turns] role-advantage estimation: of each round by itself where rounds differ."""
+        cfg, num = self._cfg.clue_credit, self._cfg.num_players
+        rounds = range(1, self._cfg.num_rounds + 1) if cfg.turns == "round_delta" else (None,)
+        estimate = subtract_then_update
+        if cfg.baseline == "rae_post":  # the release keeps its means in float32
+            estimate = partial(update_then_subtract, in_float32=self._cfg.rules == "release")
+        found: dict[int | None, tuple[float, ...]] = {}
+        for round_ in rounds:
+            key = baseline_key(pair.domain, pair.view, num, round_=round_)
+            first = ((round_ or 1) - 1) * num  # the seats of a round speak in their order
+            rewards = values[first : first + num]
+            self._baselines, found[round_] = estimate(
+                self._baselines, key, rewards, spy, decay=cfg.decay
+            )
+        return tuple(
+            found[turn.round if None not in found else None][turn.seat - 1]
+            for turn in replica.turns
+        )
+
+    def _scale(
+        self,
+        spy: int,
+        replicas: Sequence[Replica],
+        above: Sequence[Sequence[float]],
+        is_spy: bool,
+    ) -> float:
+        cfg = self._cfg.clue_credit
+        if not cfg.scaled:
+            return 1.0
+        own = [
+            value
+            for replica, row in zip(replicas, above, strict=True)
+            for turn, value in zip(replica.turns, row, strict=True)
+            if (turn.seat == spy) == is_spy
+        ]
+        role = "spy" if is_spy else "civilian"
+        self._baselines, found = scale(self._baselines, role, own, decay=cfg.decay)
+        return found
+
+    # the gate
+
+    def remember(self, replicas: Sequence[Replica], spy: int, *, is_probe: bool) -> None:
+        """How a game went, for the next tick; only probes count where there are some."""
+        if self._cfg.probe_share and not is_probe:
+            return
+        finals = [replica.final for replica in replicas]
+        accuracy = sum(poll.is_found(spy) for poll in finals) / len(finals)
+        abstention = sum(poll.ballots.abstention for poll in finals) / len(finals)
+        self._found.append((accuracy, abstention))
+
+    def open_streams(self) -> frozenset[str]:
+        if self._rules is None:
+            return frozenset(STREAMS)
+        return open_streams(self._gate.stage)
+
+    def tick(self) -> str | None:
+        found, self._found = self._found, []
+        if self._rules is None:
+            return None
+        accuracy, abstention = (
+            (sum(column) / len(found) for column in zip(*found, strict=True))
+            if found
+            else (None, None)
+        )
+        self._gate, switched = tick(self._gate, self._rules, accuracy, abstention)
+        return switched
+
+    def gate_state(self) -> GateState:
+        return self._gate
+
+    def state(self) -> Any:
+        return {"gate": self._gate.to_json(), "baselines": self._baselines.to_json()}
+
+    def restore(self, state: Any) -> None:
+        self._gate = GateState.from_json(state["gate"])
+        self._baselines = Baselines.from_json(state["baselines"])
