@@ -9,7 +9,7 @@ Each line is one JSON object with `t` (unix seconds) and `kind`. Kinds and their
     engine   a snapshot (`engine.monitor.snapshot`): phase, games, games_per_min, streams, policies,
              stations, bottleneck, busy {part: fraction}, ...
     dev      step, means {measure: value}
-    heldout  when, means
+    heldout  when, step, means, ci95 {measure: [low, high]} of these means
     benchmarks  policy, step, to_step (of the newest weights that answered), scores {benchmark:
              {title, estimate, low, high, rows}}, overall {mean: the same}, missing, seconds
     event    level ("info" | "warning"), text
@@ -19,14 +19,25 @@ Metric code decides nothing.
 
 import json
 import math
+import os
+import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine.types import Group
+
+MAX_SILENCE_S = 600.0
+"""After so long without anything new, and twice as long as usual, a rate is 0."""
+MAX_READ = 4 << 20
+"""Bytes of a metrics file that `read_steps` reads at most: some hours of a small run."""
+_NEAR = 64 << 10
+_TIME = re.compile(rb'\{"t": ([\d.]+),')
 
 
 class MetricLog:
@@ -42,7 +53,7 @@ class MetricLog:
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Numbers that JSON does not know (NaN, infinity) become null."""
         line = {"t": round(time.time(), 3), "kind": kind, **record}
-        self._file.write(json.dumps(finite(line)) + "\n")
+        self._file.write(to_json(line) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -75,22 +86,70 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_steps(path: Path, since_s: float) -> list[dict[str, Any]]:
+    """The lines of kind "step" from unix time `since_s` on, of the next `MAX_READ` bytes.
+
+    Where they begin is found by halving, for lines are in the order of their times: what this
+    reads does not grow with the run. (A clock that was set back may hide some.)
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        low, high = 0, file.seek(0, os.SEEK_END)
+        while high - low > _NEAR:
+            middle = (low + high) // 2
+            at_s = _time_after(file, middle)
+            if at_s is not None and at_s < since_s:
+                low = middle
+            else:
+                high = middle
+        file.seek(low)
+        lines = file.read(MAX_READ).split(b"\n")
+    found = []
+    for line in lines:
+        if b'"kind": "step"' in line[:80]:
+            with suppress(ValueError):  # cut off, or torn
+                row = json.loads(line)
+                if row["t"] >= since_s:
+                    found.append(row)
+    return found
+
+
+def _time_after(file: BinaryIO, place: int) -> float | None:
+    """Of the first whole line behind a place in the file."""
+    file.seek(place)
+    file.readline()
+    time_ = _TIME.match(file.readline(80))
+    return float(time_.group(1)) if time_ else None
+
+
 class RateMeter:
-    """The rate of a growing total over the last `window_s` seconds."""
+    """The rate of a growing total, over the last `window_s` seconds; where the total grows less
+    often than that, from the last time but one that it grew to the last."""
 
     def __init__(self, window_s: float = 20.0) -> None:
         self._window_s = window_s
         self._points: deque[tuple[float, float]] = deque()
+        """Moments at which the total had grown, with the total; and the very first one."""
 
     def rate(self, total: float, now_s: float) -> float:
-        """Units per second, given the total now. 0 until two moments are known; a moment that is
-        told again adds nothing."""
-        if not self._points or now_s > self._points[-1][0]:
-            self._points.append((now_s, total))
-        while len(self._points) > 2 and self._points[1][0] <= now_s - self._window_s:
-            self._points.popleft()
-        (first_s, first), (last_s, last) = self._points[0], self._points[-1]
-        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        """Units per second, given the total now; 0 until it has grown. A silence that is longer
+        than usual counts as time, so the rate falls while nothing comes."""
+        points = self._points
+        if not points or (now_s > points[-1][0] and total != points[-1][1]):
+            points.append((now_s, total))
+        while len(points) > 2 and points[1][0] <= now_s - self._window_s:
+            points.popleft()
+        if len(points) < 2:
+            return 0.0
+        (first_s, first), (last_s, last) = points[0], points[-1]
+        if len(points) > 2:  # a long silence before them is no part of the window
+            first_s = max(first_s, points[1][0] - self._window_s)
+        usual_s = (last_s - first_s) / (len(points) - 1)
+        silence_s = now_s - last_s
+        if silence_s > max(MAX_SILENCE_S, 2 * usual_s):
+            return 0.0
+        return (last - first) / (last_s - first_s + max(0.0, silence_s - usual_s))
 
 
 class GroupMeter:
@@ -98,29 +157,28 @@ class GroupMeter:
 
     def __init__(self, window: int = 200) -> None:
         self._window = window
-        self._rows: dict[str, deque[dict[str, float]]] = {}
-        self._rewards: dict[str, deque[float]] = {}
+        self._streams: dict[str, _Recent] = {}
 
     def add(self, group: Group) -> None:
+        """Called for every group, so it only keeps what `means` needs of it (never the rollouts:
+        they are large); the rest is done there, for many at a time, and not for all."""
+        recent = self._streams.get(group.stream)
+        if recent is None:
+            recent = self._streams[group.stream] = _Recent(self._window)
         number = len(group.rollouts)
-        row = {
-            "reward": sum(group.rewards) / number,
-            "kept": float(group.extra.get("drop") is None and group.has_signal),
-            "tokens": sum([len(rollout.token_ids) for rollout in group.rollouts]) / number,
-            "truncated": [r.finish for r in group.rollouts].count("length") / number,
-        }
-        for name in {name for terms in group.terms for name in terms}:
-            row[f"term/{name}"] = sum([terms.get(name, 0.0) for terms in group.terms]) / number
-        for name, value in group.extra.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                row[f"extra/{name}"] = float(value)
-        self._rows.setdefault(group.stream, deque(maxlen=self._window)).append(row)
-        self._rewards.setdefault(group.stream, deque(maxlen=self._window)).append(row["reward"])
+        tokens = truncated = 0
+        for rollout in group.rollouts:
+            tokens += len(rollout.token_ids)
+            truncated += rollout.finish == "length"
+        reward = sum(group.rewards) / number
+        shares = (reward, tokens / number, truncated / number)
+        recent.rewards.append(reward)
+        recent.new.append((shares, group.has_signal, group.terms, group.extra))
 
     def reward(self, stream: str) -> float | None:
         """The mean of a stream's rewards alone: cheap. None where there is no group."""
-        rewards = self._rewards.get(stream)
-        return sum(rewards) / len(rewards) if rewards else None
+        recent = self._streams.get(stream)
+        return sum(recent.rewards) / len(recent.rewards) if recent else None
 
     def means(self) -> dict[str, dict[str, float]]:
         """{stream: {reward, kept, tokens, truncated, term/..., extra/..., num_groups}}.
@@ -128,25 +186,78 @@ class GroupMeter:
         `kept` is the share that a filter or zero variance did not take.
         """
         streams: dict[str, dict[str, float]] = {}
-        for stream, rows in self._rows.items():
-            names = sorted({name for row in rows for name in row})
-            streams[stream] = {
-                name: _mean([row[name] for row in rows if name in row]) for name in names
-            } | {"num_groups": len(rows)}
+        for stream, recent in self._streams.items():
+            recent.rows.extend(_measures(*group) for group in recent.new)
+            recent.new.clear()
+            rows, own = recent.rows, {}
+            for name in sorted(set().union(*rows)):
+                values = [row[name] for row in rows if name in row]
+                own[name] = sum(values) / len(values)
+            streams[stream] = own | {"num_groups": len(rows)}
         return streams
 
 
-def _mean(values: Any) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
+_Kept = tuple[tuple[float, float, float], bool, Sequence[Mapping[str, float]], Mapping[str, Any]]
+"""(mean reward, mean tokens, share truncated), has_signal, terms, extra."""
+
+
+class _Recent:
+    """The newest groups of a stream: as they came, and as rows of numbers."""
+
+    __slots__ = ("new", "rewards", "rows")
+
+    def __init__(self, window: int) -> None:
+        self.rewards: deque[float] = deque(maxlen=window)
+        self.new: deque[_Kept] = deque(maxlen=window)
+        self.rows: deque[dict[str, float]] = deque(maxlen=window)
+
+
+def _measures(
+    shares: tuple[float, float, float],
+    has_signal: bool,
+    terms: Sequence[Mapping[str, float]],
+    extra: Mapping[str, Any],
+) -> dict[str, float]:
+    reward, tokens, truncated = shares
+    kept = float(has_signal and extra.get("drop") is None)
+    row = {"reward": reward, "kept": kept, "tokens": tokens, "truncated": truncated}
+    sums: dict[str, float] = {}
+    for own in terms:
+        for name, value in own.items():
+            sums[name] = sums.get(name, 0.0) + value
+    for name, value in sums.items():
+        row[f"term/{name}"] = value / len(terms)
+    for name, value in extra.items():
+        if type(value) in (int, float):  # JSON's numbers; a bool is none
+            row[f"extra/{name}"] = float(value)
+    return row
+
+
+def to_json(value: Any, separators: tuple[str, str] | None = None) -> str:
+    """`finite(value)` as one line. What JSON knows all of, which is nearly everything, is left to
+    the library: it is several times faster."""
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain, separators=separators)
+    except (TypeError, ValueError):
+        return json.dumps(finite(value), separators=separators)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def finite(value: Any) -> Any:
-    """`value` for JSON: null instead of NaN and infinity, keys as text."""
+    """`value` for JSON: null instead of NaN and infinity, keys as text, dataclasses as objects."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
+    if is_dataclass(value):
+        return finite(_plain(value))
     return value

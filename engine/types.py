@@ -8,7 +8,7 @@ publication of weights and maps to a step (see `engine.versions`).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Message = dict[str, Any]
 """One chat turn: {"role": ..., "content": [{"type": "text", "text": ...} or {"type": "image"}]}.
@@ -166,3 +166,22 @@ class Picture:
     height: int
     boxes: str = ""
     """Characters that no font has, and that were drawn as boxes."""
+
+
+class Sampler(Protocol):
+    async def sample(
+        self,
+        messages: Sequence[Message],
+        *,
+        n: int,
+        params: SamplingParams,
+        images: Sequence[bytes] = (),
+    ) -> tuple[Rollout, ...]:
+        """`n` rollouts of one prompt, as rollouts of this sampler's role and policy."""
+        ...
+
+
+class Renderer(Protocol):
+    async def render(self, svg: str) -> Picture | Invalid:
+        """The picture, or a named reason why there is none; never raises for what `svg` holds."""
+        ...

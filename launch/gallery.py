@@ -5,19 +5,18 @@ are PNG bytes from our own renderer, and the page runs no script.
 """
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
 from engine.monitor.observed import TIMELINE
+from launch import markup
+from launch.markup import ImageSource, Notes, picture, pre, text
+from launch.spy_gallery import spy_game_html
 from render_pool.reasons import SENTENCES
+from roles.vision_zero.gallery import NOTE as SPY_GAME
 
-Notes = Mapping[str, Any]
-ImageSource = Callable[[str], str | None]
-"""The `src` of a picture, given its content hash; None where it is not kept."""
-MAX_TEXT = 1500
 MAX_CAPTION = 90
 """Characters in a game's title."""
 
@@ -40,7 +39,7 @@ def game_html(
     notes: Notes = game["notes"]
     number = int(game["game"])
     state = game["state"] if game["reason"] is None else f"dropped: {game['reason']}"
-    title = f"game {number} · {_text(notes.get('topic', ''))} · {escape(state)}"
+    title = f"game {number} · {text(notes.get('topic', ''))} · {escape(state)}"
     proposals = notes.get("proposals")
     if isinstance(proposals, list):
         title += _caption(proposals)
@@ -49,8 +48,10 @@ def game_html(
             for place, row in enumerate(proposals, start=1)
             if isinstance(row, dict)
         )
+    elif isinstance(notes.get(SPY_GAME), dict):
+        body = spy_game_html(notes, source)
     else:
-        body = _pre({key: value for key, value in notes.items() if key != TIMELINE})
+        body = pre({key: value for key, value in notes.items() if key != TIMELINE})
     facts = [_versions(notes.get(TIMELINE))]
     if links:
         facts.append(
@@ -85,7 +86,7 @@ def _versions(timeline: Any) -> str:
     spans = []
     for role, versions in found.items():
         low, high = min(versions), max(versions)
-        spans.append(f"{_text(role)} {low}" + ("" if low == high else f"–{high}"))
+        spans.append(f"{text(role)} {low}" + ("" if low == high else f"–{high}"))
     return f"weights: {', '.join(spans)}" if spans else ""
 
 
@@ -93,10 +94,10 @@ def _proposal(number: int, row: Notes, notes: Notes, source: ImageSource) -> str
     proposal = row.get("proposal")
     head = f"<h4>proposal {number} {_reward(row)}</h4>"
     if not isinstance(proposal, dict):
-        why = _text(row.get("invalid", ""))
-        return f'<div class="proposal">{head}<p class="bad">{why}</p>{_pre(row.get("text"))}</div>'
+        why = text(row.get("invalid", ""))
+        return f'<div class="proposal">{head}<p class="bad">{why}</p>{pre(row.get("text"))}</div>'
     facts = "".join(
-        f"<dt>{_text(name.replace('_', ' '))}</dt><dd>{_text(value)}</dd>"
+        f"<dt>{text(name.replace('_', ' '))}</dt><dd>{text(value)}</dd>"
         for name, value in proposal.items()
     )
     drawings = "".join(
@@ -117,34 +118,32 @@ def _drawing(drawing: Notes, notes: Notes, source: ImageSource) -> str:
     if "invalid" in drawing:
         reason = str(drawing["invalid"])
         sentence = escape(SENTENCES.get(reason.partition(":")[0], ""))
-        parts.append(f'<p class="bad">{_text(reason)}</p><p class="dim">{sentence}</p>')
-    reference = notes.get(str(drawing.get("picture")))
-    src = source(reference["png"]) if isinstance(reference, dict) else None
-    if src is not None:
-        parts.append(f'<img alt="picture" loading="lazy" src="{escape(src)}">')
+        parts.append(f'<p class="bad">{text(reason)}</p><p class="dim">{sentence}</p>')
+    parts.append(picture(notes, str(drawing.get("picture")), source, "picture"))
     for level in ("easy", "hard"):
         if isinstance(drawing.get(level), dict):
             parts.append(_vote(level, drawing[level]))
     if drawing.get("drop"):
-        parts.append(f"<p>not trained on: {_text(drawing['drop'])}</p>")
-    parts.append(f"<details><summary>SVG</summary>{_pre(drawing.get('svg'))}</details>")
+        parts.append(f"<p>not trained on: {text(drawing['drop'])}</p>")
+    parts.append(f"<details><summary>SVG</summary>{pre(drawing.get('svg'))}</details>")
     return f'<div class="drawing">{"".join(parts)}</div>'
 
 
 def _vote(level: str, vote: Notes) -> str:
-    counts = ", ".join(f"{_text(answer)} ×{number}" for answer, number in vote["counts"].items())
+    counts = ", ".join(f"{text(answer)} ×{number}" for answer, number in vote["counts"].items())
     label = vote.get("label")
-    trained = "" if label in (None, vote["majority"]) else f"<p>label {_text(label)}</p>"
+    trained = "" if label in (None, vote["majority"]) else f"<p>label {text(label)}</p>"
     rewards = vote.get("rewards")
-    earned = "" if not rewards else f"<p>rewards {_text([round(r, 2) for r in rewards])}</p>"
+    earned = "" if not rewards else f"<p>rewards {text([round(r, 2) for r in rewards])}</p>"
     terms = [_terms(row) for row in vote.get("terms") or ()]
     earned += "".join(
         f"<p><small>{number} × {one or '0'}</small></p>" for one, number in Counter(terms).items()
     )
     replies = "\n".join(str(reply) for reply in vote.get("replies", ()))
+    share = markup.number(vote["share"])
     return (
-        f"<p><b>{level}</b>: {_text(vote['majority'])} ({_number(vote['share'])}) · {counts}</p>"
-        f"{trained}{earned}<details><summary>replies</summary>{_pre(replies)}</details>"
+        f"<p><b>{level}</b>: {text(vote['majority'])} ({share}) · {counts}</p>"
+        f"{trained}{earned}<details><summary>replies</summary>{pre(replies)}</details>"
     )
 
 
@@ -152,23 +151,13 @@ def _reward(row: Notes) -> str:
     if row.get("reward") is None:
         return ""
     terms = _terms(row.get("terms") or {})
-    return f'<span class="reward">reward {_number(row["reward"])}</span> <small>{terms}</small>'
+    return (
+        f'<span class="reward">reward {markup.number(row["reward"])}</span> <small>{terms}</small>'
+    )
 
 
 def _terms(terms: Notes) -> str:
     """Those that are not zero; `escape`d."""
-    return " ".join(f"{_text(name)} {_number(value)}" for name, value in terms.items() if value)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, int | float) else _text(value)
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else "–" if value is None else str(value)
-    return escape(text[:MAX_TEXT] + ("…" if len(text) > MAX_TEXT else ""))
-
-
-def _pre(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, indent=1, default=str)
-    return f"<pre>{_text(text)}</pre>"
+    return " ".join(
+        f"{text(name)} {markup.number(value)}" for name, value in terms.items() if value
+    )

@@ -4,17 +4,19 @@ Reads the buffer through a connection of its own, from whatever thread calls.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from engine.buffer import Buffer
-from engine.metrics import read_metrics
+from engine.metrics import read_steps
 from engine.monitor.traces import chrome_trace, step_times
 from engine.rundir import RunDir
 from launch.gallery import game_html
-from launch.recipe import STREAMS
+from roles.mm_zero.config import STREAMS
+from roles.vision_zero.config import VOTER
+from roles.vision_zero.gallery import NOTE
 
 MAX_SCANNED = 400
 """Games that one look at the gallery reads at most, the newest."""
@@ -35,11 +37,11 @@ class Wanted:
     limit: int = 12
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Wanted":
+    def of(cls, query: Mapping[str, str], roles: Sequence[str]) -> "Wanted":
         """Raises ValueError that names the field."""
         role = query.get("role", "")
-        if role and role not in STREAMS:
-            raise ValueError(f"role: there is no {role!r}; there are {', '.join(STREAMS)}")
+        if role and role not in roles:
+            raise ValueError(f"role: there is no {role!r}; there are {', '.join(roles)}")
         limit = _number(query, "limit", 12)
         if not 1 <= limit <= MAX_SHOWN:
             raise ValueError(f"limit: want 1 to {MAX_SHOWN}")
@@ -73,11 +75,12 @@ class Wanted:
 class Library:
     """Structurally an `engine.monitor.dashboard.Library`."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, roles: Sequence[str]) -> None:
         self._run = run
+        self._roles = roles
 
     def gallery(self, query: Mapping[str, str]) -> str:
-        wanted = Wanted.of(query)
+        wanted = Wanted.of(query, self._roles)
         shown: list[str] = []
         with self._buffer() as buffer:
             for game in buffer.newest_games(MAX_SCANNED):
@@ -114,14 +117,17 @@ class Library:
             game = buffer.game_life(number)
         if game is None:
             raise KeyError(number)
-        return chrome_trace([game], step_times(read_metrics(self._run.metrics)))
+        begun_s = [group["created_s"] for group in game["groups"] if group["step"] is not None]
+        # Nothing was trained before it was there, and most of it soon after.
+        steps = read_steps(self._run.metrics, min(begun_s)) if begun_s else []
+        return chrome_trace([game], step_times(steps))
 
     def filters(self) -> dict[str, list[str]]:
         with self._buffer() as buffer:
             reasons = set(buffer.reasons())
             for game in buffer.newest_games(NUM_FOR_REASONS):
                 reasons |= reasons_of(game)
-        return {"roles": list(STREAMS), "reasons": sorted(reasons)}
+        return {"roles": list(self._roles), "reasons": sorted(reasons)}
 
     @contextmanager
     def _buffer(self) -> Iterator[Buffer]:
@@ -140,6 +146,10 @@ def image_url(name: str) -> str:
 def reasons_of(game: Mapping[str, Any]) -> set[str]:
     """Why the game, or a part of it, came to nothing."""
     found = {str(game["reason"])} if game["reason"] else set()
+    for replica in _replicas(game["notes"].get(NOTE)):
+        for clue in _rows(replica.get("clues")):
+            if "invalid" in clue:
+                found.add(_short(clue["invalid"]))
     for proposal in _rows(game["notes"].get("proposals")):
         if "invalid" in proposal:
             found.add(_short(proposal["invalid"]))
@@ -154,6 +164,8 @@ def reasons_of(game: Mapping[str, Any]) -> set[str]:
 def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
     """{role: rewards of its rollouts}; the solver's where they trained."""
     found: dict[str, list[float]] = {}
+    for role, reward in _spy_rewards(game["notes"].get(NOTE)):
+        found.setdefault(role, []).append(reward)
     proposer, coder, solver = STREAMS
     for proposal in _rows(game["notes"].get("proposals")):
         found.setdefault(proposer, []).append(float(proposal.get("reward") or 0.0))
@@ -163,6 +175,21 @@ def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
             if isinstance(hard, Mapping):
                 found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
     return found
+
+
+def _spy_rewards(note: Any) -> Iterator[tuple[str, float]]:
+    """(role, reward) of every clue and vote of a spy game."""
+    for replica in _replicas(note):
+        for clue in _rows(replica.get("clues")):
+            yield "spy" if clue.get("is_spy") else "civilian", float(clue.get("reward") or 0.0)
+        for poll in _rows(replica.get("polls")):
+            for vote in _rows(poll.get("votes")):
+                yield VOTER, float(vote.get("reward") or 0.0)
+
+
+def _replicas(note: Any) -> list[Mapping[str, Any]]:
+    """Of the note of a spy game."""
+    return _rows(note.get("replicas")) if isinstance(note, Mapping) else []
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:

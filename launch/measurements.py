@@ -8,15 +8,19 @@ development split.
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.monitor.observed import ObservedSampler
 from engine.rundir import RunDir
-from engine.types import Message, Rollout, SamplingParams
-from evals.heldout import HeldoutResult, compare, measure
-from launch.config import RootConfig
-from roles.table import Renderer, Sampler
+from engine.tasks import concurrently
+from engine.types import Renderer, Sampler
+from evals.benchmark import Unit
+from evals.heldout import HeldoutResult, compare
+from evals.intervals import mean_interval
+from evals.scenes.splits import Split
+from launch.config import RootConfig, recipes_of, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +29,11 @@ class Log(Protocol):
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None: ...
 
 
-class Counting:
+def counting(sampler: Sampler, count: Callable[[int], None]) -> Sampler:
     """A sampler that tells how many tokens it sampled; the untrainable (greedy) ones too."""
-
-    def __init__(self, sampler: Sampler, count: Callable[[int], None]) -> None:
-        self._sampler = sampler
-        self._count = count
-
-    async def sample(
-        self,
-        messages: Sequence[Message],
-        *,
-        n: int,
-        params: SamplingParams,
-        images: Sequence[bytes] = (),
-    ) -> tuple[Rollout, ...]:
-        rollouts = await self._sampler.sample(messages, n=n, params=params, images=images)
-        self._count(sum(len(rollout.token_ids) for rollout in rollouts))
-        return rollouts
+    return ObservedSampler(
+        sampler, lambda rollouts: count(sum(len(rollout.token_ids) for rollout in rollouts))
+    )
 
 
 class Measurements:
@@ -60,6 +51,7 @@ class Measurements:
         self._samplers = samplers
         self._renderer = renderer
         self._record = record
+        self._kept: dict[str, dict[str, Any]] = {}
         self._before = run.path / "heldout-before.json"
         self._after = run.path / "heldout-after.json"
 
@@ -69,22 +61,17 @@ class Measurements:
         return wanted and not any(steps.values())
 
     async def before(self) -> None:
-        await self._heldout(self._before, majority_items=self._config.eval.majority_items)
+        await self._heldout(self._before, step=0, majority_items=self._config.eval.majority_items)
 
     async def after(self) -> None:
-        await self._heldout(self._after, majority_items=0)
+        await self._heldout(self._after, step=self._config.run.steps, majority_items=0)
 
     async def dev(self, step: int) -> None:
         """One point of the development curve."""
         cfg = self._config.eval
-        result = await measure(
-            self._samplers,
-            self._renderer,
-            self._config.recipe,
-            split="dev",
-            items=cfg.dev_items,
-            samples=cfg.samples,
-            seed=0,
+        kept = self._kept.get("dev", {})
+        result, self._kept["dev"] = await self._measure(
+            kept, split="dev", items=cfg.dev_items, majority_items=0
         )
         self._record("dev", {"step": step, "means": result.means()})
 
@@ -95,24 +82,57 @@ class Measurements:
         before, after = (_read(path) for path in (self._before, self._after))
         return compare(before, after)
 
-    async def _heldout(self, path: Path, *, majority_items: int) -> None:
+    async def _heldout(self, path: Path, *, step: int, majority_items: int) -> None:
         cfg = self._config.eval
         started = time.monotonic()
-        result = await measure(
-            self._samplers,
-            self._renderer,
-            self._config.recipe,
-            split="heldout",
-            items=cfg.heldout_items,
-            samples=cfg.samples,
-            majority_items=majority_items,
-            seed=0,
+        kept = _kept(self._before) if path != self._before else {}
+        result, kept = await self._measure(
+            kept, split="heldout", items=cfg.heldout_items, majority_items=majority_items
         )
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result.to_json()))
+        temporary.write_text(json.dumps(result.to_json() | {"kept": kept}))
         temporary.replace(path)
         seconds = time.monotonic() - started
-        self._record("heldout", {"when": path.stem, "means": result.means(), "seconds": seconds})
+        told = {"when": path.stem, "step": step, "means": result.means(), "ci95": ci95(result)}
+        self._record("heldout", {**told, "seconds": seconds})
+
+    async def _measure(
+        self, kept: Mapping[str, Any], *, split: Split, items: int, majority_items: int
+    ) -> tuple[HeldoutResult, dict[str, Any]]:
+        """All recipes at once; with what each wants to be given the next time."""
+
+        async def one(name: str) -> tuple[HeldoutResult, Any]:
+            return await recipes_of(self._config)[name].measure(
+                self._samplers,
+                self._renderer,
+                settings_of(self._config)[name],
+                split=split,
+                items=items,
+                samples=self._config.eval.samples,
+                majority_items=majority_items,
+                kept=kept.get(name),
+            )
+
+        names = list(recipes_of(self._config))
+        found = await concurrently(one, names)
+        values = {key: column for result, _ in found for key, column in result.values.items()}
+        keep = {name: data for name, (_, data) in zip(names, found, strict=True)}
+        return HeldoutResult(split, 0, values), keep
+
+
+def ci95(result: HeldoutResult) -> dict[str, list[float]]:
+    """{measure: [low, high]} of its means over the items."""
+    found = {}
+    for name, values in result.values.items():
+        units = [Unit(str(item), v) for item, v in enumerate(values) if v is not None]
+        if (interval := mean_interval(units)) is not None:
+            found[name] = [interval.low, interval.high]
+    return found
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What the recipes wanted to be given again; {} where nothing was measured before."""
+    return json.loads(path.read_text()).get("kept", {}) if path.exists() else {}
 
 
 def _read(path: Path) -> HeldoutResult:

@@ -14,12 +14,12 @@ from engine.learner.base_model import check_base_model, check_lora
 from engine.learner.costs import model_shape
 from engine.learner.memory import GB, learner_memory
 from engine.learner.memory_check import check_device, check_host, setup_of
+from engine.monitor.sinks import check_sinks
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
-from launch.config import RootConfig, followers
+from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of
 from launch.live_evals import is_evaluated
-from launch.recipe import STREAMS, check
 from render_pool.pool import check_system
 
 
@@ -35,13 +35,15 @@ def free_name(root: Path, name: str) -> str:
 def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
     ports."""
-    check_layout(config.layout, STREAMS, world, followers(config))
-    check(config.recipe)
+    check_layout(config.layout, policies_of(config), world, followers(config))
+    for name, recipe in recipes_of(config).items():
+        recipe.check(settings_of(config)[name])
     check_system(config.render.backend)
     check_base_model(config.model.base)
     if config.learner.lora is not None:
         check_lora(config.model.base, config.learner.lora)
     check_evals(config)
+    check_sinks(config.monitor.sinks)
     check_memory(config)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
@@ -55,8 +57,9 @@ def check_evals(config: RootConfig) -> None:
     cfg = config.evals
     if not cfg.benchmarks:
         return
-    if cfg.policy not in STREAMS:
-        raise ConfigError(f"evals.policy: {cfg.policy!r} is none of {', '.join(STREAMS)}")
+    policies = policies_of(config)
+    if cfg.policy not in policies:
+        raise ConfigError(f"evals.policy: {cfg.policy!r} is none of {', '.join(policies)}")
     if cfg.data == HUB:
         if importlib.util.find_spec("datasets") is None:
             raise ConfigError(

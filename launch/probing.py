@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -16,6 +17,16 @@ BUSY = "sglang:busy_seconds_total"
 """Ours tell it."""
 RUNNING = "sglang:num_running_reqs"
 """SGLang tells this: it worked where some request ran."""
+Place = tuple[str, str]
+"""(policy, url): a server may move to another policy."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A server of a policy, as it was when it last answered."""
+
+    at_s: float
+    counter_s: float | None
 
 
 class Probe:
@@ -24,32 +35,57 @@ class Probe:
     def __init__(self, pools: Mapping[str, ServerPool], session: aiohttp.ClientSession) -> None:
         self._pools = pools
         self._session = session
-        self._started_s = time.monotonic()
-        self._asked_s = self._started_s
-        self._running_s: dict[str, float] = {}
-        """{url: seconds in which it ran something}, of servers that do not tell."""
+        self._asked_s = time.monotonic()
+        self._known: dict[Place, _Known] = {}
+        self._worked: dict[str, tuple[float, float]] = {}
+        self._seen: set[Place] = set()
 
     async def busy(self) -> dict[str, tuple[float, float]] | None:
-        """{policy: (seconds its servers worked, seconds there were)} since the start; None: it is
-        not yet time to ask again."""
+        """{policy: (seconds its servers worked, seconds there were)} since they were first asked;
+        neither ever falls. None: it is not yet time to ask again."""
         now_s = time.monotonic()
-        since_s = now_s - self._asked_s
-        if since_s < PROBE_EVERY_S:
+        if now_s - self._asked_s < PROBE_EVERY_S:
             return None
         self._asked_s = now_s
-        found: dict[str, tuple[float, float]] = {}
-        for (policy, url), text in (await self.texts()).items():
-            worked_s = self._worked_s(url, text, since_s)
-            if worked_s is not None:
-                before = found.get(policy, (0.0, 0.0))
-                found[policy] = (before[0] + worked_s, before[1] + now_s - self._started_s)
-        return found
+        ready = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
+        # One that went away, or to another policy, begins anew: what it does meanwhile is not ours.
+        self._known = {place: self._known[place] for place in ready if place in self._known}
+        for place, text in (await self._ask(ready)).items():
+            if text is not None:
+                self._add(place, text, now_s)
+        return dict(self._worked)
 
-    async def texts(self) -> dict[tuple[str, str], str]:
-        """{(policy, url): its /metrics}; a server that does not answer is left out."""
-        places = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
+    def _add(self, place: Place, text: str, now_s: float) -> None:
+        """What it worked since it was last asked: at first, nothing is known."""
+        before, counter_s = self._known.get(place), _value(text, BUSY)
+        running = _value(text, RUNNING)
+        self._known[place] = _Known(now_s, counter_s)
+        if before is None or (counter_s is None and running is None):
+            return
+        since_s = now_s - before.at_s
+        if counter_s is None:
+            new_s = since_s if running else 0.0
+        elif before.counter_s is None or counter_s < before.counter_s:
+            new_s = min(counter_s, since_s)  # it was started again, and counts anew
+        else:
+            new_s = counter_s - before.counter_s
+        worked_s, there_s = self._worked.get(place[0], (0.0, 0.0))
+        self._worked[place[0]] = (worked_s + new_s, there_s + since_s)
+
+    async def texts(self) -> dict[Place, str | None]:
+        """{(policy, url): its /metrics} of all servers that have ever served, and still should;
+        None where it does not answer."""
+        for policy, pool in self._pools.items():
+            self._seen |= {(policy, url) for url in pool.ready}
+        there = {
+            (policy, url) for policy, pool in self._pools.items() for url in pool.stats()["servers"]
+        }
+        self._seen &= there
+        return await self._ask(sorted(self._seen))
+
+    async def _ask(self, places: Sequence[Place]) -> dict[Place, str | None]:
         texts = await asyncio.gather(*(self._text(url) for _, url in places))
-        return {place: text for place, text in zip(places, texts, strict=True) if text is not None}
+        return dict(zip(places, texts, strict=True))
 
     async def _text(self, url: str) -> str | None:
         try:
@@ -61,14 +97,6 @@ class Probe:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         return body.decode(errors="replace")
-
-    def _worked_s(self, url: str, text: str, since_s: float) -> float | None:
-        if (worked_s := _value(text, BUSY)) is not None:
-            return worked_s
-        if (running := _value(text, RUNNING)) is None:
-            return None
-        self._running_s[url] = self._running_s.get(url, 0.0) + (since_s if running else 0.0)
-        return self._running_s[url]
 
 
 def _value(text: str, name: str) -> float | None:

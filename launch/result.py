@@ -16,7 +16,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.rundir import RunDir
-from evals.heldout import HONESTY, MEASURES
+from evals import heldout as questions
+from evals import spy_heldout as votes
+
+MEASURES = questions.MEASURES + votes.MEASURES
+HONESTY = questions.HONESTY + votes.HONESTY
 
 
 def print_result(summary: Mapping[str, Any], run: RunDir) -> None:

@@ -21,14 +21,14 @@ from engine.monitor.snapshot import (
 )
 from engine.monitor.waiting import Waiting
 from engine.routing import ServerPool
-from launch.config import EVALUATED, RootConfig
-from launch.recipe import FUNNEL, STATIONS, STREAMS
+from launch.config import EVALUATED, RootConfig, policies_of, recipes_of, streams_of
+from launch.recipe import FUNNEL
 from launch.tally import Tally
 from render_pool.measure import summarise
 
 T = TypeVar("T")
-MAX_PRICE = 0.002
-"""Share of the time that sums over the whole run may take."""
+MAX_PRICE = 0.0005
+"""Share of the time that sums over the whole run may take, or another part's counts."""
 NUM_SAMPLES = 30
 """Looks at a learner, one a second, over which its share without work is taken."""
 
@@ -73,7 +73,12 @@ class Snapshots:
         self._tally = tally
         self._sums = Paced(lambda: (buffer.counts(), buffer.funnel(), buffer.ages()))
         self._rates: dict[str, RateMeter] = {}
-        self._starved: dict[str, deque[bool]] = {p: deque(maxlen=NUM_SAMPLES) for p in STREAMS}
+        self._policies = policies_of(config)
+        self._cast = streams_of(config)
+        self._station_names = station_names(config)
+        self._starved: dict[str, deque[bool]] = {
+            policy: deque(maxlen=NUM_SAMPLES) for policy in self._policies
+        }
         self._starved_since: dict[str, float] = {}
         self._mfu: dict[str, float] = {}
 
@@ -83,18 +88,22 @@ class Snapshots:
             self._mfu[policy] = float(metrics["mfu"])
 
     def take(
-        self, engine: Engine, rewards: Mapping[str, float | None], stats: Mapping[str, Any]
+        self,
+        engine: Engine,
+        rewards: Mapping[str, float | None],
+        parts: Mapping[str, Mapping[str, Any]],
     ) -> Snapshot:
-        """`rewards`: {policy: mean of its recent groups}; `stats`: the renderer's. Its lines,
-        alarms and events are for others to fill in."""
+        """`rewards`: {policy: mean of its recent groups}; `parts`: what they count of their own
+        accord, the renderer at least. Its lines, alarms and events are for others to fill in."""
         now_s = time.monotonic()
         self._look_at_learners(engine, now_s)
         (counts, funnel, ages), at_s = self._sums()
         streams = self._streams(counts["groups"], funnel, ages, at_s)
         policies = {
-            policy: self._policy(engine, policy, rewards.get(policy), now_s) for policy in STREAMS
+            policy: self._policy(engine, policy, rewards.get(policy), now_s)
+            for policy in self._policies
         }
-        stations = self._stations(stats, now_s)
+        stations = self._stations(parts[RENDERER], now_s)
         return Snapshot(
             name=self._config.run.name,
             phase=engine.phase,
@@ -109,8 +118,8 @@ class Snapshots:
             ),
             is_paused=engine.is_paused,
             busy={part: self._busy(part, now_s) for part in self._tally.parts},
-            parts={"renderer": stats},
-            lines=(f"renderer: {summarise(stats)}",),
+            parts=parts,
+            lines=(f"renderer: {summarise(parts[RENDERER])}",),
         )
 
     def _look_at_learners(self, engine: Engine, now_s: float) -> None:
@@ -137,7 +146,7 @@ class Snapshots:
         at_s: float,
     ) -> dict[str, StreamView]:
         found = {}
-        for stream in STREAMS:
+        for stream in self._cast:
             row: dict[str, Any] = dict.fromkeys(("ready", "leased", "trained", "submitted"), 0)
             row |= {"dropped": {}, **counts.get(stream, {})}
             own_ages = ages.get(stream, {})
@@ -177,11 +186,10 @@ class Snapshots:
 
     def _stations(self, renderer: Mapping[str, Any], now_s: float) -> dict[str, Station]:
         # Followers that play (a pinned judge) are stations too.
-        names = (*STATIONS, *(name for name in self._pools if name not in (*STREAMS, EVALUATED)))
-        waited = {
-            name: self._rate(f"waited/{name}", self._waiting.waited_s(name), now_s)
-            for name in names
-        }
+        others = [name for name in self._pools if name not in (*self._policies, EVALUATED)]
+        names = (*self._station_names, *others)
+        queues = {name: self._waiting.at(name) for name in names}
+        waited = {n: self._rate(f"waited/{n}", q.waited_s, now_s) for n, q in queues.items()}
         total = sum(waited.values())
         found = {}
         for name in names:
@@ -191,9 +199,9 @@ class Snapshots:
             found[name] = Station(
                 kind="renderer" if is_renderer else "servers",
                 units=renderer["workers"] if pool is None else len(pool.ready),
-                outstanding=self._waiting.now(name),
+                outstanding=queues[name].now,
                 queued=renderer["waiting"] if pool is None else pool.stats()["waiting"],
-                per_s=self._rate(f"answered/{name}", self._waiting.answered(name), now_s),
+                per_s=self._rate(f"answered/{name}", queues[name].answered, now_s),
                 wait_share=waited[name] / total if total else 0.0,
                 busy=self._busy(busy_of, now_s) if busy_of in self._tally.parts else None,
                 limit="render.workers" if is_renderer else "layout.servers",
@@ -226,3 +234,10 @@ class Snapshots:
     def _rate(self, name: str, total: float, now_s: float) -> float:
         """Of one call a second for each name."""
         return self._rates.setdefault(name, RateMeter()).rate(total, now_s)
+
+
+def station_names(config: RootConfig) -> tuple[str, ...]:
+    """Where games wait, in their order: the policies that serve their roles, and the renderer."""
+    cast = streams_of(config)
+    stations = [name for recipe in recipes_of(config).values() for name in recipe.stations]
+    return tuple(dict.fromkeys(cast.get(name, name) for name in stations))

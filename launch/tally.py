@@ -1,10 +1,16 @@
-"""What this attempt has added to the buffer's counters, which live over restarts."""
+"""What this attempt has added to the buffer's counters, which live over restarts.
+
+They are saved every few seconds, and when the run stops: a crash of the engine loses at most
+`SAVE_EVERY_S` seconds of tokens, of work and of wall time.
+"""
 
 import time
 from collections.abc import Iterable, Mapping
 
 from engine.buffer import Buffer
 from engine.routing import ServerPool
+
+SAVE_EVERY_S = 5.0
 
 
 class Tally:
@@ -19,7 +25,9 @@ class Tally:
         self._started_s = time.monotonic()
         self._wall_before_s = buffer.counters().get("wall_s", 0.0)
         self.totals: dict[str, float] = {}
-        """By counter: of this attempt, as saved last. They never fall."""
+        """By counter: of this attempt, as counted last. They never fall."""
+        self._saved: dict[str, float] = {}
+        self._saved_s = -SAVE_EVERY_S
 
     @property
     def attempt_s(self) -> float:
@@ -46,8 +54,18 @@ class Tally:
         """A part worked so many seconds of those that it was there, in this attempt."""
         self._worked[part] = (worked_s, there_s)
 
+    def count(self) -> None:
+        """Bring `totals` up to date, and now and then the buffer: once a second."""
+        self._count()
+        if self.attempt_s - self._saved_s >= SAVE_EVERY_S:
+            self._save()
+
     def save(self) -> None:
-        """Add what is new to the buffer's counters."""
+        """Add what is new to the buffer's counters, now."""
+        self._count()
+        self._save()
+
+    def _count(self) -> None:
         now: dict[str, float] = {"wall_s": self.attempt_s}
         for policy, pool in self._pools.items():
             now[f"measured/{policy}"] = self._measured[policy]
@@ -55,7 +73,11 @@ class Tally:
             now[f"trained/{policy}"] = self._trained[policy]
         for part, (worked_s, there_s) in self._worked.items():
             now[f"busy_s/{part}"], now[f"busy_of_s/{part}"] = worked_s, there_s
-        # A restarted server counts its seconds anew: what was added stays added.
-        amounts = {n: max(0.0, v - self.totals.get(n, 0.0)) for n, v in now.items()}
-        self._buffer.add_all({name: amount for name, amount in amounts.items() if amount})
+        # Tokens of a measurement are told of after they were generated: what was added stays added.
         self.totals = {n: max(v, self.totals.get(n, 0.0)) for n, v in now.items()}
+
+    def _save(self) -> None:
+        self._saved_s = self.attempt_s
+        amounts = {n: v - self._saved.get(n, 0.0) for n, v in self.totals.items()}
+        self._buffer.add_all({name: amount for name, amount in amounts.items() if amount})
+        self._saved = dict(self.totals)

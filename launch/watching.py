@@ -19,10 +19,11 @@ from typing import Any
 import aiohttp
 
 from engine.buffer import Buffer, Leased
-from engine.config import digest
+from engine.config import LayoutConfig, digest
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, read_metrics
-from engine.monitor.alarms import ClockReading, alarms, machine_alarms
+from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
+from engine.monitor.bottleneck import LEARNER
 from engine.monitor.curves import Curves, draw
 from engine.monitor.observed import RENDERER
 from engine.monitor.sinks import open_sinks
@@ -35,12 +36,12 @@ from engine.summary import build_summary, write_summary
 from engine.transport import Message
 from engine.types import Group
 from evals.games import SIGNS, game_signs
-from launch.config import RootConfig
+from launch.config import RootConfig, policies_of, recipes_of, settings_of, streams_of
 from launch.probing import Probe
-from launch.recipe import STREAMS, play_curves
 from launch.report import write_report
+from launch.signs import NAMES as SIGN_NAMES
 from launch.signs import signs
-from launch.snapshots import Snapshots
+from launch.snapshots import Paced, Snapshots
 from launch.tally import Tally
 from render_pool.pool import RenderPool
 
@@ -80,18 +81,26 @@ class Watcher:
         self.probe = Probe(pools, session)
         self.terminal = Terminal()
         self._tally = Tally(buffer, pools)
+        self._learners = learner_parts(config.layout)
+        self._stats = Paced(renderer.stats)
         self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
         self._records: deque[dict[str, Any]] = deque(maxlen=NUM_RECORDS)
         for record in read_metrics(run.metrics):
             self._keep(record)
         self._log = MetricLog(run.metrics)
         self._meter = GroupMeter()
-        self._signs: deque[dict[str, list[float]]] = deque(maxlen=WINDOW)
-        self._proposals: deque[Any] = deque(maxlen=WINDOW)
+        self._signs: deque[dict[str, tuple[float, int]]] = deque(maxlen=WINDOW)
+        """Of each game: {sign: (sum, number) of its values}."""
+        self._settings = settings_of(config)
+        self._recipes = recipes_of(config)
+        self._notes = {recipe.note: name for name, recipe in self._recipes.items()}
+        self._played: dict[str, deque[Any]] = {name: deque(maxlen=WINDOW) for name in self._recipes}
+        """By recipe, the notes of its newest games."""
         self._events: deque[tuple[float, str, str]] = deque(maxlen=NUM_EVENTS)
         self._alarms: list[Alarm] = []
         self._clock: ClockReading | None = None
         self._warned: set[str] = set()
+        self._has_dropped = False
         self._recorded_s = 0.0
         self._is_closed = False
         loop = asyncio.get_running_loop()
@@ -147,10 +156,13 @@ class Watcher:
         self._meter.add(group)
 
     def on_note(self, key: str, value: Any) -> None:
-        if key == "proposals":
-            self._proposals.append(value)
-            if self._config.recipe.prompts == "tiny":
-                self._signs.append(game_signs(value))
+        recipe = self._notes.get(key)
+        if recipe is None:
+            return
+        self._played[recipe].append(value)
+        if recipe == "mm_zero" and self._settings[recipe].prompts == "tiny":
+            found = game_signs(value)
+            self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
 
     def on_measured(self, policy: str, tokens: int) -> None:
         self._tally.measured(policy, tokens)
@@ -158,7 +170,7 @@ class Watcher:
     def on_step(self, policy: str, message: Message, batch: Sequence[Leased]) -> None:
         rewards = [reward for row in batch for reward in row.group.rewards]
         self._tally.trained(policy, int(message["metrics"].get("tokens", 0)))
-        self._tally.worked("learner", message["busy_s"], message["alive_s"])
+        self._tally.worked(self._learners[policy], message["busy_s"], message["alive_s"])
         self._snapshots.on_step(policy, message["metrics"])
         self.record(
             "step",
@@ -182,11 +194,12 @@ class Watcher:
         """One snapshot to all views, one line of counters to the buffer."""
         for policy, (worked_s, there_s) in (await self.probe.busy() or {}).items():
             self._tally.worked(f"server/{policy}", worked_s, there_s)
-        stats, attempt_s = self._renderer.stats(), self._tally.attempt_s
+        attempt_s = self._tally.attempt_s
+        stats, _ = self._stats()
         self._tally.worked(RENDERER, stats["busy_s"], attempt_s * stats["workers"])
-        self._tally.save()
-        rewards = {policy: self._meter.reward(policy) for policy in STREAMS}
-        snapshot = self._snapshots.take(engine, rewards, stats)
+        self._tally.count()
+        rewards = self._rewards()
+        snapshot = self._snapshots.take(engine, rewards, {RENDERER: stats, **self._dropped()})
         if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
             self.record("engine", snapshot.record())
@@ -196,25 +209,51 @@ class Watcher:
             snapshot,
             lines=(*snapshot.lines, *(text for line in self.lines if (text := line()))),
             alarms=tuple(self._alarms),
+            alarm_names=(*NAMES, *SIGN_NAMES),
             events=tuple(self._events),
         )
         for show in (self.terminal.show, *self.views):
             with _unharmed("a view of the run"):
                 show(snapshot)
 
+    def _rewards(self) -> dict[str, float | None]:
+        """{policy: mean reward of its recent groups}; of several streams, the mean of theirs."""
+        found: dict[str, float | None] = {}
+        for policy in policies_of(self._config):
+            own = [
+                reward
+                for stream, trained in streams_of(self._config).items()
+                if trained == policy and (reward := self._meter.reward(stream)) is not None
+            ]
+            found[policy] = sum(own) / len(own) if own else None
+        return found
+
+    def _dropped(self) -> dict[str, dict[str, Any]]:
+        """What the sinks could not take, as a part of the run; an event for the first of it."""
+        dropped = self._sinks.dropped
+        if dropped and not self._has_dropped:
+            self._has_dropped = True
+            text = "the sinks (monitor.sinks) are too slow: records are left out there, not here"
+            self.on_event("warning", text)
+        return {"sinks": {"dropped": dropped}} if self._sinks.is_used else {}
+
     def _record_groups(self, num_games: int) -> None:
-        found = {
-            name: sum(values) / len(values)
-            for name in SIGNS
-            if (values := [value for game in self._signs for value in game[name]])
-        }
+        found = {}
+        for name in SIGNS:
+            sums = [game[name] for game in self._signs]
+            if number := sum([own for _, own in sums]):
+                found[name] = sum([total for total, _ in sums]) / number
         self.record(
             "groups",
             {
                 "games": num_games,
                 "streams": self._meter.means(),
                 "signs": found,
-                "play": play_curves(tuple(self._proposals)),
+                "play": {
+                    chart: series
+                    for name, recipe in self._recipes.items()
+                    for chart, series in recipe.curves(tuple(self._played[name])).items()
+                },
             },
         )
 
@@ -251,7 +290,7 @@ class Watcher:
         summary = build_summary(
             self._buffer,
             steps=steps,
-            max_age=dict.fromkeys(STREAMS, self._config.streams.max_age),
+            max_age=dict.fromkeys(streams_of(self._config), self._config.streams.max_age),
             heldout=heldout,
             seed=self._config.run.seed,
             config_sha256=digest(self._config),
@@ -261,6 +300,18 @@ class Watcher:
         write_summary(self._run.summary, summary)
         write_report(self._run.path)
         return summary
+
+
+def learner_parts(layout: LayoutConfig) -> dict[str, str]:
+    """{policy: its learner group, as a part that works}: "learner" where there is one group, else
+    "learner/" and the policies of the group."""
+    if len(layout.learners) == 1:
+        return dict.fromkeys(layout.learners[0].policies, LEARNER)
+    return {
+        policy: f"{LEARNER}/{'+'.join(group.policies)}"
+        for group in layout.learners
+        for policy in group.policies
+    }
 
 
 @contextmanager

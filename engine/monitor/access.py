@@ -11,7 +11,6 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-COOKIE = "streamzero_token"
 MIN_TOKEN = 32
 """Characters of a token that was written whole."""
 HEADERS = {
@@ -83,8 +82,15 @@ def guard(*, host: str, allowed_hosts: Iterable[str], token: str | None) -> Midd
 
 def is_authorised(request: web.Request, token: str) -> bool:
     """By the header `Authorization: Bearer TOKEN`, or by the cookie that a visit left."""
-    given = (bearer(request), request.cookies.get(COOKIE, ""))
+    given = (bearer(request), request.cookies.get(cookie_name(request), ""))
     return any(_is_equal(one, token) for one in given)
+
+
+def cookie_name(request: web.Request) -> str:
+    """Browsers share cookies between all ports of a host, where other runs may be: it has the port
+    by which this one is reached (a tunnel's, where there is one)."""
+    port = request.host.rpartition(":")[2]
+    return f"streamzero_token_{port if port.isdigit() else 80}"
 
 
 def _is_equal(given: str, token: str) -> bool:
@@ -119,5 +125,5 @@ def _refused(status: int, why: str) -> web.Response:
 def _remembered(request: web.Request, token: str) -> web.Response:
     """Leave the token as a cookie, and the address without it."""
     response = web.Response(status=303, headers=HEADERS | {"Location": request.path})
-    response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
+    response.set_cookie(cookie_name(request), token, httponly=True, samesite="Strict", path="/")
     return response

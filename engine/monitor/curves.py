@@ -5,7 +5,7 @@ a restart undid disappears: a series whose x goes back loses what lay behind.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class Point:
     series: str
     x: float
     y: float
+    interval: Sequence[float] = ()
+    """[low, high] of y, where it is known."""
 
 
 Draw = Callable[[Record, float], Iterable[Point]]
@@ -40,7 +42,8 @@ Draw = Callable[[Record, float], Iterable[Point]]
 
 @dataclass(slots=True)
 class _Series:
-    points: list[tuple[float, float]] = field(default_factory=list)
+    points: list[tuple[float, ...]] = field(default_factory=list)
+    """(x, y), or (x, y, low, high)."""
     stride: int = 1
     seen: int = 0
 
@@ -74,11 +77,12 @@ class Curves:
         charts: dict[str, dict[str, Any]] = {}
         for point in new:
             told = charts.setdefault(point.chart.id, _described(point.chart))
-            told["series"].setdefault(point.series, []).append([point.x, point.y])
+            told["series"].setdefault(point.series, []).append([*_told(point)])
         return list(charts.values())
 
     def all(self) -> list[dict[str, Any]]:
-        """Every chart: {id, section, title, unit, x, series {name: [[x, y]]}}."""
+        """Every chart: {id, section, title, unit, x, series {name: [[x, y]]}}; a point with an
+        interval is [x, y, low, high]."""
         return [
             _described(chart)
             | {"series": {name: [*own.points] for name, own in self._series[id_].items()}}
@@ -92,16 +96,22 @@ class Curves:
             own.points.pop()
             self._is_rewritten = True
         if own.points and own.points[-1][0] == point.x:  # nothing has moved on since
-            own.points[-1] = (point.x, point.y)
+            own.points[-1] = _told(point)
             return
         own.seen += 1
         if own.seen % own.stride:
             return
-        own.points.append((point.x, point.y))
+        own.points.append(_told(point))
         self._new.append(point)
         if len(own.points) > self._max_points:
             own.points = own.points[::2]
             own.stride *= 2
+
+
+def _told(point: Point) -> tuple[float, ...]:
+    if len(point.interval) == 2 and all(map(_is_number, point.interval)):
+        return (point.x, point.y, *point.interval)
+    return (point.x, point.y)
 
 
 def _is_number(value: Any) -> bool:
@@ -136,10 +146,17 @@ def draw(record: Record, first_s: float) -> Iterator[Point]:
         chart = Chart("dev", "learning", "Development set, never trained on", "share")
         for name, value in _numbers(record["means"]):
             yield Point(chart, name, record["step"], value)
+    elif kind == "heldout":
+        chart = Chart("heldout", "learning", "Held-out set: the base, and the result", "share")
+        # Older records have no step: the base is that of the first.
+        step = record.get("step", 0 if record["when"].endswith("before") else None)
+        for name, value in _numbers(record["means"]):
+            yield Point(chart, name, step, value, record.get("ci95", {}).get(name, ()))
     elif kind == "benchmarks":
         chart = Chart("benchmarks", "learning", f"Benchmarks, {record['policy']}", "share")
         for score in record["scores"].values():
-            yield Point(chart, score["title"], record["step"], score["estimate"])
+            interval = (score.get("low"), score.get("high"))
+            yield Point(chart, score["title"], record["step"], score["estimate"], interval)
 
 
 _REWARD = Chart("reward", "learning", "Reward of what was trained")

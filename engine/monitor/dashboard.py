@@ -18,7 +18,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from engine.monitor import prometheus
 from engine.monitor.access import bearer, guard, is_authorised, is_loopback
 from engine.monitor.config import MonitorConfig
 from engine.monitor.curves import Curves
+from engine.monitor.shared import Shared
 from engine.monitor.snapshot import Snapshot
 from engine.monitor.stream import EventStream, encoded
 
@@ -48,6 +49,9 @@ STATIC = (
 )
 NUM_PORTS = 20
 """Ports that are tried from the configured one on."""
+SERVERS_S = 1.0
+FILTERS_S = 5.0
+"""How old an answer may be that costs the servers, or a look at all games."""
 CLOSE_S = 1.0
 """How long a browser may take to hear of the end."""
 
@@ -85,17 +89,19 @@ class Dashboard:
         token: str,
         curves: Curves,
         library: Library,
-        server_texts: Callable[[], Awaitable[Mapping[tuple[str, str], str]]],
+        server_texts: Callable[[], Awaitable[Mapping[tuple[str, str], str | None]]],
         actions: Mapping[str, Action],
         port: int | None = None,
     ) -> None:
-        """`server_texts`: {(policy, url): its /metrics}. `port` is tried before the config's:
-        that of the attempt before, for which browsers look."""
+        """`server_texts`: {(policy, url): its /metrics, or None}. `port` is tried before the
+        config's: that of the attempt before, for which browsers look."""
         self._cfg = cfg
         self._token = token
         self._curves = curves
         self._library = library
         self._server_texts = server_texts
+        self._of_servers = Shared(self._merged, SERVERS_S)
+        self._reasons = Shared(lambda: self._read(library.filters), FILTERS_S)
         self._actions = actions if cfg.control else {}
         self._ports = [
             *([] if port is None else [port]),
@@ -110,7 +116,8 @@ class Dashboard:
     @property
     def url(self) -> str:
         """For a person: with the token, where one is asked."""
-        name = "127.0.0.1" if self._cfg.host in ("0.0.0.0", "::") else self._cfg.host
+        # What listens everywhere is reached here; asyncio's `::` takes no IPv4.
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._cfg.host, self._cfg.host)
         name = f"[{name}]" if ":" in name else name
         asked = "" if is_loopback(self._cfg.host) else f"?token={self._token}"
         return f"http://{name}:{self.port}/{asked}"
@@ -160,7 +167,7 @@ class Dashboard:
         self._first_event = b""
         new = self._curves.take_new()
         if self._stream.num_clients:
-            event = encoded("snapshot", asdict(snapshot) | {"time_s": time.time()})
+            event = self._told(snapshot)
             if new is None:
                 event += encoded("history", {"charts": self._curves.all()})
             elif new:
@@ -172,9 +179,12 @@ class Dashboard:
         if not self._first_event:
             self._first_event = encoded("history", {"charts": self._curves.all()})
             if self._snapshot is not None:
-                told = asdict(self._snapshot) | {"time_s": time.time()}
-                self._first_event += encoded("snapshot", told)
+                self._first_event += self._told(self._snapshot)
         return self._first_event
+
+    def _told(self, snapshot: Snapshot) -> bytes:
+        told = {field.name: getattr(snapshot, field.name) for field in fields(snapshot)}
+        return encoded("snapshot", told | {"time_s": time.time()})
 
     async def _listen(self) -> int:
         error: OSError | None = None
@@ -223,7 +233,7 @@ class Dashboard:
         return web.json_response(trace, headers=headers)
 
     async def _filters(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._read(self._library.filters))
+        return web.json_response(await self._reasons())
 
     async def _metrics(self, _: web.Request) -> web.Response:
         if self._snapshot is None:
@@ -232,9 +242,11 @@ class Dashboard:
         return web.Response(body=body, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def _metrics_of_servers(self, _: web.Request) -> web.Response:
-        texts = await self._server_texts()
-        body = await asyncio.to_thread(prometheus.merged_servers, texts)
+        body = await self._of_servers()
         return web.Response(body=body, headers={"Content-Type": prometheus.CONTENT_TYPE})
+
+    async def _merged(self) -> bytes:
+        return await asyncio.to_thread(prometheus.merged_servers, await self._server_texts())
 
     async def _control(self, _: web.Request) -> web.Response:
         return web.json_response({"enabled": bool(self._actions), "actions": list(self._actions)})

@@ -8,31 +8,17 @@ times in ms after `started_s`; `version` is that of the last token, `server` an 
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from engine.monitor.waiting import Waiting
-from engine.types import Invalid, Message, Picture, Rollout, SamplingParams
+from engine.monitor.waiting import Queue, Waiting
+from engine.types import Invalid, Message, Picture, Renderer, Rollout, Sampler, SamplingParams
 
 RENDERER = "renderer"
 """The renderer's name as a station."""
 TIMELINE = "timeline"
 """The note's key."""
-
-
-class Sampler(Protocol):
-    async def sample(
-        self,
-        messages: Sequence[Message],
-        *,
-        n: int,
-        params: SamplingParams,
-        images: Sequence[bytes] = (),
-    ) -> tuple[Rollout, ...]: ...
-
-
-class Renderer(Protocol):
-    async def render(self, svg: str) -> Picture | Invalid: ...
 
 
 class Timeline:
@@ -49,23 +35,20 @@ class Timeline:
         }
 
     def sampled(self, role: str, rollouts: Sequence[Rollout]) -> None:
-        origin_s, add = self.started_s, self.note["samples"].append
-        for rollout in rollouts:
-            server = self._servers.get(rollout.server)
-            if server is None:
-                server = self._servers[rollout.server] = len(self._servers)
-                self.note["servers"].append(rollout.server)
-            begun_s = rollout.started_s
-            add(
-                [
-                    role,
-                    int((begun_s - origin_s) * 1e3),
-                    int((rollout.finished_s - begun_s) * 1e3),
-                    len(rollout.token_ids),
-                    rollout.segments[-1].version,
-                    server,
-                ]
+        origin_s, servers = self.started_s, self._servers
+        self.note["samples"] += [
+            (
+                role,
+                int((rollout.started_s - origin_s) * 1e3),
+                int((rollout.finished_s - rollout.started_s) * 1e3),
+                len(rollout.token_ids),
+                rollout.segments[-1].version,
+                servers.setdefault(rollout.server, len(servers)),
             )
+            for rollout in rollouts
+        ]
+        if len(servers) > len(self.note["servers"]):
+            self.note["servers"] = list(servers)
 
     def rendered(self, started_s: float, result: Picture | Invalid) -> None:
         outcome = result.reason if isinstance(result, Invalid) else "picture"
@@ -74,13 +57,19 @@ class Timeline:
 
 
 class ObservedSampler:
-    """A role's sampler within one game; its station is the policy that serves it."""
+    """A sampler that tells of the rollouts that it gives, and lets it be seen how many requests
+    wait for them."""
 
-    def __init__(self, sampler: Sampler, role: str, waiting: Waiting, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        tell: Callable[[Sequence[Rollout]], None],
+        queue: Queue | None = None,
+    ) -> None:
+        """`queue`: that of the station that serves it; None: its requests are nobody's business."""
         self._sampler = sampler
-        self._role = role
-        self._waiting = waiting
-        self._timeline = timeline
+        self._tell = tell
+        self._queue = Queue(time.monotonic) if queue is None else queue
 
     async def sample(
         self,
@@ -90,12 +79,12 @@ class ObservedSampler:
         params: SamplingParams,
         images: Sequence[bytes] = (),
     ) -> tuple[Rollout, ...]:
-        self._waiting.enter(self._role)
+        self._queue.enter()
         try:
             rollouts = await self._sampler.sample(messages, n=n, params=params, images=images)
         finally:
-            self._waiting.leave(self._role)
-        self._timeline.sampled(self._role, rollouts)
+            self._queue.leave()
+        self._tell(rollouts)
         return rollouts
 
 
@@ -104,15 +93,28 @@ class ObservedRenderer:
 
     def __init__(self, renderer: Renderer, waiting: Waiting, timeline: Timeline) -> None:
         self._renderer = renderer
-        self._waiting = waiting
+        self._queue = waiting.at(RENDERER)
         self._timeline = timeline
 
     async def render(self, svg: str) -> Picture | Invalid:
         started_s = time.time()
-        self._waiting.enter(RENDERER)
+        self._queue.enter()
         try:
             result = await self._renderer.render(svg)
         finally:
-            self._waiting.leave(RENDERER)
+            self._queue.leave()
         self._timeline.rendered(started_s, result)
         return result
+
+
+def observed(
+    samplers: Mapping[str, Sampler],
+    stations: Mapping[str, str],
+    waiting: Waiting,
+    timeline: Timeline,
+) -> dict[str, ObservedSampler]:
+    """The samplers of one game, by role. `stations`: by role, who serves it: its policy."""
+    return {
+        role: ObservedSampler(sampler, partial(timeline.sampled, role), waiting.at(stations[role]))
+        for role, sampler in samplers.items()
+    }

@@ -125,6 +125,8 @@ def _bottleneck(snapshot: Snapshot) -> Values:
 
 
 def _alarms(snapshot: Snapshot) -> Values:
+    for name in snapshot.alarm_names:
+        yield (name,), 0
     for alarm in snapshot.alarms:
         yield (alarm.name,), 1
 
@@ -132,7 +134,7 @@ def _alarms(snapshot: Snapshot) -> Values:
 SCRAPE_FAILED = Metric(
     "streamzero_server_scrape_failed",
     "gauge",
-    "1 where what a server told could not be read, else 0; absent where it did not answer.",
+    "1 where a server did not answer, or what it told could not be read, else 0.",
     ("policy", "server"),
 )
 
@@ -150,7 +152,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "streamzero_alarm",
         "gauge",
-        "Alarms of this name that ring now; absent where none does.",
+        "Alarms of this name that ring now.",
         ("run", "name"),
         _alarms,
     ),
@@ -327,7 +329,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "streamzero_part_busy_ratio",
         "gauge",
-        "Share of the recent time in which servers, learners and the renderer worked.",
+        "Share of the recent time in which servers, learner groups and the renderer worked.",
         ("run", "part"),
         _busy,
     ),
@@ -362,19 +364,24 @@ def names_markdown() -> str:
     return "\n".join(rows) + "\n"
 
 
-def merged_servers(texts: Mapping[tuple[str, str], str]) -> bytes:
+def merged_servers(texts: Mapping[tuple[str, str], str | None]) -> bytes:
     """The servers' own metrics as one text: {(policy, url): the server's}, with the labels `policy`
     and `server`; a server's own labels of these names become `exported_...`, as in Prometheus.
+    None: it did not answer.
 
     Names stay, but a counter without `_total` gets it. Where servers disagree about a name's type,
-    the first one's counts, and the others' are left out. A text that cannot be read is left out
-    and told by `streamzero_server_scrape_failed`.
+    the first one's counts, and the others' are left out. A text that is not there, or cannot be
+    read, is left out and told by `streamzero_server_scrape_failed`.
     """
     merged: dict[str, Family] = {}
-    series: dict[str, dict[Any, Sample]] = {}
+    series: dict[str, list[Sample]] = {}
+    told: set[Any] = set()
     failed: dict[tuple[str, ...], float] = {}
     for (policy, server), text in texts.items():
         own = {"policy": _label(policy), "server": _label(server)}
+        if text is None:
+            failed[own["policy"], own["server"]] = 1
+            continue
         try:
             families = [_checked(family) for family in text_string_to_metric_families(_utf8(text))]
         except (ValueError, LookupError, TypeError, OverflowError):  # the parser's, on bad text
@@ -385,9 +392,9 @@ def merged_servers(texts: Mapping[tuple[str, str], str]) -> bytes:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             kept = merged.setdefault(name, Family(family.name, family.documentation, family.type))
             if kept.type == family.type:
-                _add_samples(series.setdefault(name, {}), family.samples, own)
+                series.setdefault(name, []).extend(_new_samples(family.samples, own, told))
     for name, samples in series.items():
-        merged[name].samples = [*samples.values()]
+        merged[name].samples = samples
     return _text([*merged.values(), _family(SCRAPE_FAILED, failed)])
 
 
@@ -469,11 +476,14 @@ def _checked(family: Family) -> Family:
     return family
 
 
-def _add_samples(
-    series: dict[Any, Sample], samples: Iterable[Sample], own: Mapping[str, str]
-) -> None:
+def _new_samples(
+    samples: Iterable[Sample], own: Mapping[str, str], told: set[Any]
+) -> Iterator[Sample]:
+    """With the labels `own`; the first of each series in the whole text, whatever its family."""
     for sample in samples:
         theirs = {f"exported_{n}" if n in own else n: v for n, v in sample.labels.items()}
         labels = {**theirs, **own}
         key = (sample.name, frozenset(labels.items()))
-        series.setdefault(key, sample._replace(labels=labels))
+        if key not in told:
+            told.add(key)
+            yield sample._replace(labels=labels)

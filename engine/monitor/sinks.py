@@ -17,6 +17,7 @@ feeds and closes all sinks. Neither library is imported unless its sink is asked
 """
 
 import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -74,6 +75,7 @@ class Sinks:
         too: hand it on to where it belongs (`loop.call_soon_threadsafe`)."""
         self.dropped = 0
         """Records that the queue had no room for."""
+        self.is_used = bool(openers)
         self._on_failure = on_failure
         self._records: deque[tuple[str, Record]] = deque(maxlen=max_waiting)
         self._changed = threading.Condition()
@@ -152,7 +154,7 @@ def open_sinks(
     """The sinks of the run `name` in `folder`; `config` is shown with it. No sink: a `Sinks` that
     does nothing. `on_failure` is called from a thread (`Sinks`).
 
-    Raises ConfigError for a library that is missing, and for W&B without an account.
+    Raises ConfigError for a library that is missing or broken, and for W&B without an account.
     """
     openers: dict[str, Callable[[], Sink]] = {}
     if cfg.tensorboard:
@@ -173,11 +175,27 @@ def open_sinks(
     return Sinks(openers, on_failure)
 
 
+def check_sinks(cfg: SinksConfig) -> None:
+    """Raise ConfigError for a library that is missing, without importing one."""
+    for name, is_wanted in (("tensorboard", cfg.tensorboard), ("wandb", cfg.wandb != "off")):
+        if is_wanted and not _is_installed(name):
+            raise _missing(name, f"monitor.sinks.{name}", "it is not installed")
+
+
+def _is_installed(library: str) -> bool:
+    found = importlib.util.find_spec(library)
+    return found is not None and found.origin is not None  # else any folder of that name
+
+
 def _library(extra: str, field: str, module: str | None = None) -> Any:
     try:
         return importlib.import_module(module or extra)
     except ImportError as error:
-        raise ConfigError(f"{field} needs {extra} ({error}): pip install -e '.[{extra}]'") from None
+        raise _missing(extra, field, str(error)) from None
+
+
+def _missing(extra: str, field: str, why: str) -> ConfigError:
+    return ConfigError(f"{field} needs {extra} ({why}): pip install -e '.[{extra}]'")
 
 
 def _open_into(sinks: dict[str, Sink], name: str, open_: Callable[[], Sink]) -> None:

@@ -85,7 +85,7 @@ class Alarm:
     """Something that a person should look at. Decides nothing."""
 
     name: str
-    """One of a closed set, for machines: "learner_starved", ..."""
+    """One of a closed set, for machines: those in `alarms.NAMES`, and the game's own."""
     sentence: str
     advice: str = ""
 
@@ -105,10 +105,13 @@ class Snapshot:
     """In the order in which a game passes them."""
     bottleneck: Bottleneck = Bottleneck("", "")
     alarms: Sequence[Alarm] = ()
+    alarm_names: Sequence[str] = ()
+    """All that there are, whether they ring or not."""
     is_paused: bool = False
     """No game is admitted until someone says so."""
     busy: Mapping[str, float] = field(default_factory=dict)
-    """Fraction of the recent time that each server, learner and the renderer worked."""
+    """Fraction of the recent time that each policy's servers, each learner group and the renderer
+    worked."""
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What parts count of their own accord, by part; kept with the record."""
     lines: Sequence[str] = ()
@@ -119,7 +122,7 @@ class Snapshot:
     def record(self) -> dict[str, Any]:
         """For `metrics.jsonl`, without what has a line of its own."""
         data = asdict(self)
-        for key in ("name", "events", "lines", "alarms"):
+        for key in ("name", "events", "lines", "alarms", "alarm_names"):
             del data[key]
         return data
 

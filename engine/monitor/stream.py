@@ -5,13 +5,12 @@ itself and gets everything anew; so no client can make the engine hold more than
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
-from engine.metrics import finite
+from engine.metrics import to_json
 
 MAX_CLIENTS = 64
 QUEUE = 8
@@ -20,7 +19,7 @@ QUEUE = 8
 
 def encoded(event: str, data: Any) -> bytes:
     """One event. Numbers that JSON does not know become null, lone surrogates escapes."""
-    text = json.dumps(finite(data), separators=(",", ":"))
+    text = to_json(data, (",", ":"))
     return f"event: {event}\ndata: {text}\n\n".encode()
 
 

@@ -15,6 +15,10 @@ MEASURES = {
     "coder_faithful": "coder, drawings that show exactly their caption",
     "proposer_valid": "proposer, valid proposals",
     "proposer_diversity": "proposer, diversity",
+    "vote_scripted_t1": "voter, the spy found from scripted clues (mean of samples at T = 1)",
+    "vote_base_t1": "voter, the spy found from the base's clues",
+    "clue_civilian_true": "civilian, clues that are true of their picture",
+    "clue_read": "clues that can be read",
 }
 HONESTY = {
     "solver_easy_greedy": "solver, easy, greedy: more than a cooler distribution?",
@@ -27,6 +31,11 @@ HONESTY = {
     "solver_hard_boxed": "replies with a boxed answer, hard",
     "proposer_easy_true": "proposals whose easy answer is true of their caption",
     "proposer_real_hard": "proposals whose hard question is one",
+    "vote_scripted_greedy": "voter, scripted clues, greedy: more than a cooler distribution?",
+    "vote_careful": "votes that look at each clue first",
+    "vote_abstains": "votes that abstain",
+    "vote_read": "votes that can be read",
+    "clue_spy_true": "spy, clues that happen to be true of the civilians' picture",
 }
 SIGNS = {
     "label_true": "in play, early and late: labels that are true of the picture as drawn",
@@ -72,7 +81,7 @@ def honesty(run: Run) -> str:
 def dev_curves(run: Run) -> str:
     rows = [row for row in run.of_kind("dev") if row.get("means")]
     charts = []
-    for prefix in ("solver", "coder", "proposer"):
+    for prefix in ("solver", "coder", "proposer", "vote", "clue"):
         names = sorted({n for row in rows for n in row["means"] if n.startswith(f"{prefix}_")})
         series = {
             name.removeprefix(f"{prefix}_"): [

@@ -1,7 +1,12 @@
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+import pytest
+
+from engine import metrics
 from engine.metrics import GroupMeter, MetricLog, RateMeter, read_metrics
 from tests.engine.make_groups import make_group
 
@@ -45,8 +50,75 @@ def test_a_rate_is_that_of_the_window() -> None:
     meter = RateMeter(window_s=10)
     assert meter.rate(0, now_s=100) == 0
     assert meter.rate(50, now_s=105) == 10
-    assert meter.rate(50, now_s=115) == 0
+    assert meter.rate(50, now_s=115) == 5  # a silence of 5 s more than usual
     assert meter.rate(80, now_s=118) == 30 / 13
+
+
+@pytest.mark.parametrize("step_s", [7, 15, 25, 30, 90])
+def test_a_rate_of_what_comes_rarely_neither_jumps_nor_reads_zero(step_s: int) -> None:
+    meter = RateMeter()
+    rates = [meter.rate(now // step_s, now) for now in range(12 * step_s)]
+    assert rates[2 * step_s :] == pytest.approx([1 / step_s] * (10 * step_s))
+
+
+def test_a_rate_falls_with_the_silence_and_ends_at_zero() -> None:
+    meter = RateMeter()
+    for now in range(0, 61, 30):
+        meter.rate(now // 30, now)
+    rates = [meter.rate(2, now) for now in range(91, 800)]
+    assert rates[0] == pytest.approx(1 / 31)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[60 + 600 - 91] > 0
+    assert rates[-1] == 0
+
+
+def test_a_rate_after_a_long_silence_is_that_of_its_window() -> None:
+    meter = RateMeter(window_s=20)
+    for now in range(30):
+        meter.rate(100 * now, now)
+    for now in range(30, 400):
+        meter.rate(2900, now)
+    rates = [meter.rate(2900 + 100 * (now - 399), now) for now in range(400, 440)]
+    assert rates[9] == pytest.approx(1000 / 29)  # not over the 380 s in which nothing came
+    assert rates[-1] == pytest.approx(100)
+
+
+def test_steps_are_read_from_where_they_matter_however_long_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        for number in range(20_000):
+            kind = "step" if number % 4 == 0 else "engine"
+            row = {"t": 1000.0 + number, "kind": kind, "step": number, "filling": "x" * 300}
+            file.write(json.dumps(row) + "\n")
+            if number == 9_998:
+                file.write('{"t": 11, "kind": "step", "st\n')  # a crash
+    parsed = []
+    monkeypatch.setattr(metrics, "MAX_READ", 200_000)
+    loads = json.loads
+    monkeypatch.setattr(metrics.json, "loads", lambda text: (parsed.append(text), loads(text))[1])
+    rows = metrics.read_steps(path, 11_000.0)
+    assert [row["step"] for row in rows[:3]] == [10_000, 10_004, 10_008]
+    assert len(rows) > 50
+    assert len(parsed) < 200
+    assert metrics.read_steps(path, 0.0)[0]["step"] == 0
+    assert metrics.read_steps(path, 1e9) == []
+    assert metrics.read_steps(tmp_path / "none", 0.0) == []
+
+
+def test_dataclasses_and_what_json_does_not_know_become_plain() -> None:
+    @dataclass(frozen=True)
+    class View:
+        share: float
+        ages: dict[int, int]
+
+    assert json.loads(metrics.to_json({"a": View(0.5, {1: 2})})) == {
+        "a": {"share": 0.5, "ages": {"1": 2}}
+    }
+    assert json.loads(metrics.to_json({"a": View(math.nan, {}), "b": MappingProxyType({})})) == {
+        "a": {"share": None, "ages": {}}, "b": {},
+    }  # fmt: skip
 
 
 def test_means_over_recent_groups_count_dropped_ones_too() -> None:

@@ -1,5 +1,6 @@
 """The small parts behind the views: who waits where, what limits, curves, timelines."""
 
+import asyncio
 import math
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from engine.monitor.bottleneck import bottleneck
 from engine.monitor.curves import Chart, Curves, Point, draw
 from engine.monitor.observed import TIMELINE, Timeline
+from engine.monitor.shared import Shared
 from engine.monitor.snapshot import PolicyView, Station, StreamView
 from engine.monitor.traces import chrome_trace, step_times
 from engine.monitor.waiting import Waiting
@@ -36,20 +38,23 @@ def test_waiting_is_the_sum_of_what_each_request_waited(spans: list[tuple[float,
     )
     for at, begins, _ in moments:
         clock.now = at
-        (waiting.enter if begins else waiting.leave)("renderer")
-    assert waiting.now("renderer") == 0
-    assert waiting.answered("renderer") == len(spans)
-    assert waiting.waited_s("renderer") == pytest.approx(sum(length for _, length in spans))
+        queue = waiting.at("renderer")
+        (queue.enter if begins else queue.leave)()
+    queue = waiting.at("renderer")
+    assert (queue.now, queue.answered) == (0, len(spans))
+    assert queue.waited_s == pytest.approx(sum(length for _, length in spans))
 
 
 def test_a_request_that_still_waits_counts() -> None:
     clock = Clock()
     waiting = Waiting(clock)
-    waiting.enter("a")
+    queue = waiting.at("a")
+    queue.enter()
     clock.now = 3.0
-    assert waiting.waited_s("a") == 3.0
-    waiting.leave("a")
-    assert (waiting.now("a"), waiting.answered("a"), waiting.waited_s("b")) == (0, 1, 0.0)
+    assert queue.waited_s == 3.0
+    queue.leave()
+    assert (queue.now, queue.answered, waiting.at("b").waited_s) == (0, 1, 0.0)
+    assert waiting.at("a") is queue
 
 
 def stations(**shares: float) -> dict[str, Station]:
@@ -149,8 +154,13 @@ def test_every_kind_of_record_is_drawn_or_passed_over() -> None:
          "play": {"Gap": {"gap": 0.1}}},
         {"kind": "groups", "streams": {}},
         {"kind": "dev", "step": 2, "means": {"m": 0.2, "n": None}},
+        {"kind": "heldout", "when": "heldout-before", "means": {"m": 0.2}, "seconds": 1.0},
+        {"kind": "heldout", "when": "heldout-after", "step": 9, "means": {"m": 0.4, "n": 0.1},
+         "ci95": {"m": [0.3, 0.5], "n": [None, None]}, "seconds": 1.0},
+        {"kind": "heldout", "when": "heldout-after", "means": {"m": 0.9}},
         {"kind": "benchmarks", "policy": "a", "step": 2,
-         "scores": {"b": {"title": "B", "estimate": 0.4}}},
+         "scores": {"b": {"title": "B", "estimate": 0.4, "low": 0.3, "high": 0.6},
+                    "c": {"title": "C", "estimate": 0.4}}},
         {"kind": "event", "level": "info", "text": "hello"},
         {"kind": "from the future"},
     ]  # fmt: skip
@@ -163,8 +173,64 @@ def test_every_kind_of_record_is_drawn_or_passed_over() -> None:
     assert found["play/Gap"] == {"gap": [(7, 0.1)]}
     assert found["terms/a"] == {"x": [(3.0, 0.1)]}
     assert found["dev"] == {"m": [(2, 0.2)]}
-    assert found["benchmarks"] == {"B": [(2, 0.4)]}
+    assert found["heldout"] == {"m": [(0, 0.2), (9, 0.4, 0.3, 0.5)], "n": [(9, 0.1)]}
+    assert found["benchmarks"] == {"B": [(2, 0.4, 0.3, 0.6)], "C": [(2, 0.4)]}
+    new = curves.take_new()
+    assert new is not None
+    told = {chart["id"]: chart["series"] for chart in new}
+    assert told["heldout"]["m"] == [[0, 0.2], [9, 0.4, 0.3, 0.5]]
     assert "grad_norm" not in found
+
+
+# answers that are shared
+
+
+def test_an_answer_is_made_once_for_all_who_ask_while_it_is_made_or_new() -> None:
+    clock, made = Clock(), 0
+
+    async def scene() -> None:
+        nonlocal made
+        go_on = asyncio.Event()
+
+        async def make() -> int:
+            nonlocal made
+            made += 1
+            await go_on.wait()
+            clock.now += 0.1
+            return made
+
+        shared = Shared(make, 1.0, clock)
+        asked = [asyncio.create_task(shared()) for _ in range(5)]
+        await asyncio.sleep(0)
+        asked[0].cancel()  # who goes away takes nothing from the others
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await asyncio.gather(*asked[1:]) == [1, 1, 1, 1]
+        clock.now += 4.0
+        assert await shared() == 1, "what takes long is kept for longer"
+        clock.now += 2.0
+        assert await shared() == 2
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
+    assert made == 2
+
+
+def test_a_failure_is_told_to_who_asked_and_not_kept() -> None:
+    answers = iter([ValueError("no"), 7])
+
+    async def make() -> int:
+        answer = next(answers)
+        if isinstance(answer, ValueError):
+            raise answer
+        return answer
+
+    async def scene() -> None:
+        shared = Shared(make, 1.0, Clock())
+        with pytest.raises(ValueError, match="no"):
+            await shared()
+        assert await shared() == 7
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
 
 
 # timelines

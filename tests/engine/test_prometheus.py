@@ -172,6 +172,13 @@ def test_every_number_of_the_snapshot_is_there() -> None:
     assert of("part_value", part="renderer", name="workers") == 2
 
 
+def test_an_alarm_that_does_not_ring_is_zero() -> None:
+    names = ("learner_starved", "disk_full")
+    found = series(exposition(replace(SNAPSHOT, alarm_names=names)))
+    assert value(found, "streamzero_alarm", run="quickstart", name="learner_starved") == 2
+    assert value(found, "streamzero_alarm", run="quickstart", name="disk_full") == 0
+
+
 def test_what_is_not_known_is_absent() -> None:
     data = exposition(SNAPSHOT)
     found = series(data)
@@ -294,6 +301,9 @@ def test_a_text_that_cannot_be_read_is_left_out_and_told() -> None:
     assert {key: number for key, number in found.items() if key[0] != FAILED} == {
         ("x", frozenset({("policy", "coder"), ("server", "good")})): 1
     }
+    dead = series(merged_servers({("solver", "dead"): None, ("solver", "good"): "x 1\n"}))
+    assert value(dead, FAILED, policy="solver", server="dead") == 1
+    assert value(dead, FAILED, policy="solver", server="good") == 0
     for number in range(len(bad)):
         assert value(found, FAILED, policy="solver", server=str(number)) == 1
     assert value(found, FAILED, policy="coder", server="good") == 0
@@ -312,6 +322,12 @@ def test_servers_that_disagree_about_a_type_do_not_spoil_the_text() -> None:
     assert value(found, "x", policy="p", server="a") == 1
     assert value(found, "x_total", policy="p", server="b") == 2
     assert math.isnan(value(found, "y", policy="p", server="b"))
+
+
+def test_a_series_in_two_families_of_one_server_is_there_once() -> None:
+    text = 'x_sum{a="m"} 11.5\n# TYPE x histogram\nx_sum{a="m"} 12.5\n'
+    found = series(merged_servers({("p", "a"): text}))
+    assert value(found, "x_sum", a="m", policy="p", server="a") == 11.5
 
 
 LINES = st.lists(

@@ -24,7 +24,7 @@ from engine.buffer import Buffer
 from engine.games import Games
 from engine.loop import Engine, Hooks
 from engine.monitor.dashboard import Dashboard
-from engine.monitor.observed import TIMELINE, ObservedRenderer, ObservedSampler, Timeline
+from engine.monitor.observed import TIMELINE, ObservedRenderer, Timeline, observed
 from engine.routing import ServerPool
 from engine.rundir import RunDir
 from engine.types import Group, Invalid, Message, Picture, Rollout, SamplingParams, Segment
@@ -184,7 +184,7 @@ class Staged:
                         config.monitor,
                         token="right-token",
                         curves=watcher.curves,
-                        library=Library(run),
+                        library=Library(run, ROLES),
                         server_texts=watcher.probe.texts,
                         actions=actions_of(engine),
                     )
@@ -219,10 +219,7 @@ class Staged:
         ) -> None:
             timeline = Timeline()
             note(TIMELINE, timeline.note)
-            seats = {
-                role: ObservedSampler(sampler, role, watcher.waiting, timeline)
-                for role, sampler in samplers.items()
-            }
+            seats = observed(samplers, {role: role for role in ROLES}, watcher.waiting, timeline)
             drawing = ObservedRenderer(renderer, watcher.waiting, timeline)
             picture = None
             messages: list[Message] = []

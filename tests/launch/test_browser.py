@@ -79,6 +79,49 @@ def test_numbers_move_games_show_and_scripts_stay_text(
         assert not watched.complaints
 
 
+def test_the_held_out_points_stand_beside_the_dev_curve_with_their_intervals(
+    tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster_looks(monkeypatch)
+    with Staged(tmp_path) as staged:
+        assert staged.loop is not None
+        assert staged.watcher is not None
+        record = staged.watcher.record
+        records: list[tuple[str, dict[str, Any]]] = [
+            ("dev", {"step": 20, "means": {"m": 0.5}}),
+            ("heldout", {"when": "heldout-before", "step": 0, "means": {"m": 0.4},
+                         "ci95": {"m": [0.1, 0.5]}}),
+            ("heldout", {"when": "heldout-after", "step": 100, "means": {"m": 0.6},
+                         "ci95": {"m": [0.5, 0.9]}}),
+        ]  # fmt: skip
+        for one in records:
+            staged.loop.call_soon_threadsafe(record, *one)
+        watched = browse(staged.url)
+        page = watched.page
+        page.wait_for_selector("#charts-learning figure[data-chart=heldout]")
+        page.locator("#charts-learning figure[data-chart=heldout]").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts-learning figure[data-chart=heldout] canvas")
+        page.wait_for_selector("#charts-learning figure[data-chart=dev]")
+        points = page.evaluate("charts.get('heldout').series.get('m')")
+        assert points == [[0, 0.4, 0.1, 0.5], [100, 0.6, 0.5, 0.9]]
+        scale = page.evaluate("(({min, max}) => [min, max])(charts.get('heldout').plot.scales.y)")
+        assert scale[0] <= 0.1
+        assert scale[1] >= 0.9
+        # The bar of the first interval reaches below its point: something of its colour is there.
+        drawn = page.evaluate(
+            """() => {
+              const {plot} = charts.get('heldout');
+              const [x, y] = [plot.valToPos(0, 'x', true), plot.valToPos(0.2, 'y', true)];
+              const {data} = plot.ctx.getImageData(x - 2, y - 1, 5, 3);
+              return [...data].some((value, place) => place % 4 === 3 && value > 100);
+            }"""
+        )
+        assert drawn
+        if SCREENSHOTS:
+            page.screenshot(path=f"{SCREENSHOTS}/heldout.png", full_page=True)
+        assert not watched.complaints
+
+
 def test_hostile_words_in_events_and_reasons_are_text(
     tmp_path: Path, browse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,16 +6,21 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.monitor.access import is_authorised, read_or_make_token
+from engine.monitor.config import MonitorConfig
+from engine.monitor.curves import Curves, draw
+from engine.monitor.dashboard import Dashboard
 from engine.monitor.stream import EventStream
 from tests.launch.staged import HOSTILE, WATCH_S, Staged, faster_looks
 
@@ -157,7 +162,7 @@ def test_control_wants_the_token_in_the_header(staged: Staged) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
-        {"Cookie": "streamzero_token=right-token"},
+        {"Cookie": f"streamzero_token_{staged.url.split(':')[2].strip('/')}=right-token"},
     ):
         assert ask(url, headers=headers, body={})[0] == 401
     assert not until(staged, lambda _: True)["is_paused"]
@@ -168,7 +173,16 @@ def test_control_wants_the_token_in_the_header(staged: Staged) -> None:
 
 def test_pause_holds_admission_until_resume(staged: Staged) -> None:
     assert ask(f"{staged.url}control/pause", headers=TOKEN, body={})[0] == 200
-    still = until(staged, lambda s: s["is_paused"] and s["games"]["in_flight"] == 0)
+
+    def is_still(snapshot: dict[str, Any]) -> bool:  # its sums may be a little older than the rest
+        games = snapshot["games"]
+        return (
+            snapshot["is_paused"]
+            and games["in_flight"] == 0
+            and games["started"] == games["finished"]
+        )
+
+    still = until(staged, is_still)
     assert "Paused" in still["bottleneck"]["sentence"]
     later = [data for kind, data in events(staged.url, 8) if kind == "snapshot"][-1]
     assert later["games"]["started"] == still["games"]["started"]
@@ -194,6 +208,106 @@ def test_another_address_asks_everybody_for_the_token(tmp_path: Path) -> None:
         with opener.open(run.url) as response:  # the cookie of the visit opens the page
             assert response.url == url
             assert "<title>" in response.read().decode()
+
+
+class FakeLibrary:
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def filters(self) -> dict[str, list[str]]:
+        self.looks += 1
+        return {"roles": [], "reasons": []}
+
+
+@asynccontextmanager
+async def dashboard(
+    library: Any = None, server_texts: Any = None, token: str = "x" * 32, **settings: Any
+) -> AsyncIterator[Dashboard]:
+    """One without a run."""
+    cfg = MonitorConfig(port=0, **settings)
+    async with Dashboard(
+        cfg,
+        token=token,
+        curves=Curves(draw),
+        library=library,
+        server_texts=server_texts,
+        actions={},
+    ) as own:
+        yield own
+
+
+def test_what_is_dear_is_made_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    scrapes, library = 0, FakeLibrary()
+    all_asked = asyncio.Event()
+
+    async def texts() -> dict[tuple[str, str], str | None]:
+        nonlocal scrapes
+        scrapes += 1
+        await all_asked.wait()
+        return {("a", "http://x"): "up 1\n", ("a", "http://dead"): None}
+
+    async def scene() -> None:
+        async with dashboard(library, texts) as own, aiohttp.ClientSession(own.url) as session:
+            asked = [asyncio.create_task(session.get("/metrics/servers")) for _ in range(9)]
+            for path in ["/filters"] * 9:  # these answers came, so the others are under way
+                async with session.get(path) as response:
+                    assert response.status == 200
+            all_asked.set()
+            answers = [await task for task in asked]
+            answers.append(await session.get("/metrics/servers"))
+            for answer in answers:
+                text = await answer.text()
+                assert 'streamzero_server_scrape_failed{policy="a",server="http://dead"} 1' in text
+
+    asyncio.run(asyncio.wait_for(scene(), 20))
+    assert (scrapes, library.looks) == (1, 1)
+
+
+def test_two_dashboards_of_one_host_keep_their_cookies_apart() -> None:
+    async def scene() -> None:
+        jar = aiohttp.CookieJar(unsafe=True)  # that of a browser: by host, whatever the port
+        async with (
+            dashboard(token="a" * 32, host="0.0.0.0") as one,
+            dashboard(token="b" * 32, host="0.0.0.0") as other,
+            aiohttp.ClientSession(cookie_jar=jar) as session,
+        ):
+            for own in (one, other, one, other):
+                if own.port not in visited:
+                    async with session.get(own.url) as response:
+                        assert response.status == 200
+                    visited.add(own.port)
+                async with session.get(f"http://127.0.0.1:{own.port}/filters-not") as response:
+                    assert response.status == 404, "known by its cookie"
+
+    visited: set[int] = set()
+    asyncio.run(asyncio.wait_for(scene(), 20))
+    assert len(visited) == 2
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "127.0.0.1"])
+def test_the_address_that_is_announced_works(host: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("NO IPv6 HERE")
+
+    async def scene() -> None:
+        jar = aiohttp.CookieJar(unsafe=True)  # else it keeps none of an address
+        async with (
+            dashboard(host=host) as own,
+            aiohttp.ClientSession(cookie_jar=jar) as session,
+            session.get(own.url) as response,
+        ):
+            assert response.status == 200
+
+    asyncio.run(asyncio.wait_for(scene(), 20))
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_port_that_is_taken_is_passed_over(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The engine process's parts as `launch` composes them: rules, the bound recipe, measurements."""
 
 import asyncio
+import gc
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine import types
 from engine.monitor.observed import TIMELINE
 from engine.monitor.waiting import Waiting
 from engine.rundir import RunDir
@@ -16,12 +20,14 @@ from engine.types import Invalid, Message, Rollout, SamplingParams
 from evals.heldout import HeldoutResult
 from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
-from launch.measurements import Counting, Measurements
+from launch.measurements import Measurements, counting
+from roles import table
 from roles.mm_zero.recipe import STREAMS
 from tests.engine.fakes import PARAMS
 from tests.engine.make_groups import make_group, make_rollout
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "launch/configs/quickstart.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "launch/configs/quickstart.yaml"
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
         await table.renderer.render(f"<svg>{table.game}</svg>")
         table.submit(make_group(game=table.game))
 
-    monkeypatch.setattr(recipe, "play", play)
+    monkeypatch.setattr("roles.mm_zero.recipe.play", play)
     submitted: list[Any] = []
     noted: list[Any] = []
     watched: list[Any] = []
@@ -67,7 +73,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     )
 
     async def sample(*_: Any, **asked: Any) -> Any:
-        assert (waiting.now("solver"), asked["n"]) == (1, 2)
+        assert (waiting.at("solver").now, asked["n"]) == (1, 2)
         return rollouts
 
     def renderer_of(game: int) -> Any:
@@ -79,13 +85,25 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
 
     samplers, grader = {"solver": SimpleNamespace(sample=sample)}, object()
     renderer = SimpleNamespace(of=renderer_of)
-    bound = engine.bind(config, samplers, renderer, grader, watcher)  # type: ignore[arg-type]
-    for game in (5, 6):
-        asyncio.run(bound(game, submitted.append, lambda *note: noted.append(note)))
+
+    async def play_two() -> None:
+        async with recipe.RECIPES["mm_zero"].begin(config.recipe, renderer.of(0)) as playing:
+            bound = engine.bind(
+                playing.play,
+                samplers,  # type: ignore[arg-type]
+                {"solver": "solver"},
+                renderer,  # type: ignore[arg-type]
+                grader,  # type: ignore[arg-type]
+                watcher,  # type: ignore[arg-type]
+            )
+            for game in (5, 6):
+                await bound(game, submitted.append, lambda *note: noted.append(note))
+
+    asyncio.run(play_two())
     assert seen["table"].game == 6
     assert seen["rollouts"] == rollouts
     assert drawn == [(5, "<svg>5</svg>"), (6, "<svg>6</svg>")]
-    assert (waiting.answered("solver"), waiting.answered("renderer")) == (2, 2)
+    assert (waiting.at("solver").answered, waiting.at("renderer").answered) == (2, 2)
     assert seen["table"].grader is grader
     assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
     assert seen["cfg"] is config.recipe
@@ -135,7 +153,7 @@ class Sampler:
 
 def test_sampled_tokens_of_a_measurement_are_counted() -> None:
     counted: list[int] = []
-    sampler = Counting(Sampler(), counted.append)
+    sampler = counting(Sampler(), counted.append)
     rollouts = asyncio.run(sampler.sample([], n=3, params=SamplingParams(max_new_tokens=8)))
     assert counted == [sum(len(rollout.token_ids) for rollout in rollouts)] == [2 + 3 + 4]
 
@@ -147,12 +165,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     async def measure(samplers: Any, renderer: Any, recipe: Any, **wanted: Any) -> Any:
         calls.append(wanted)
-        number = len(calls)
-        return SimpleNamespace(means=lambda: {"m": number}, to_json=lambda: {"number": number})
+        values = {"m": (1.0, 0.0, None, 1.0), "number": (float(len(calls)),), "lost": (None,)}
+        return HeldoutResult(wanted["split"], 0, values), wanted["kept"] or {"by": len(calls)}
 
-    monkeypatch.setattr(measurements, "measure", measure)
-    monkeypatch.setattr(HeldoutResult, "from_json", classmethod(lambda cls, data: data))
-    monkeypatch.setattr(measurements, "compare", lambda before, after: [before, after])
+    one = replace(recipe.RECIPES["mm_zero"], measure=measure)
+    monkeypatch.setattr(measurements, "recipes_of", lambda config: {"mm_zero": one})
     return calls
 
 
@@ -176,9 +193,18 @@ def test_the_base_is_measured_once_and_only_while_all_policies_are_the_base(
     assert not make(config).wants_before({"solver": 0}), "nor after a restart"
     assert mine.results() is None, "half of a comparison is none"
     asyncio.run(mine.after())
-    assert mine.results() == [{"number": 1}, {"number": 2}]
+    results = mine.results()
+    assert results is not None
+    assert (results["before"]["number"], results["after"]["number"]) == (1, 2)
+    assert [call["kept"] for call in measured] == [None, {"by": 1}], "the base's, for both"
     assert [record[1]["when"] for record in records] == ["heldout-before", "heldout-after"]
-    assert json.loads((tmp_path / "heldout-before.json").read_text()) == {"number": 1}
+    assert [record[1]["step"] for record in records] == [0, config.run.steps]
+    for _, record in records:
+        (low, high) = record["ci95"]["m"]
+        assert 0 < low < 2 / 3 < high < 1
+        assert "lost" not in record["ci95"]
+    kept = json.loads((tmp_path / "heldout-before.json").read_text())["kept"]
+    assert kept == {"mm_zero": {"by": 1}}
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -190,10 +216,41 @@ def test_only_the_result_looks_at_the_held_out_scenes(
         config, RunDir(tmp_path), {}, object(), lambda *record: records.append(record)
     )
     asyncio.run(mine.dev(20))
-    assert records == [("dev", {"step": 20, "means": {"m": 1}})]
+    assert records == [("dev", {"step": 20, "means": {"m": 2 / 3, "number": 1.0}})]
     asyncio.run(mine.before())
     asyncio.run(mine.after())
     assert [call["split"] for call in measured] == ["dev", "heldout", "heldout"]
     assert [call["items"] for call in measured] == [60, 300, 300]
-    assert len({call["seed"] for call in measured[1:]}) == 1, "before and after see the same items"
-    assert [call.get("majority_items") for call in measured] == [None, 60, 0]
+    assert [call["majority_items"] for call in measured] == [0, 60, 0]
+
+
+def test_a_port_of_the_attempt_before_is_kept_unless_the_config_changed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert engine.read_port(run, 8620) is None
+    told = {"host": "127.0.0.1", "port": 8623, "configured": 8620}
+    run.dashboard.write_text(json.dumps(told))
+    assert engine.read_port(run, 8620) == 8623
+    assert engine.read_port(run, 9000) is None
+    run.dashboard.write_text("{}")
+    assert engine.read_port(run, 8620) is None
+
+
+def test_there_is_one_protocol_of_samplers_and_one_of_renderers() -> None:
+    assert table.Sampler is types.Sampler
+    assert table.Renderer is types.Renderer
+    told = re.compile(r"async def sample\(\s*self,\s*messages")
+    packages = ("engine", "roles", "rewards", "render_pool", "evals", "launch")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    found = [str(path.relative_to(ROOT)) for path in files if told.search(path.read_text())]
+    assert sorted(found) == ["engine/monitor/observed.py", "engine/sampler.py", "engine/types.py"]
+
+
+def test_what_lives_until_the_end_is_not_looked_at_for_garbage() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        engine.collect_less()
+        assert gc.get_freeze_count() > frozen
+        assert gc.get_threshold() > before
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import metrics
 from engine.buffer import Buffer
 from engine.monitor.observed import TIMELINE, Timeline
 from engine.rundir import RunDir
 from launch import trace
 from launch.library import Library, Wanted, reasons_of, rewards_of
+from roles.mm_zero.config import STREAMS
 from tests.engine.make_groups import make_group, make_rollout
 
 
@@ -59,7 +62,7 @@ def test_reasons_and_rewards_of_a_game() -> None:
     ],
 )
 def test_a_filter_lets_pass_what_it_says(query: dict[str, str], passes: bool) -> None:
-    assert Wanted.of(query).passes(a_game()) is passes
+    assert Wanted.of(query, STREAMS).passes(a_game()) is passes
 
 
 @given(
@@ -68,7 +71,7 @@ def test_a_filter_lets_pass_what_it_says(query: dict[str, str], passes: bool) ->
 def test_any_query_is_a_filter_or_a_clear_error(query: dict[str, str]) -> None:
     wanted, problem = None, ""
     try:
-        wanted = Wanted.of(query)
+        wanted = Wanted.of(query, STREAMS)
     except ValueError as error:
         problem = str(error)
     if wanted is None:
@@ -125,7 +128,7 @@ def test_a_trace_of_what_is_not_there_says_so(
 
 
 def test_the_library_reads_beside_a_run_that_writes(run: RunDir) -> None:
-    library = Library(run)
+    library = Library(run, STREAMS)
     assert "game 2" in library.gallery({})
     assert "<b>" not in library.gallery({})
     writer = Buffer.open(run.database)
@@ -136,3 +139,29 @@ def test_the_library_reads_beside_a_run_that_writes(run: RunDir) -> None:
         library.game(3)
     with pytest.raises(KeyError):
         library.image("00")
+
+
+def test_a_timeline_is_made_without_reading_all_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    buffer = Buffer.open(run.database)
+    assert buffer.reserve_version("solver", 0, 1) == 1
+    game = buffer.start_game("fake")
+    buffer.submit(make_group(game=game))
+    buffer.end_game(game, notes={"topic": "x"})
+    assert buffer.lease(
+        "solver", 1, 1, games={"solver": [game]}, steps={"solver": 0}, max_age={"solver": 4}
+    )
+    assert buffer.trained("solver", 1, 1, 3) == 1
+    buffer.close()
+    now_s = time.time()
+    rows = [{"t": now_s - 9e4 + n, "kind": "step", "policy": "solver", "step": n} for n in range(9)]
+    rows += [{"t": now_s - 8e4 + n, "kind": "engine", "filling": "x" * 500} for n in range(5000)]
+    rows += [{"t": now_s + 7, "kind": "step", "policy": "solver", "step": 3, "skipped": False}]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(metrics, "MAX_READ", 200_000)  # of 2.7 MB
+    events = Library(run, STREAMS).trace(game)["traceEvents"]
+    (trained,) = [event for event in events if event["name"] == "trained, step 3"]
+    assert trained["ts"] + trained["dur"] == pytest.approx((now_s + 7) * 1e6, abs=1e3)

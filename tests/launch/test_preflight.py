@@ -1,12 +1,14 @@
 """What the front door knows of a run that is to be resumed."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import ConfigError
+from engine.monitor import sinks
 from engine.rundir import RunDir
 from launch.async_selfplay import CONFIGS
 from launch.config import RootConfig, load_root
@@ -148,3 +150,32 @@ def test_a_run_whose_last_weights_were_not_evaluated_is_not_finished(tmp_path: P
     folder.mkdir(parents=True)
     (folder / "results.json").write_text('{"model": "m", "benchmarks": {}, "overall": {}}')
     assert finished(config, run) is not None
+
+
+@pytest.mark.parametrize(
+    "setting, field, extra",
+    [
+        ("tensorboard: true", "monitor.sinks.tensorboard", "tensorboard"),
+        ("wandb: offline", "monitor.sinks.wandb", "wandb"),
+    ],
+)
+def test_a_sink_without_its_library_is_refused_before_the_start(
+    setting: str, field: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == extra]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, extra, None)
+    wanted = [f"run.root={tmp_path}", f"monitor.sinks={{{setting}}}"]
+    with pytest.raises(ConfigError) as said:
+        check_before_start(load_root(CONFIGS / "quickstart.yaml", wanted), resume=False)
+    assert str(said.value).startswith(f"{field} needs {extra}")
+    assert str(said.value).endswith(f"pip install -e '.[{extra}]'")
+
+
+def test_a_folder_of_a_library_s_name_is_not_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no_such_library").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not sinks._is_installed("no_such_library")
+    assert sinks._is_installed("json")

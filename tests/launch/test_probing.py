@@ -1,9 +1,15 @@
 """What a server's /metrics tells, also when it was cut off; sums that keep to their price."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
 from engine.metrics import RateMeter
-from launch.probing import BUSY, RUNNING, _value
+from engine.monitor.prometheus import merged_servers
+from engine.routing import ServerPool
+from launch import probing
+from launch.probing import BUSY, PROBE_EVERY_S, RUNNING, Probe, _value
 from launch.snapshots import Paced
 
 
@@ -43,3 +49,82 @@ def test_sums_are_taken_as_often_as_their_price_allows() -> None:
     assert taken[0] * 0.1 < 0.004 * 600
     assert rates[-1] == pytest.approx(10.0)
     assert all(rate == pytest.approx(10.0) for rate in rates if rate)
+
+
+class Servers:
+    """Two policies' servers, and a probe that hears what `said` has by url."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        self.said: dict[str, str | None] = {}
+        self.pools = {name: ServerPool(name, max_concurrency=1) for name in ("a", "b")}
+        monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        self.probe = Probe(self.pools, None)  # type: ignore[arg-type]
+
+        async def text(url: str) -> str | None:
+            return self.said[url]
+
+        monkeypatch.setattr(self.probe, "_text", text)
+
+    def busy(self) -> dict[str, tuple[float, float]]:
+        self.now_s += PROBE_EVERY_S
+        found = asyncio.run(self.probe.busy())
+        assert found is not None
+        return found
+
+
+def test_a_server_that_was_started_again_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    servers.pools["a"].mark_ready("http://x", 1)
+    found = []
+    # Started again it counts from 0; then it does not answer once.
+    for worked_s in (50.0, 52.0, 54.0, 1.0, None, 7.0):
+        servers.said["http://x"] = None if worked_s is None else f"{BUSY} {worked_s}"
+        found.append(servers.busy())
+    every = PROBE_EVERY_S
+    assert found[0] == {}, "what it worked before it was seen is nobody's"
+    assert [one["a"] for one in found[1:]] == [
+        (2.0, every), (4.0, 2 * every), (5.0, 3 * every), (5.0, 3 * every), (11.0, 5 * every),
+    ]  # fmt: skip
+
+
+def test_a_server_that_moves_brings_no_work_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    for policy, worked_s in (("a", 0), ("a", 3), ("b", 6), ("b", 7), ("a", 8), ("a", 9)):
+        for name, pool in servers.pools.items():
+            if name == policy:
+                pool.mark_ready("http://x", 1)
+            else:
+                pool.remove("http://x")
+        servers.said["http://x"] = f"{BUSY} {worked_s}"
+        found = servers.busy()
+    assert found == {"a": (4.0, 2 * PROBE_EVERY_S), "b": (1.0, PROBE_EVERY_S)}
+
+
+def test_a_server_that_tells_only_what_runs_worked_where_something_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Servers(monkeypatch)
+    servers.pools["a"].mark_ready("http://x", 1)
+    for running in (1, 1, 0, 2):
+        servers.said["http://x"] = f"{RUNNING} {running}"
+        found = servers.busy()
+    assert found == {"a": (2 * PROBE_EVERY_S, 3 * PROBE_EVERY_S)}
+
+
+def test_a_dead_server_is_told_as_one_that_could_not_be_scraped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Servers(monkeypatch)
+    pool = servers.pools["a"]
+    for url in ("http://x", "http://y"):
+        pool.mark_ready(url, 1)
+        servers.said[url] = "up 1\n"
+    asyncio.run(servers.probe.texts())
+    servers.said["http://x"] = None
+    pool.mark_unready("http://x", "killed")
+    text = merged_servers(asyncio.run(servers.probe.texts())).decode()
+    assert 'streamzero_server_scrape_failed{policy="a",server="http://x"} 1.0' in text
+    assert 'streamzero_server_scrape_failed{policy="a",server="http://y"} 0.0' in text
+    pool.remove("http://x")  # it is another policy's: none of its own any more
+    assert asyncio.run(servers.probe.texts()) == {("a", "http://y"): "up 1\n"}

@@ -109,6 +109,38 @@ function aligned(chart) {
   return tables.length ? uPlot.join(tables) : null;
 }
 
+/* [low, high] of each point that has an interval, by the name of its series. */
+const intervals = (chart) => [...chart.series].flatMap(([name, points]) => points
+  .filter((point) => point.length === 4).map(([x, , low, high]) => ({name, x, low, high})));
+
+/* The scale has to hold them too. */
+function yRange(chart, low, high) {
+  const ends = intervals(chart).flatMap((one) => [one.low, one.high]);
+  return uPlot.rangeNum(Math.min(low, ...ends), Math.max(high, ...ends), 0.1, true);
+}
+
+function drawIntervals(plot, chart) {
+  const {ctx} = plot;
+  const width = uPlot.pxRatio;
+  ctx.save();
+  for (const {name, x, low, high} of intervals(chart)) {
+    const series = plot.series.find((one) => one.label === name);
+    if (!series?.show) continue;
+    const [across, bottom, top] = [plot.valToPos(x, 'x', true), plot.valToPos(low, 'y', true), plot.valToPos(high, 'y', true)];
+    ctx.strokeStyle = series.stroke();
+    ctx.lineWidth = width;
+    ctx.beginPath();
+    ctx.moveTo(across, bottom);
+    ctx.lineTo(across, top);
+    for (const end of [bottom, top]) {
+      ctx.moveTo(across - 4 * width, end);
+      ctx.lineTo(across + 4 * width, end);
+    }
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
 function makePlot(chart, data) {
   const {info} = chart;
   const names = [...chart.series].filter(([, points]) => points.length).map(([name]) => name);
@@ -117,9 +149,11 @@ function makePlot(chart, data) {
   const [dim, rule] = ['--dim', '--rule'].map((name) => theme.getPropertyValue(name).trim());
   const axis = {stroke: dim, font: '11px system-ui, sans-serif', grid: {stroke: rule, width: 1}, ticks: {show: false}};
   const isStep = info.x !== 'minutes';
+  const hasIntervals = intervals(chart).length > 0;
   return new uPlot({
     width: chart.body.clientWidth, height: CHART_HEIGHT, padding: [10, 18, 0, 0],
-    scales: {x: {time: false}},
+    scales: {x: {time: false}, ...(hasIntervals && {y: {range: (_, low, high) => yRange(chart, low, high)}})},
+    hooks: hasIntervals ? {draw: [(plot) => drawIntervals(plot, chart)]} : {},
     legend: {markers: {width: 3, dash: (plot, at) => (plot.series[at].dash ? 'dashed' : 'solid')}},
     cursor: {y: false, drag: {x: true, y: false}},
     axes: [
