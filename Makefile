@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CONFIG ?= launch/configs/quickstart.yaml
+# What is played: mm_zero, vision_zero, or mixed; or any config with CONFIG=.
+RECIPE ?= mm_zero
+CONFIG ?= launch/configs/$(if $(filter mm_zero,$(RECIPE)),quickstart,$(RECIPE)).yaml
 # The name of the run: the first free one of quickstart, quickstart-2, ... unless given.
 RUN ?=
 SET ?=

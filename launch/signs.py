@@ -1,4 +1,4 @@
-"""Signs that self-play is collapsing, read from the lines of `metrics.jsonl`: those of this game.
+"""Signs that self-play is collapsing, read from the lines of `metrics.jsonl`: those of our games.
 `engine.monitor.alarms` has those of any.
 
 The thresholds are those at which runs of the tiny base that went wrong could be told from those
@@ -10,7 +10,10 @@ from typing import Any
 
 from engine.monitor.snapshot import Alarm
 
-NAMES = ("votes_collapsed", "few_kept", "labels_wrong", "sign_fell", "proposals_repeat")
+NAMES = (
+    "votes_collapsed", "few_kept", "labels_wrong", "sign_fell", "proposals_repeat",
+    "clues_unreadable", "clues_repeat", "all_abstain", "seat_bias",
+)  # fmt: skip
 MIN_GROUPS = 200
 """Of the solver, before anything is said: some fifteen games. Fewer make every share fall."""
 MIN_PROPOSER_GROUPS = 40
@@ -23,6 +26,11 @@ MIN_LABEL_TRUE = 0.45
 MAX_CHARGED = 0.12
 """Mean charge for repetition (`rewards.diversity`). Measured: -.066 at most in eleven runs that
 charge for it; a repeated caption alone costs up to -.2."""
+MAX_UNREADABLE = 0.3
+MIN_DISTINCT = 0.3
+MAX_ABSTAINED = 0.7
+MAX_SEAT_SHARE = 2.0
+"""Times its fair part of the votes, over games in which each seat was the spy's equally often."""
 MAX_FALL = 0.15
 """Of a share, since its first value."""
 FALLING = {
@@ -52,7 +60,7 @@ FALLING_ON_DEV = {
 def signs(records: Iterable[Mapping[str, Any]]) -> list[Alarm]:
     """One for each sign that the newest records show; empty: none."""
     rows = list(records)
-    return [*_game_signs(rows), *_repetition(rows), *_dev_signs(rows)]
+    return [*_game_signs(rows), *_repetition(rows), *_dev_signs(rows), *_spy_signs(rows)]
 
 
 def _game_signs(records: Sequence[Mapping[str, Any]]) -> list[Alarm]:
@@ -110,6 +118,39 @@ def _repetition(records: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     sentence = f"proposals repeat themselves: they are charged {charged:.2f} for it in the mean"
     advice = "charge more (recipe.diversity), offer more topics, or lower learner.lr"
     return [Alarm("proposals_repeat", sentence, advice)]
+
+
+def _spy_signs(records: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+    """Of "who is the spy?": `play` are its charts (`roles.vision_zero.curves`) of recent games."""
+    known = [
+        row["play"]
+        for row in records
+        if row["kind"] == "groups" and "Votes received, by seat" in (row.get("play") or {})
+    ]
+    if not known:
+        return []
+    play, found = known[-1], []
+    readable = play.get("Clues that can be read", {})
+    for who, share in readable.items():
+        if 1 - share > MAX_UNREADABLE:
+            sentence = f"{1 - share:.0%} of the clues of the {who} can't be read"
+            advice = "look at their replies; raise recipe.clue_credit.invalid or max_new_tokens"
+            found.append(Alarm("clues_unreadable", sentence, advice))
+    distinct = play.get("Different clues in a game", {}).get("all", 1.0)
+    if distinct < MIN_DISTINCT:
+        sentence = f"only {distinct:.0%} of the turns bring a clue that no one gave before"
+        found.append(Alarm("clues_repeat", sentence, "lower learner.lr, or play fewer rounds"))
+    abstained = play.get("Votes", {}).get("abstained", 0.0)
+    if abstained > MAX_ABSTAINED:
+        sentence = f"{abstained:.0%} of the votes are N/A: nobody is charged, and nobody learns"
+        advice = "lower recipe.decision.abstain: a guess must pay earlier"
+        found.append(Alarm("all_abstain", sentence, advice))
+    seats = play["Votes received, by seat"]
+    if max(seats.values()) > MAX_SEAT_SHARE * sum(seats.values()) / len(seats):
+        worst = max(seats, key=lambda seat: seats[seat])
+        sentence = f"{worst} gets {seats[worst]:.0%} of the votes, whoever the spy is"
+        found.append(Alarm("seat_bias", sentence, "more careful voters: train votes longer"))
+    return found
 
 
 def _dev_signs(records: Sequence[Mapping[str, Any]]) -> list[Alarm]:

@@ -101,6 +101,10 @@ class GateConfig(Section):
     patience: int | None = Field(None, ge=1)
     debias: bool = True
     """Averages without the pull of their start at 0, which delays the first switch by 45 steps."""
+    max_unreadable: float = Field(0.3, ge=0, le=1)
+    """Clues are not trained while a larger share of them can't be read."""
+    min_distinct: float = Field(0.3, ge=0, le=1)
+    """Nor while a smaller share of a game's turns brings a clue of its own."""
 
 
 class VisionZeroConfig(Section):
@@ -172,4 +176,4 @@ class VisionZeroConfig(Section):
         """None where nothing is ever closed."""
         if self.gate.switch == "off":
             return None
-        return GateRules(**self.gate.model_dump())
+        return GateRules(**self.gate.model_dump(exclude={"max_unreadable", "min_distinct"}))

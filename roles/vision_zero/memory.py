@@ -1,9 +1,11 @@
-"""What the games of one run share: the baselines of clues, and the gate (Iterative-SPO).
+"""What the games of one run share: the baselines of clues, the gate (Iterative-SPO), and whether
+clues are still worth training.
 
 Structurally an `engine.stages.Gate`: its state is kept with every step and outlives a restart.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +19,41 @@ from rewards.spy_baselines import (
     update_then_subtract,
 )
 from roles.table import Pair
-from roles.vision_zero.config import STREAMS, VisionZeroConfig
+from roles.vision_zero.config import STREAMS, GateConfig, VisionZeroConfig
 from roles.vision_zero.credit import Credit, TurnCredit, turn_values
 from roles.vision_zero.gate import GateState, open_streams, tick
 from roles.vision_zero.outcome import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether clues are still clues: moving averages over games, from the first one on."""
+
+    unreadable: float = 0.0
+    """Share of the turns."""
+    distinct: float = 1.0
+    """Different clues / turns of a replica."""
+    games: int = 0
+
+    def after(self, replicas: Sequence[Replica], decay: float) -> "Health":
+        turns = [turn for replica in replicas for turn in replica.turns]
+        unreadable = sum(isinstance(turn.clue, Invalid) for turn in turns) / len(turns)
+        clues = [{t.clue for t in replica.turns if isinstance(t.clue, str)} for replica in replicas]
+        distinct = sum(map(len, clues)) / len(turns)
+        keep = min(decay, self.games / (self.games + 1))  # a plain mean at first
+        return Health(
+            keep * self.unreadable + (1 - keep) * unreadable,
+            keep * self.distinct + (1 - keep) * distinct,
+            self.games + 1,
+        )
+
+    def complaint(self, cfg: GateConfig) -> str | None:
+        """Why clues should not be trained now; None where they may."""
+        if self.unreadable > cfg.max_unreadable:
+            return f"{self.unreadable:.0%} of the clues can't be read"
+        if self.distinct < cfg.min_distinct:
+            return f"only {self.distinct:.0%} of the turns bring a clue of their own"
+        return None
 
 
 class Memory:
@@ -33,6 +66,7 @@ class Memory:
         self._baselines = Baselines()
         self._found: list[tuple[float, float]] = []
         """(accuracy, abstention) of each game since the last tick."""
+        self._health = Health()
 
     # what clues earn
 
@@ -103,7 +137,8 @@ class Memory:
     # the gate
 
     def remember(self, replicas: Sequence[Replica], spy: int, *, is_probe: bool) -> None:
-        """How a game went, for the next tick; only probes count where there are some."""
+        """How a game went, for the next tick; of votes only probes count where there are some."""
+        self._health = self._health.after(replicas, self._cfg.gate.decay)
         if self._cfg.probe_share and not is_probe:
             return
         finals = [replica.final for replica in replicas]
@@ -125,15 +160,26 @@ class Memory:
             if found
             else (None, None)
         )
+        before = self._gate.stage
         self._gate, switched = tick(self._gate, self._rules, accuracy, abstention)
+        sick = self._health.complaint(self._cfg.gate)
+        if self._gate.stage == "clue" and sick is not None:
+            self._gate = replace(self._gate, stage="decision", dwell=0)
+            # Where votes were trained and still are there is nothing to say.
+            switched = f"decision stage: {sick}" if before == "clue" else None
         return switched
 
     def gate_state(self) -> GateState:
         return self._gate
 
     def state(self) -> Any:
-        return {"gate": self._gate.to_json(), "baselines": self._baselines.to_json()}
+        return {
+            "gate": self._gate.to_json(),
+            "baselines": self._baselines.to_json(),
+            "health": asdict(self._health),
+        }
 
     def restore(self, state: Any) -> None:
         self._gate = GateState.from_json(state["gate"])
         self._baselines = Baselines.from_json(state["baselines"])
+        self._health = Health(**state["health"])
