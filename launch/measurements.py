@@ -51,6 +51,11 @@ class Measurements:
         self._samplers = samplers
         self._renderer = renderer
         self._record = record
+        self._measures = {
+            name: recipe.measure
+            for name, recipe in recipes_of(config).items()
+            if recipe.measure is not None
+        }
         self._kept: dict[str, dict[str, Any]] = {}
         self._before = run.path / "heldout-before.json"
         self._after = run.path / "heldout-after.json"
@@ -58,7 +63,7 @@ class Measurements:
     def wants_before(self, steps: Mapping[str, int]) -> bool:
         """True where the base has not been measured and all policies still are the base."""
         wanted = self._config.eval.heldout_items > 0 and not self._before.exists()
-        return wanted and not any(steps.values())
+        return bool(self._measures) and wanted and not any(steps.values())
 
     async def before(self) -> None:
         await self._heldout(self._before, step=0, majority_items=self._config.eval.majority_items)
@@ -102,7 +107,7 @@ class Measurements:
         """All recipes at once; with what each wants to be given the next time."""
 
         async def one(name: str) -> tuple[HeldoutResult, Any]:
-            return await recipes_of(self._config)[name].measure(
+            return await measures[name](
                 self._samplers,
                 self._renderer,
                 settings_of(self._config)[name],
@@ -113,10 +118,10 @@ class Measurements:
                 kept=kept.get(name),
             )
 
-        names = list(recipes_of(self._config))
-        found = await concurrently(one, names)
+        measures = self._measures
+        found = await concurrently(one, measures)
         values = {key: column for result, _ in found for key, column in result.values.items()}
-        keep = {name: data for name, (_, data) in zip(names, found, strict=True)}
+        keep = {name: data for name, (_, data) in zip(measures, found, strict=True)}
         return HeldoutResult(split, 0, values), keep
 
 

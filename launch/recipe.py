@@ -5,7 +5,7 @@ To add a game of your own, add its parts to `RECIPES` (roles/README.md, "Write y
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -50,20 +50,20 @@ class Recipe:
     """A game, as far as `launch` has to know it."""
 
     streams: tuple[str, ...]
-    """One per role; no two recipes share one."""
+    """One per role; no two recipes of one run share one."""
     stations: tuple[str, ...]
     """Where a game waits for work to be done, in its order: roles, and the renderer."""
-    funnel: Mapping[str, tuple[str, str]]
-    """{stream: what its rollouts are called, and those that passed the role's gate}"""
-    note: str
-    """The note of a game from which the curves are made."""
-    curves: Callable[[Sequence[Any]], Charts]
-    """Of the notes of the newest games."""
-    check: Callable[[Any], None]
-    """Raises ConfigError for what would fail only when the first game is played."""
     begin: Callable[[Any, Renderer], AbstractAsyncContextManager[Playing]]
     """From its settings, and the renderer that it may use beside the games."""
-    measure: Callable[..., Awaitable[tuple[HeldoutResult, Any]]]
+    check: Callable[[Any], None] = lambda settings: None
+    """Raises ConfigError for what would fail only when the first game is played."""
+    funnel: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """{stream: what its rollouts are called, and those that passed the role's gate}"""
+    note: str | None = None
+    """The note of a game from which the curves are made."""
+    curves: Callable[[Sequence[Any]], Charts] = lambda notes: {}
+    """Of the notes of the newest games."""
+    measure: Callable[..., Awaitable[tuple[HeldoutResult, Any]]] | None = None
     """(samplers, renderer, settings, split, items, samples, majority_items, kept): a measurement by
     exact truth, and JSON data for later ones of the same items, which get it as `kept`."""
 

@@ -93,7 +93,7 @@ class Watcher:
         """Of each game: {sign: (sum, number) of its values}."""
         self._settings = settings_of(config)
         self._recipes = recipes_of(config)
-        self._notes = {recipe.note: name for name, recipe in self._recipes.items()}
+        self._notes = {r.note: name for name, r in self._recipes.items() if r.note is not None}
         self._played: dict[str, deque[Any]] = {name: deque(maxlen=WINDOW) for name in self._recipes}
         """By recipe, the notes of its newest games."""
         self._events: deque[tuple[float, str, str]] = deque(maxlen=NUM_EVENTS)

@@ -6,26 +6,29 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 
-from engine.config import Section
 from engine.encoding import TextEncoder
 from engine.errors import ConfigError
 from engine.tasks import concurrently
-from engine.types import Group, Picture
+from engine.types import Group, Picture, Renderer
 from evals.scenes.drawing import to_svg
 from evals.scenes.splits import scenes
+from launch.recipe import Playing, Recipe
 from render_pool.config import RenderConfig
 from render_pool.pool import RenderPool
 from rewards.config import GraderConfig
 from rewards.grader import Grader
 from rewards.grading import boxed, canonical
+from roles.config import Section
 from roles.table import Table
 from tests.roles.tiny_outputs.base import MODEL, ROOT, VERSION, samplers_of
 
@@ -212,20 +215,27 @@ def test_the_binding_of_the_guide_plays_one_picture_after_the_other(tmp_path: Pa
         played.append((picture, table))
 
     names = {
-        **{"Section": Section, "Path": Path, "Callable": Callable, "Awaitable": Awaitable},
-        **{"Table": Table, "ConfigError": ConfigError, "play": play, "__name__": "binding"},
+        **{"Section": Section, "Path": Path, "Literal": Literal, "AsyncIterator": AsyncIterator},
+        **{"asynccontextmanager": asynccontextmanager, "Renderer": Renderer, "Playing": Playing},
+        **{"Recipe": Recipe, "ConfigError": ConfigError, "play": play, "__name__": "binding"},
     }
-    _, binding = blocks()
-    exec(compile(binding, str(GUIDE), "exec"), names)
-    cfg = names["RecipeConfig"](pictures=tmp_path)
+    _, *binding = blocks()
+    for block in binding:
+        exec(compile(block, str(GUIDE), "exec"), names)
+    look = names["LOOK"]
+    cfg = names["LookConfig"](pictures=tmp_path)
     with pytest.raises(ConfigError, match=r"recipe\.pictures"):
-        names["check"](cfg)
+        look.check(cfg)
     for name in ("b", "a"):
         (tmp_path / f"{name}.png").write_bytes(name.encode())
-    names["check"](cfg)
-    begun = names["begin"](cfg)
-    for game in (1, 2, 3):
-        asyncio.run(begun(game, f"table {game}"))
+    look.check(cfg)
+
+    async def play_three() -> None:
+        async with look.begin(cfg, None) as playing:
+            for game in (1, 2, 3):
+                await playing.play(game, f"table {game}")
+
+    asyncio.run(play_three())
     assert played == [(b"b", "table 1"), (b"a", "table 2"), (b"b", "table 3")]
     assert cfg.followers() == {}
-    assert set(names["STREAMS"]) == set(names["FUNNEL"])
+    assert set(look.streams) == set(look.funnel) == set(cfg.policies())
