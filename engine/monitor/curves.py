@@ -143,20 +143,28 @@ def draw(record: Record, first_s: float) -> Iterator[Point]:
     elif kind == "groups":
         yield from _groups(record, minutes)
     elif kind == "dev":
-        chart = Chart("dev", "learning", "Development set, never trained on", "share")
         for name, value in _numbers(record["means"]):
-            yield Point(chart, name, record["step"], value)
+            chart, series = _measured("dev", "Development set, never trained on", name)
+            yield Point(chart, series, record["step"], value)
     elif kind == "heldout":
-        chart = Chart("heldout", "learning", "Held-out set: the base, and the result", "share")
         # Older records have no step: the base is that of the first.
         step = record.get("step", 0 if record["when"].endswith("before") else None)
         for name, value in _numbers(record["means"]):
-            yield Point(chart, name, step, value, record.get("ci95", {}).get(name, ()))
+            chart, series = _measured("heldout", "Held-out set, the base and the result", name)
+            yield Point(chart, series, step, value, record.get("ci95", {}).get(name, ()))
     elif kind == "benchmarks":
         chart = Chart("benchmarks", "learning", f"Benchmarks, {record['policy']}", "share")
         for score in record["scores"].values():
             interval = (score.get("low"), score.get("high"))
             yield Point(chart, score["title"], record["step"], score["estimate"], interval)
+
+
+def _measured(id_: str, title: str, name: str) -> tuple[Chart, str]:
+    """Where `solver_hard_t1` is drawn: a chart for each first word, which is a role; else one."""
+    role, _, rest = name.partition("_")
+    if not rest:
+        return Chart(id_, "learning", title, "share"), name
+    return Chart(f"{id_}/{role}", "learning", f"{role}: {title}", "share"), rest.replace("_", " ")
 
 
 _REWARD = Chart("reward", "learning", "Reward of what was trained")

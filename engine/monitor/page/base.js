@@ -101,6 +101,14 @@ function xText(kind, value) {
   return value < 60 ? clock(value * 60) : `${clock(value * 60).slice(0, -3)} h`;
 }
 
+/* Enough digits to tell ticks apart that lie `step` from each other. */
+function tickText(unit, value, step) {
+  const [scaled, gap, sign] = unit === 'share' ? [value * 100, step * 100, ' %'] : [value, step, ''];
+  if (Math.abs(scaled) >= 1e4) return number(scaled) + sign;
+  const digits = Math.min(8, Math.max(0, Math.ceil(-Math.log10(gap) - 1e-9)));
+  return (gap < 1e-5 ? scaled.toExponential(1) : scaled.toFixed(digits)) + sign;
+}
+
 const yText = (unit, value) => (unit === 'share' ? percent(value) : number(value));
 
 // ---- roles: one colour each, everywhere -----------------------------------------------------------

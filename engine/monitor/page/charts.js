@@ -1,6 +1,6 @@
 'use strict';
 
-/* One uPlot for each chart, made when it comes into view. */
+/* One uPlot for each chart, made when it comes into view, or when the browser has nothing to do. */
 
 const MAX_POINTS = 2000;
 const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -49,6 +49,21 @@ function addPoints(list) {
     }
     chart.isDirty = true;
   }
+  if (!isDrawingAhead) {
+    isDrawingAhead = true;
+    whenIdle(drawAhead);
+  }
+}
+
+let isDrawingAhead = false;
+const whenIdle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+
+/* The charts that nobody has seen yet, one by one. */
+function drawAhead() {
+  const next = [...charts.values()].find((chart) => !chart.plot && chart.isDirty && aligned(chart));
+  if (next) drawChart(next, true);
+  if (next?.plot) whenIdle(drawAhead);
+  else isDrawingAhead = false;
 }
 
 /* Charts that stay keep their place on the page: a reconnect does not make it jump. */
@@ -113,10 +128,13 @@ function aligned(chart) {
 const intervals = (chart) => [...chart.series].flatMap(([name, points]) => points
   .filter((point) => point.length === 4).map(([x, , low, high]) => ({name, x, low, high})));
 
-/* The scale has to hold them too. */
+/* The scale has to hold them too; and a share that never changes is no reason for one up to 10000 %. */
 function yRange(chart, low, high) {
+  if (low === null || high === null) return [0, 1];
   const ends = intervals(chart).flatMap((one) => [one.low, one.high]);
-  return uPlot.rangeNum(Math.min(low, ...ends), Math.max(high, ...ends), 0.1, true);
+  const [least, most] = [Math.min(low, ...ends), Math.max(high, ...ends)];
+  if (chart.info.unit === 'share' && most - least < 1e-4) return [Math.max(0, least - 0.05), Math.min(1, most) + 0.05];
+  return uPlot.rangeNum(least, most, 0.1, true);
 }
 
 function drawIntervals(plot, chart) {
@@ -152,14 +170,14 @@ function makePlot(chart, data) {
   const hasIntervals = intervals(chart).length > 0;
   return new uPlot({
     width: chart.body.clientWidth, height: CHART_HEIGHT, padding: [10, 18, 0, 0],
-    scales: {x: {time: false}, ...(hasIntervals && {y: {range: (_, low, high) => yRange(chart, low, high)}})},
+    scales: {x: {time: false}, y: {range: (_, low, high) => yRange(chart, low, high)}},
     hooks: hasIntervals ? {draw: [(plot) => drawIntervals(plot, chart)]} : {},
     legend: {markers: {width: 3, dash: (plot, at) => (plot.series[at].dash ? 'dashed' : 'solid')}},
     cursor: {y: false, drag: {x: true, y: false}},
     axes: [
       {...axis, size: 28, gap: 4, space: 64, incrs: isStep ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 1e5, 1e6] : MINUTES,
         values: (_, ticks) => ticks.map((tick) => xText(info.x, tick))},
-      {...axis, size: 48, gap: 4, space: 32, values: (_, ticks) => ticks.map((tick) => yText(info.unit, tick))},
+      {...axis, size: 48, gap: 4, space: 32, values: (_, ticks, at, space, step) => ticks.map((tick) => tickText(info.unit, tick, step))},
     ],
     series: [
       {label: info.x === 'minutes' ? 'at' : info.x, value: (plot, value) => xText(info.x, value ?? plot.data[0].at(-1))},
@@ -171,8 +189,8 @@ function makePlot(chart, data) {
 }
 const MINUTES = [1 / 60, 1 / 12, 1 / 6, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 240, 480, 1440, 2880, 1e4];
 
-function drawChart(chart) {
-  if (!chart.isSeen || !chart.isDirty || !chart.body.clientWidth) return;
+function drawChart(chart, isAhead = false) {
+  if (!(chart.isSeen || isAhead) || !chart.isDirty || !chart.body.clientWidth) return;
   const data = aligned(chart);
   if (!data) return;
   chart.isDirty = false;
