@@ -239,6 +239,10 @@ class Admission:
             self._shut.add(stream)
             self._release(stream)
 
+    def is_open(self, stream: str) -> bool:
+        """False while its gate is closed."""
+        return stream not in self._shut
+
     def stop(self) -> None:
         """No game starts any more; what has started is played and trained."""
         self._stopped = True

@@ -29,6 +29,10 @@ class Gate(Protocol):
         """The open streams were trained once more. A sentence where others are open from now on."""
         ...
 
+    def numbers(self) -> dict[str, float]:
+        """What it decides by, for a chart."""
+        ...
+
     def state(self) -> Any:
         """JSON data from which `restore` makes the same memory."""
         ...

@@ -114,6 +114,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             )
             for name, recipe in recipes_of(config).items()
         }
+        watcher.gates = {n: one.gate for n, one in playing.items() if one.gate is not None}
         rules = rules_of(config)
         desk = Desk(
             socket=EngineSocket(address),
@@ -125,13 +126,12 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             stages=[
                 Stages(
                     recipe=name,
-                    gate=one.gate,
+                    gate=gate,
                     rules=rules,
                     buffer=buffer,
                     on_event=watcher.on_event,
                 )
-                for name, one in playing.items()
-                if one.gate is not None
+                for name, gate in watcher.gates.items()
             ],
             attempt=attempt,
             on_change=changes.notify,

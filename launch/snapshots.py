@@ -98,7 +98,7 @@ class Snapshots:
         now_s = time.monotonic()
         self._look_at_learners(engine, now_s)
         (counts, funnel, ages), at_s = self._sums()
-        streams = self._streams(counts["groups"], funnel, ages, at_s)
+        streams = self._streams(engine, counts["groups"], funnel, ages, at_s)
         policies = {
             policy: self._policy(engine, policy, rewards.get(policy), now_s)
             for policy in self._policies
@@ -140,6 +140,7 @@ class Snapshots:
 
     def _streams(
         self,
+        engine: Engine,
         counts: Mapping[str, Any],
         funnel: Mapping[str, Mapping[str, int]],
         ages: Mapping[str, Mapping[int, int]],
@@ -152,6 +153,7 @@ class Snapshots:
             own_ages = ages.get(stream, {})
             stats = age_stats(own_ages)
             found[stream] = StreamView(
+                is_open=engine.admission.is_open(stream),
                 ready=row["ready"],
                 leased=row["leased"],
                 trained=row["trained"],

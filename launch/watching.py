@@ -32,6 +32,7 @@ from engine.monitor.terminal import Terminal
 from engine.monitor.waiting import Waiting
 from engine.routing import ServerPool
 from engine.rundir import RunDir
+from engine.stages import Gate
 from engine.summary import build_summary, write_summary
 from engine.transport import Message
 from engine.types import Group
@@ -75,6 +76,8 @@ class Watcher:
         """What other parts have to say, a line each; "": nothing now."""
         self.views: list[Callable[[Snapshot], None]] = []
         """Who gets each snapshot, beside the terminal."""
+        self.gates: Mapping[str, Gate] = {}
+        """Of the recipes that train their streams in stages, by recipe."""
         self.waiting = Waiting()
         """To be kept by whoever asks stations for a game."""
         self.curves = Curves(draw)
@@ -253,7 +256,8 @@ class Watcher:
                     chart: series
                     for name, recipe in self._recipes.items()
                     for chart, series in recipe.curves(tuple(self._played[name])).items()
-                },
+                }
+                | {f"Gate of {name}": gate.numbers() for name, gate in self.gates.items()},
             },
         )
 

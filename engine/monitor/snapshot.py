@@ -23,6 +23,8 @@ class StreamView:
     """Groups, of the recent time."""
     trained_per_s: float = 0.0
     """Groups, of the recent time."""
+    is_open: bool = True
+    """False while its recipe's gate trains other streams."""
     funnel: Stages = ()
     """Rollouts sampled and usable, then groups submitted, kept and trained; see `stages`."""
 

@@ -169,8 +169,13 @@ class Memory:
             switched = f"decision stage: {sick}" if before == "clue" else None
         return switched
 
-    def gate_state(self) -> GateState:
-        return self._gate
+    def numbers(self) -> dict[str, float]:
+        """The averages that the gate compares, and its stage: 1 while clues are trained."""
+        if self._rules is None:
+            return {}
+        accuracy, abstention = self._gate.averages(self._rules)
+        stage = float(self._gate.stage == "clue")
+        return {"accuracy": accuracy, "abstention": abstention, "trains clues": stage}
 
     def state(self) -> Any:
         return {

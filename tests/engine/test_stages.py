@@ -29,6 +29,9 @@ class EveryOther:
         self.ticks += 1
         return f"switch {self.ticks}"
 
+    def numbers(self) -> dict[str, float]:
+        return {"ticks": float(self.ticks)}
+
     def state(self) -> Any:
         return {"ticks": self.ticks}
 

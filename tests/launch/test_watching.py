@@ -36,7 +36,7 @@ def watched(
     engine = SimpleNamespace(
         phase="self-play", holds_steps=False, is_paused=False, games=SimpleNamespace(in_flight={}),
         desk=SimpleNamespace(steps={}, versions={}, waiting=frozenset()),
-        admission=SimpleNamespace(waits_for=lambda policy: "games"),
+        admission=SimpleNamespace(waits_for=lambda policy: "games", is_open=lambda stream: True),
     )  # fmt: skip
     shown: list[Snapshot] = []
 

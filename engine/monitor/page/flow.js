@@ -76,7 +76,7 @@ function makeBuffer(name) {
     const drops = sum(Object.values(stream.dropped));
     const groups = Math.max(drops + stream.trained + stream.ready + stream.leased, 1);
     put(ready, count(stream.ready));
-    put(leased, `, ${count(stream.leased)} leased`);
+    put(leased, stream.is_open === false ? ', gate closed' : `, ${count(stream.leased)} leased`);
     drawPips(pips, stream.leased, stream.ready);
     dropped.set(drops / groups);
   }};
