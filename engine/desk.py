@@ -181,6 +181,7 @@ class Desk:
                 policy, request, self.attempt, reason="bad_batch" if is_bad else reason
             )
             admission.skipped(batch.consumption)
+            self._tell_stages(batch.consumption, admission)
             self._count_barren(policy)
             text = f"{policy}: batch skipped ({reason}), {dropped} groups dropped"
             self.on_event("warning" if is_bad else "info", text)
@@ -189,9 +190,13 @@ class Desk:
             self.steps[policy] = int(message["step"])
             with self.buffer.transaction():
                 self.buffer.trained(policy, request, self.attempt, self.steps[policy])
-                for stages in self.stages:
-                    stages.stepped(policy, self.steps, admission)
+                self._tell_stages(batch.consumption, admission)
         self.on_step(policy, message, batch.groups)
+
+    def _tell_stages(self, consumption: Consumption, admission: Admission) -> None:
+        with self.buffer.transaction():
+            for stages in self.stages:
+                stages.consumed(consumption, self.steps, admission)
 
     def _published(self, message: Message, admission: Admission) -> None:
         policy, version = message["policy"], int(message["version"])
@@ -240,12 +245,14 @@ class Desk:
             ):
                 changed = True
                 if not admission.consume(next_step):
+                    self._tell_stages(next_step, admission)
                     self._count_barren(policy)
                     continue  # games without a group: consumed at once; look at the next ones
                 request = parked.popleft()
                 groups = self._lease(request.request, next_step)
                 if not groups:
                     admission.skipped(next_step)
+                    self._tell_stages(next_step, admission)
                     self._count_barren(policy)
                 await self._send_batch(request, Batch(next_step, groups))
         return changed

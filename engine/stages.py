@@ -5,16 +5,19 @@ on yielding groups of all streams, and the gate opens those that a step may take
 closed one end as dropped[gate_closed]. No game waits for a switch and none is cancelled. A batch
 holds open streams alone; one that was leased before a switch is trained after it.
 
-The gate ticks once when every policy with an open stream has made a step since the last tick: with
-one policy, at each of its steps. What it knows is kept with each step, in the same transaction as
-the rows that the step trained, so a restored run goes on with the gate of the step restored to.
+The gate ticks once when every policy with an open stream has taken games of such a stream since
+the last tick: with one policy, at each of its steps. What was leased before a switch makes no tick
+after it; games that brought nothing to train on do, for it may be the gate that ends this (votes
+that are all right have no variance). What the gate knows is kept with each step, in the same
+transaction as the rows that the step trained, so a restored run goes on with the gate of the step
+restored to.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.admission import Admission, AdmissionRules
+from engine.admission import Admission, AdmissionRules, Consumption
 from engine.buffer import Buffer
 
 
@@ -26,7 +29,8 @@ class Gate(Protocol):
         ...
 
     def tick(self) -> str | None:
-        """The open streams were trained once more. A sentence where others are open from now on."""
+        """The open streams were taken from once more. A sentence where others are open from now
+        on."""
         ...
 
     def numbers(self) -> dict[str, float]:
@@ -49,8 +53,9 @@ class Stages:
     rules: AdmissionRules
     buffer: Buffer
     on_event: Callable[[str, str], None]
+    _open: frozenset[str] = frozenset()
     _due: set[str] = field(default_factory=set)
-    """Policies that have not stepped since the last tick."""
+    """Policies that have not taken games of an open stream since the last tick."""
 
     def begin(self, steps: Mapping[str, int], admission: Admission) -> None:
         """Go on with the gate of `steps`, those that the policies were restored to."""
@@ -59,11 +64,15 @@ class Stages:
             self.gate.restore(state)
         self._apply(admission)
 
-    def stepped(self, policy: str, steps: Mapping[str, int], admission: Admission) -> None:
-        """`policy` made a step. To be called in the transaction that marks its rows trained."""
-        if policy not in self._policies():
+    def consumed(
+        self, consumption: Consumption, steps: Mapping[str, int], admission: Admission
+    ) -> None:
+        """A policy made a step of these games, or they came to nothing; `steps` are those made by
+        now. To be called in the transaction that marks the step's rows trained."""
+        if consumption.policy not in self._policies():
             return
-        self._due.discard(policy)
+        if self._open.intersection(stream for stream, games in consumption.games.items() if games):
+            self._due.discard(consumption.policy)
         if not self._due:
             switched = self.gate.tick()
             if switched is not None:
@@ -81,6 +90,7 @@ class Stages:
             admission.gate(stream, stream in wanted)
             if stream not in wanted:
                 self.buffer.drop_ready(stream, "gate_closed")
+        self._open = wanted
         self._due = {self._policy(stream) for stream in wanted}
         self._due -= {policy for policy in self._due if admission.is_policy_finished(policy)}
 

@@ -108,7 +108,7 @@ class Club:
         self.steps[policy] += 1
         with self.buffer.transaction():
             self.buffer.trained(policy, self.requests, self.attempt, self.steps[policy])
-            self.stages.stepped(policy, self.steps, self.admission)
+            self.stages.consumed(taken, self.steps, self.admission)
         self.admission.published(policy, self.steps[policy])
         return sorted(taken.games)
 
@@ -175,3 +175,35 @@ def test_when_the_open_streams_are_finished_the_others_open(tmp_path: Path) -> N
         club.play()
         assert club.step("writer") == ["clue"]
     assert club.admission.is_finished
+
+
+def test_a_batch_from_before_a_switch_makes_no_tick_after_it(tmp_path: Path) -> None:
+    """Else a gate that switches at every step would switch back before the others had one."""
+    club = Club(tmp_path, SHARED)
+    club.play()
+    club.play()
+    ahead = club.admission.ready("player")
+    assert ahead is not None
+    assert club.admission.consume(ahead)
+    assert club.step("player") == ["vote"]
+    assert club.gate.open_streams() == {"clue"}
+    club.steps["player"] += 1
+    club.stages.consumed(ahead, club.steps, club.admission)
+    assert club.gate.open_streams() == {"clue"}, "that batch was of votes"
+    club.admission.published("player", 2)
+    club.play()
+    assert club.step("player") == ["clue"]
+
+
+def test_games_that_bring_nothing_to_train_on_tick_too(tmp_path: Path) -> None:
+    """Votes that are all right have no variance: only the gate can end this."""
+    club = Club(tmp_path, SHARED)
+    for _ in range(2):  # until its window is full, a step waits for games with groups
+        game = club.buffer.start_game("spy")
+        club.admission.start(game, "spy")
+        club.admission.settle(game)
+    taken = club.admission.ready("player")
+    assert taken is not None
+    assert not club.admission.consume(taken)
+    club.stages.consumed(taken, club.steps, club.admission)
+    assert club.gate.open_streams() == {"clue"}
