@@ -197,10 +197,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
     problems = []
     for item in error.errors():
-        item["loc"] = _without_tags(cls, item["loc"])
-        where = ".".join(str(part) for part in item["loc"])
+        loc, beside = _resolved(cls, item["loc"])
+        where = ".".join(str(part) for part in loc)
         if item["type"] == "extra_forbidden":
-            problems.append(f"unknown key {where!r}; {_hint(cls, item['loc'])}")
+            problems.append(f"unknown key {where!r}; {_hint(cls, loc, beside)}")
         elif item["type"] == "missing":
             problems.append(f"{where!r} is missing")
         else:
@@ -210,11 +210,13 @@ def _explain(cls: type[BaseModel], error: ValidationError, path: Path) -> str:
     return f"{path}: " + "; ".join(problems)
 
 
-def _without_tags(cls: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
-    """`loc` without the tags that pydantic puts behind a field that is one of several models."""
+def _resolved(cls: Any, loc: Sequence[int | str]) -> tuple[tuple[int | str, ...], list[str]]:
+    """`loc` without the tags that pydantic puts behind a field that is one of several models; and
+    the valid keys of the section in which it lies, of the model that the tag chose."""
     kept: list[int | str] = []
     choices: list[Any] = [cls]
     tags: set[str] = set()
+    beside: list[str] = []
     for part in loc:
         if part in tags:
             choices = [model for model in choices if _tag(model) == part]
@@ -222,10 +224,11 @@ def _without_tags(cls: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
             continue
         kept.append(part)
         if isinstance(part, str):
+            beside = list(dict.fromkeys(key for model in choices for key in model.model_fields))
             fields = [m.model_fields[part] for m in choices if part in m.model_fields]
             choices = [model for info in fields for model in _models_of(info.annotation)]
             tags = {_tag(model) for model in choices} if len(choices) > 1 else set()
-    return tuple(kept)
+    return tuple(kept), beside
 
 
 def _tag(model: Any) -> str:
@@ -234,11 +237,15 @@ def _tag(model: Any) -> str:
     return str(info.default) if info else ""
 
 
-def _hint(cls: type[BaseModel], loc: Sequence[int | str]) -> str:
+def _hint(cls: type[BaseModel], loc: Sequence[int | str], beside: Sequence[str]) -> str:
     """What a key that does not exist may have meant: its like nearby or elsewhere, or all there."""
     *parents, key = (str(part) for part in loc)
-    beside = _keys_beside(cls, loc)
-    places = _places(cls)
+    here = ".".join([*parents, key])  # where another game has such a key, it is no answer
+    places = {
+        name: paths
+        for name, all_ in _places(cls).items()
+        if (paths := [p for p in all_ if p != here])
+    }
     if near := difflib.get_close_matches(key, beside, n=1, cutoff=0.75):
         return f"did you mean {'.'.join([*parents, near[0]])!r}?"
     # A key in the wrong section, or one that has moved.
@@ -259,16 +266,6 @@ def _places(cls: Any, prefix: str = "") -> dict[str, list[str]]:
                 places = found.setdefault(name, [])
                 places.extend(path for path in paths if path not in places)
     return found
-
-
-def _keys_beside(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """The valid keys of the section in which `loc` lies."""
-    models: list[Any] = [cls]
-    for part in loc[:-1]:
-        if isinstance(part, str):
-            fields = [m.model_fields[part] for m in models if part in m.model_fields]
-            models = [model for info in fields for model in _models_of(info.annotation)]
-    return list(dict.fromkeys(key for model in models for key in model.model_fields))
 
 
 def _models_of(annotation: Any) -> list[Any]:

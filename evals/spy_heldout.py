@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import GameDropped
+from engine.errors import ConfigError, GameDropped
 from engine.tasks import concurrently
-from engine.types import Invalid, Picture, SamplingParams
+from engine.types import Invalid, SamplingParams
 from evals.heldout import HeldoutResult, Values
-from evals.scenes.pairs import GridFamily, clue_of
-from evals.scenes.scene import Scene, scene_hash
+from evals.scenes.pairs import FEWEST_SHAPES, GridFamily, clue_of
+from evals.scenes.scene import MOST, Scene, scene_hash
 from evals.scenes.splits import Split, scenes
 from evals.statistics import mean
 from rewards.spy import Vote
@@ -57,8 +57,16 @@ class Item:
 
 
 def pair_items(cfg: VisionZeroConfig, split: Split, count: int, seed: int = 0) -> list[Item]:
-    """`count` pairs of different scenes of `split`; the same ones for the same arguments."""
-    family = GridFamily(cfg.pairs.edits)
+    """`count` pairs of different scenes of `split`; the same ones for the same arguments.
+
+    Raises ConfigError where there are more players than a scene has shapes to name.
+    """
+    if count and cfg.num_players > MOST:
+        raise ConfigError(
+            f"recipe.num_players: {cfg.num_players} can't be measured on held-out scenes, which "
+            f"have {MOST} shapes at most; set eval.heldout_items=0 and eval.dev_items=0"
+        )
+    family = _family(cfg)
     found: dict[Scene, Item] = {}
     for scene in scenes(split, first=seed * _SEEDS_APART):
         if len(found) == count:
@@ -72,12 +80,22 @@ def pair_items(cfg: VisionZeroConfig, split: Split, count: int, seed: int = 0) -
     return list(found.values())
 
 
+def _family(cfg: VisionZeroConfig) -> GridFamily:
+    """With as many edits as in training, if a scene can have them."""
+    return GridFamily(min(cfg.pairs.edits, FEWEST_SHAPES))
+
+
 def _script(
     scene: Scene, edited: Scene, spy: int, cfg: VisionZeroConfig, rng: random.Random
 ) -> tuple[Clue, ...]:
-    """One round of true clues, but for the spy's, which names an edited shape."""
-    said = rng.sample(scene, k=cfg.num_players)
-    said[spy - 1] = rng.choice([shape for shape in edited if shape not in scene])
+    """One round of true clues, but for the spy's, which names an edited shape; on different cells.
+
+    Two clues about one cell would tell whom to suspect without a look at the picture.
+    """
+    lie = rng.choice([shape for shape in edited if shape not in scene])
+    others = [shape for shape in scene if shape.cell != lie.cell]
+    said = rng.sample(others, k=cfg.num_players - 1)
+    said.insert(spy - 1, lie)
     return tuple(Clue(seat, 1, clue_of(shape)) for seat, shape in enumerate(said, start=1))
 
 
@@ -125,18 +143,19 @@ class _Bench:
     async def measured(
         self, item: Item, samples: int, base: Sequence[Clue] | None
     ) -> tuple[dict[str, float | None], list[Clue]]:
-        family = GridFamily(self.cfg.pairs.edits)
+        family = _family(self.cfg)
         civilian, spy = [
-            await self.renderer.render(family.svg(scene, _SIDE))
-            for scene in (item.scene, item.edited)
+            await self._drawn(family.svg(scene, _SIDE)) for scene in (item.scene, item.edited)
         ]
-        assert isinstance(civilian, Picture), "our own SVG"
-        assert isinstance(spy, Picture), "our own SVG"
-        clues = await self._clues(item, civilian.png, spy.png)
+        clues = await self._clues(item, civilian, spy)
         row = _clue_values(family, item, clues)
         scripted, of_base, greedy = await concurrently(
-            lambda asked: self._votes(item, civilian.png, *asked),
-            [(item.script, samples, 1.0), (base or clues, samples, 1.0), (item.script, 1, 0.0)],
+            lambda asked: self._votes(item, civilian, *asked),
+            [
+                (item.script, samples, 1.0),
+                (clues if base is None else base, samples, 1.0),
+                (item.script, 1, 0.0),
+            ],
         )
         row |= {
             "vote_scripted_t1": mean([float(vote == item.spy) for _, vote in scripted]),
@@ -148,6 +167,12 @@ class _Bench:
         }
         return row, clues
 
+    async def _drawn(self, svg: str) -> bytes:
+        picture = await self.renderer.render(svg)
+        if isinstance(picture, Invalid):  # our own SVG: the pool had no time for it
+            raise GameDropped("render", picture.reason)
+        return picture.png
+
     async def _clues(self, item: Item, civilian: bytes, spy: bytes) -> list[Clue]:
         """One round of the model's own clues."""
         clues: list[Clue] = []
@@ -155,7 +180,7 @@ class _Bench:
             is_spy = seat == item.spy
             messages = self.prompts.clue(
                 seat=seat, is_spy=is_spy, num_players=self.cfg.num_players, round=1, num_rounds=1,
-                hint=GridFamily(self.cfg.pairs.edits).hint, transcript=clues, notes=(),
+                hint=_family(self.cfg).hint, transcript=clues, notes=(),
             )  # fmt: skip
             (reply,) = await self._sample(
                 "spy" if is_spy else "civilian", messages, 1, 1.0, spy if is_spy else civilian
@@ -167,8 +192,10 @@ class _Bench:
     async def _votes(
         self, item: Item, png: bytes, transcript: Sequence[Clue], n: int, temperature: float
     ) -> list[tuple[str, Vote]]:
+        if not transcript:  # the base's game was lost
+            return []
         messages = self.prompts.vote(
-            num_players=self.cfg.num_players, hint=GridFamily(self.cfg.pairs.edits).hint,
+            num_players=self.cfg.num_players, hint=_family(self.cfg).hint,
             transcript=transcript, seat=None,
         )  # fmt: skip
         replies = await self._sample(VOTER, messages, n, temperature, png)

@@ -56,7 +56,7 @@ class Measurements:
             for name, recipe in recipes_of(config).items()
             if recipe.measure is not None
         }
-        self._kept: dict[str, dict[str, Any]] = {}
+        self._dev = run.path / "dev-first.json"
         self._before = run.path / "heldout-before.json"
         self._after = run.path / "heldout-after.json"
 
@@ -74,10 +74,10 @@ class Measurements:
     async def dev(self, step: int) -> None:
         """One point of the development curve."""
         cfg = self._config.eval
-        kept = self._kept.get("dev", {})
-        result, self._kept["dev"] = await self._measure(
-            kept, split="dev", items=cfg.dev_items, majority_items=0
-        )
+        kept = _kept(self._dev)
+        result, keep = await self._measure(kept, split="dev", items=cfg.dev_items, majority_items=0)
+        if not kept:  # by the first point; a run that is resumed goes on with it
+            self._dev.write_text(json.dumps({"kept": keep}))
         self._record("dev", {"step": step, "means": result.means()})
 
     def results(self) -> dict[str, Any] | None:

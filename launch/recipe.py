@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 import evals.heldout
 import evals.spy_heldout
@@ -168,11 +168,13 @@ class MixedConfig(Section):
     """Games of several recipes at once."""
 
     name: Literal["mixed"] = "mixed"
-    recipes: tuple[OneRecipe, ...] = Field(min_length=2)
+    recipes: tuple[OneRecipe, ...]
 
     @model_validator(mode="after")
     def _each_once(self) -> "MixedConfig":
         names = [cfg.name for cfg in self.recipes]
+        if len(names) < 2:
+            raise ValueError("recipes: name at least two, or write one as the section `recipe`")
         if len(set(names)) < len(names):
             raise ValueError(f"recipes {', '.join(names)}: name each once")
         return self

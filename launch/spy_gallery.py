@@ -16,17 +16,15 @@ def spy_game_html(notes: Notes, source: ImageSource) -> str:
         for who in ("civilian", "spy")
     )
     replicas = "".join(
-        _replica(place, replica)
-        for place, replica in enumerate(game.get("replicas") or (), start=1)
-        if isinstance(replica, dict)
+        _replica(place, replica) for place, replica in enumerate(_rows(game, "replicas"), start=1)
     )
     head = f"<p>the spy: player {text(game.get('spy'))} · pair {text(game.get('pair'))}</p>"
     return f'{head}<div class="pair">{pictures}</div>{replicas}'
 
 
 def _replica(place: int, replica: Notes) -> str:
-    rows = "".join(_clue(clue) for clue in replica.get("clues") or ())
-    polls = "".join(_poll(poll) for poll in replica.get("polls") or ())
+    rows = "".join(map(_clue, _rows(replica, "clues")))
+    polls = "".join(map(_poll, _rows(replica, "polls")))
     return (
         f'<div class="proposal"><h4>replica {place}</h4>'
         f'<table class="clues"><tr><th>player</th><th>clue</th><th>true</th><th>reward</th></tr>'
@@ -48,15 +46,20 @@ def _clue(clue: Notes) -> str:
 
 
 def _poll(poll: Notes) -> str:
-    votes = [vote for vote in poll.get("votes") or () if isinstance(vote, dict)]
+    votes = _rows(poll, "votes")
     counts = Counter(_named(vote.get("vote")) for vote in votes)
     told = ", ".join(f"{text(name)} ×{times}" for name, times in counts.most_common())
     found = "the spy is found" if poll.get("found") else "the spy is not found"
-    replies = "\n".join(str(vote.get("text")) for vote in votes)
+    replies = "".join(pre(vote.get("text")) for vote in votes)
     return (
         f"<p><b>{found}</b> · votes: {told}</p>"
-        f"<details><summary>replies</summary>{pre(replies)}</details>"
+        f"<details><summary>replies</summary>{replies}</details>"
     )
+
+
+def _rows(notes: Notes, key: str) -> list[Notes]:
+    rows = notes.get(key)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _named(vote: Any) -> str:

@@ -156,7 +156,8 @@ def leave_one_out(rewards: Sequence[Sequence[float]]) -> tuple[tuple[float, ...]
         raise ValueError(f"{n} replica has no others to be compared with")
     sums = [math.fsum(column) for column in zip(*rewards, strict=True)]
     return tuple(
-        tuple(value - (total - value) / (n - 1) for value, total in zip(row, sums, strict=True))
+        # = value - (total - value) / (n - 1), but 0 where all are equal, whatever they are.
+        tuple((n * value - total) / (n - 1) for value, total in zip(row, sums, strict=True))
         for row in rewards
     )
 

@@ -180,11 +180,13 @@ class Memory:
     def state(self) -> Any:
         return {
             "gate": self._gate.to_json(),
+            "found": list(self._found),
             "baselines": self._baselines.to_json(),
             "health": asdict(self._health),
         }
 
     def restore(self, state: Any) -> None:
         self._gate = GateState.from_json(state["gate"])
+        self._found = [(accuracy, abstention) for accuracy, abstention in state["found"]]
         self._baselines = Baselines.from_json(state["baselines"])
         self._health = Health(**state["health"])

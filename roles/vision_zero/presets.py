@@ -14,6 +14,8 @@ _PAPER_SCALE: Mapping[str, Any] = {
     "scaled": False,
     "invalid": 0.0,
 }
+_NO_STOP_LOSS: Mapping[str, Any] = {"max_unreadable": 1.0, "min_distinct": 0.0}
+"""Neither the paper nor the release stops training clues that are none."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "vz_async": {},
@@ -25,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "probe_share": 0.0,
         "clue_credit": {**_PAPER_SCALE, "baseline": "rae_post", "decay": 0.95},
         "decision": {"right": 1.0, "abstain": -0.5, "wrong": -1.0, "format": 0.0},
-        "gate": {"debias": False},
+        "gate": {**_NO_STOP_LOSS, "debias": False},
     },
     "vz_code": {
         "rules": "release",
@@ -33,7 +35,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "replicas": 1,
         "probe_share": 0.0,
         "clue_credit": {**_PAPER_SCALE, "baseline": "rae_post", "decay": 0.9},
-        "gate": {"switch": "cycle", "cycle": 1},
+        "gate": {**_NO_STOP_LOSS, "switch": "cycle", "cycle": 1},
         "clue": {"temperature": 0.8, "max_new_tokens": 1024},
         "vote": {"temperature": 0.8, "max_new_tokens": 1024},
     },

@@ -8,6 +8,8 @@ is compared with what that seat earned elsewhere. Every game yields groups of al
 (`memory.py`) says which of them train.
 """
 
+import random
+
 from engine.tasks import concurrently
 from roles.table import Pair, Table
 from roles.vision_zero.config import STREAMS, VOTER, VisionZeroConfig
@@ -66,8 +68,14 @@ async def play_replica(players: Players) -> Replica:
 
 
 def spy_seat(game: int, num_players: int) -> int:
-    """In turn, so that each seat is the spy's equally often."""
-    return 1 + game % num_players
+    """Each seat once in `num_players` games, in a new order each time.
+
+    In turn it would be the same seats for ever where another recipe has every other number.
+    """
+    times, place = divmod(game, num_players)
+    order = list(range(1, num_players + 1))
+    random.Random(f"{times}/spy").shuffle(order)
+    return order[place]
 
 
 def is_probe(game: int, share: float) -> bool:
