@@ -1,12 +1,18 @@
-"""Makes the tiny base model of the embedded default: a weak but sane Qwen3-VL of 1.4 M parameters.
+"""Makes the tiny base models of the embedded default: weak but sane Qwen3-VLs of 1.4 M parameters.
 
     python launch/tiny_base.py --out DIR [--seed 0] [--steps 4000]    # about 35 minutes, one core
     python launch/tiny_base.py --check DIR                            # measure a folder's bands
+    python launch/tiny_base.py --spy --out DIR [--steps 2300]         # about 25 minutes, one core
+    python launch/tiny_base.py --spy --check DIR                      # the bands of both games
 
 The shipped folder `launch/tiny_base_model` came of the first command's defaults: 3000 clean steps,
 then 1000 with the habits of a weak model (`launch/pretraining/corpus.py`), 1750 CPU-seconds. It was
 made in two processes, the second of which continued the first one's state at step 3000. Repeated as
 one command, the losses were the same to four digits as far as it was followed (step 1900).
+
+`launch/tiny_spy_model`, of the third, knows the spy game too: it goes on from the shipped folder
+with both games in every step, the spy game without weak habits at first
+(`launch/pretraining/spy_corpus.py`).
 """
 
 import argparse
@@ -17,7 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SHIPPED = Path(__file__).resolve().parent / "tiny_base_model"
+SHIPPED_SPY = Path(__file__).resolve().parent / "tiny_spy_model"
 STEPS = 4000
+SPY_STEPS = 2300
 
 
 def main() -> int:
@@ -27,9 +35,12 @@ def main() -> int:
 
     # Two threads made training five times slower than one.
     torch.set_num_threads(1)
-    if arguments.check is None:
-        make(arguments.out, seed=arguments.seed, steps=arguments.steps)
-    return check(arguments.check or arguments.out, items=arguments.items, seed=arguments.seed)
+    if arguments.check is None and arguments.spy:
+        make_spy(arguments.out, seed=arguments.seed, steps=arguments.steps or SPY_STEPS)
+    elif arguments.check is None:
+        make(arguments.out, seed=arguments.seed, steps=arguments.steps or STEPS)
+    folder = arguments.check or arguments.out
+    return check(folder, items=arguments.items, seed=arguments.seed, spy=arguments.spy)
 
 
 def make(out: Path, *, seed: int, steps: int) -> None:
@@ -47,18 +58,45 @@ def make(out: Path, *, seed: int, steps: int) -> None:
     save_folder(model, tokenizer, out)
 
 
-def check(folder: Path, *, items: int = 200, seed: int = 0) -> int:
-    """Print the bands of a folder; 0 where all hold, else 1."""
+def make_spy(out: Path, *, seed: int, steps: int) -> None:
+    """Teach the shipped model the spy game besides what it knows, and save it."""
+    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+    from launch.pretraining.corpus import Writer
+    from launch.pretraining.model import save_folder
+    from launch.pretraining.sft import Plan, progress_printer, train
+    from launch.pretraining.spy_corpus import Mix, SpyWriter
+    from roles.mm_zero.prompts import load_prompts
+    from roles.vision_zero.prompts import load_prompts as load_spy_prompts
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(SHIPPED)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED)
+    writer = Writer(tokenizer, load_prompts("tiny"))
+    # MM-Zero's habits are there already and stay; its examples are half of those of a full step.
+    plan = Plan(steps, seed=seed, weak_from=0.0, lr=2e-3, scenes=12, drawings=6, proposals=7)
+    mix = Mix(SpyWriter(writer, load_spy_prompts("tiny")))
+    train(model, writer, plan, examples=mix, on_step=progress_printer(plan))
+    save_folder(model, tokenizer, out)
+
+
+def check(folder: Path, *, items: int = 200, seed: int = 0, spy: bool = False) -> int:
+    """Print the bands of a folder, with `spy` those of the spy game too; 0 where all hold."""
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
     from launch.pretraining.bands import measure
+    from launch.pretraining.spy_bands import measure_spy
     from roles.mm_zero.prompts import load_prompts
 
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     measured = measure(model, tokenizer, load_prompts("tiny"), items=items, seed=seed)
     print(measured.table())
-    return 1 if measured.outside() else 0
+    missed = measured.outside()
+    if spy:
+        measured_spy = measure_spy(model, tokenizer, items=items, seed=seed)
+        print("\n" + measured_spy.table())
+        missed += measured_spy.outside()
+    return 1 if missed else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,7 +105,14 @@ def _arguments() -> argparse.Namespace:
     where.add_argument("--out", type=Path, help="make the model and write its folder here")
     where.add_argument("--check", type=Path, help="only measure the bands of this folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of the training")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=f"optimizer steps ({STEPS}; {SPY_STEPS} for --spy)",
+    )
+    parser.add_argument(
+        "--spy", action="store_true", help="the model that knows the spy game too, and its bands"
+    )
     parser.add_argument("--items", type=int, default=200, help="items of each kind in the bands")
     return parser.parse_args()
 

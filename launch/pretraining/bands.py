@@ -6,7 +6,7 @@ The dev split is used, never the held-out one. A band is (lowest, highest) in pe
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
@@ -37,25 +37,27 @@ _VOTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Percentages by name: those of BANDS, and more that explain them."""
+    """Percentages by name: those of `bands`, and more that explain them."""
 
     values: dict[str, float]
+    bands: dict[str, tuple[float, float]] = field(default_factory=lambda: BANDS)
 
     def outside(self, slack: float = 0.0) -> list[str]:
         """Names of the bands that are missed by more than `slack` points."""
         return [
             name
-            for name, (low, high) in BANDS.items()
+            for name, (low, high) in self.bands.items()
             if not low - slack <= self.values[name] <= high + slack
         ]
 
     def table(self) -> str:
         lines = []
+        width = max(26, *map(len, self.values))
         for name, value in self.values.items():
-            low, high = BANDS.get(name, (0, 100))
-            verdict = "" if name not in BANDS else "ok" if low <= value <= high else "OUTSIDE"
-            band = f"{low:.0f}-{high:.0f}" if name in BANDS else ""
-            lines.append(f"{name:26} {value:6.1f}  {band:8} {verdict}")
+            low, high = self.bands.get(name, (0, 100))
+            verdict = "" if name not in self.bands else "ok" if low <= value <= high else "OUTSIDE"
+            band = f"{low:.0f}-{high:.0f}" if name in self.bands else ""
+            lines.append(f"{name:{width}} {value:6.1f}  {band:8} {verdict}")
         return "\n".join(lines)
 
 

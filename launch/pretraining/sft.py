@@ -50,9 +50,10 @@ class Plan:
         return self.lr * warm * (0.51 + 0.49 * math.cos(math.pi * step / self.steps))
 
 
-def step_examples(
-    plan: Plan, step: int, writer: Writer
-) -> tuple[list[Scene], list[Example], list[Example]]:
+StepExamples = tuple[list[Scene], list[Example], list[Example]]
+
+
+def step_examples(plan: Plan, step: int, writer: Writer) -> StepExamples:
     """Scenes, two examples about each picture (in order), and text-only examples."""
     rng = random.Random(f"{plan.seed}:{step}")
     rates = plan.rates(step)
@@ -77,13 +78,15 @@ def train(
     writer: Writer,
     plan: Plan,
     *,
+    examples: Callable[[Plan, int, Writer], StepExamples] = step_examples,
     resume: Path | None = None,
     save_at: dict[int, Path] | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
     """Train in place; returns the loss of each step.
 
-    `save_at` {step: file} keeps the state before that step; `resume` is such a file.
+    `examples`: what a step imitates. `save_at` {step: file} keeps the state before that step;
+    `resume` is such a file.
     """
     tiles = Tiles()
     optimizer = torch.optim.AdamW(
@@ -103,7 +106,7 @@ def train(
             torch.save({**state, "step": step}, save_at[step])
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step)
-        scenes, seeing, reading = step_examples(plan, step, writer)
+        scenes, seeing, reading = examples(plan, step, writer)
         shown = [i for i in range(len(scenes)) for _ in range(2)]
         total, weight = _loss(model, seeing, shown, tiles.patches(scenes))
         more, more_weight = _loss(model, reading, [None] * len(reading), torch.empty(0))

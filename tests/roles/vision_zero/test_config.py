@@ -312,7 +312,7 @@ def test_each_recipe_has_its_own_number_of_games() -> None:
             "recipe.recipes=[{name: vision_zero}, {name: vision_zero}]",
             ["'recipe'", "recipes vision_zero, vision_zero: name each once"],
         ),
-        (MIXED, "recipe.recipes=[{name: mm_zero}]", ["'recipe.recipes'", "at least two"]),
+        (MIXED, "recipe.recipes=[{name: mm_zero}]", ["'recipe'", "at least two"]),
         (MIXED, "recipe.recipe=[]", ["'recipe.recipe'", "'recipe.recipes'"]),
         (SPY, "recipe.name=vision_zer", ["'recipe'"]),
     ],
