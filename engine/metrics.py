@@ -23,7 +23,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ from engine.types import Group
 
 MAX_SILENCE_S = 600.0
 """After so long without anything new, and twice as long as usual, a rate is 0."""
+MAX_UNREAD = 16
+"""Groups that a meter holds whole, at most."""
 MAX_READ = 4 << 20
 """Bytes of a metrics file that `read_steps` reads at most: some hours of a small run."""
 _NEAR = 64 << 10
@@ -158,25 +160,35 @@ class GroupMeter:
     def __init__(self, window: int = 200) -> None:
         self._window = window
         self._streams: dict[str, _Recent] = {}
+        self._unread: list[Group] = []
 
     def add(self, group: Group) -> None:
-        """Called for every group, so it only keeps what `means` needs of it (never the rollouts:
-        they are large); the rest is done there, for many at a time, and not for all."""
-        recent = self._streams.get(group.stream)
-        if recent is None:
-            recent = self._streams[group.stream] = _Recent(self._window)
-        number = len(group.rollouts)
-        tokens = truncated = 0
-        for rollout in group.rollouts:
-            tokens += len(rollout.token_ids)
-            truncated += rollout.finish == "length"
-        reward = sum(group.rewards) / number
-        shares = (reward, tokens / number, truncated / number)
-        recent.rewards.append(reward)
-        recent.new.append((shares, group.has_signal, group.terms, group.extra))
+        """Called for every group, so it reads several at a time, which takes half as long."""
+        self._unread.append(group)
+        if len(self._unread) >= MAX_UNREAD:
+            self._read()
+
+    def _read(self) -> None:
+        """Keep what `means` needs of the new groups (never the rollouts: they are large). The rest
+        is done there, and not for all."""
+        for group in self._unread:
+            recent = self._streams.get(group.stream)
+            if recent is None:
+                recent = self._streams[group.stream] = _Recent(self._window)
+            number = len(group.rollouts)
+            tokens = truncated = 0
+            for rollout in group.rollouts:
+                tokens += len(rollout.token_ids)
+                truncated += rollout.finish == "length"
+            reward = sum(group.rewards) / number
+            shares = (reward, tokens / number, truncated / number)
+            recent.rewards.append(reward)
+            recent.new.append((shares, group.has_signal, group.terms, group.extra))
+        self._unread.clear()
 
     def reward(self, stream: str) -> float | None:
         """The mean of a stream's rewards alone: cheap. None where there is no group."""
+        self._read()
         recent = self._streams.get(stream)
         return sum(recent.rewards) / len(recent.rewards) if recent else None
 
@@ -185,15 +197,14 @@ class GroupMeter:
 
         `kept` is the share that a filter or zero variance did not take.
         """
+        self._read()
         streams: dict[str, dict[str, float]] = {}
         for stream, recent in self._streams.items():
-            recent.rows.extend(_measures(*group) for group in recent.new)
+            for group in recent.new:
+                row = _measures(*group)
+                recent.rows.append((tuple(row), tuple(row.values())))
             recent.new.clear()
-            rows, own = recent.rows, {}
-            for name in sorted(set().union(*rows)):
-                values = [row[name] for row in rows if name in row]
-                own[name] = sum(values) / len(values)
-            streams[stream] = own | {"num_groups": len(rows)}
+            streams[stream] = _means(recent.rows) | {"num_groups": len(recent.rows)}
         return streams
 
 
@@ -209,7 +220,26 @@ class _Recent:
     def __init__(self, window: int) -> None:
         self.rewards: deque[float] = deque(maxlen=window)
         self.new: deque[_Kept] = deque(maxlen=window)
-        self.rows: deque[dict[str, float]] = deque(maxlen=window)
+        self.rows: deque[_Row] = deque(maxlen=window)
+
+
+_Row = tuple[tuple[str, ...], tuple[float, ...]]
+"""(names, their values)."""
+
+
+def _means(rows: Iterable[_Row]) -> dict[str, float]:
+    """By name, over the rows that have it. Most rows have the same names, so whole columns of
+    them are summed at once."""
+    alike: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
+    for names, values in rows:
+        alike.setdefault(names, []).append(values)
+    sums: dict[str, float] = {}
+    numbers: dict[str, int] = {}
+    for names, table in alike.items():
+        for name, column in zip(names, zip(*table, strict=True), strict=True):
+            sums[name] = sums.get(name, 0.0) + sum(column)
+            numbers[name] = numbers.get(name, 0) + len(column)
+    return {name: sums[name] / numbers[name] for name in sorted(sums)}
 
 
 def _measures(

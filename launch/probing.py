@@ -11,6 +11,10 @@ import aiohttp
 from engine.routing import ServerPool
 
 PROBE_EVERY_S = 4.0
+IDLE_EVERY_S = 10.0
+"""Where nobody watches: as often as there are records."""
+YOUNG_S = 60.0
+"""At first they are asked often all the same: shares need three answers."""
 TIMEOUT_S = 1.0
 MAX_BYTES = 4 << 20
 BUSY = "sglang:busy_seconds_total"
@@ -35,16 +39,17 @@ class Probe:
     def __init__(self, pools: Mapping[str, ServerPool], session: aiohttp.ClientSession) -> None:
         self._pools = pools
         self._session = session
-        self._asked_s = time.monotonic()
+        self._began_s = self._asked_s = time.monotonic()
         self._known: dict[Place, _Known] = {}
         self._worked: dict[str, tuple[float, float]] = {}
         self._seen: set[Place] = set()
 
-    async def busy(self) -> dict[str, tuple[float, float]] | None:
+    async def busy(self, is_watched: bool = True) -> dict[str, tuple[float, float]] | None:
         """{policy: (seconds its servers worked, seconds there were)} since they were first asked;
         neither ever falls. None: it is not yet time to ask again."""
         now_s = time.monotonic()
-        if now_s - self._asked_s < PROBE_EVERY_S:
+        is_often = is_watched or now_s - self._began_s < YOUNG_S
+        if now_s - self._asked_s < (PROBE_EVERY_S if is_often else IDLE_EVERY_S):
             return None
         self._asked_s = now_s
         ready = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
@@ -102,9 +107,10 @@ class Probe:
 def _value(text: str, name: str) -> float | None:
     """The sum of a metric's samples; None where it is not there."""
     found = []
-    for line in text.splitlines():
-        if line.startswith((f"{name}{{", f"{name} ")):
-            after = line.rpartition("}")[2] if "}" in line else line.removeprefix(name)
+    # SGLang tells some thousand lines of other things: they are not looked at one by one.
+    for part in f"\n{text}".split(f"\n{name}")[1:]:
+        line = part.partition("\n")[0]
+        if line.startswith(("{", " ")):
             with suppress(ValueError, IndexError):  # a line that was cut off
-                found.append(float(after.split()[0]))
+                found.append(float(line.rpartition("}")[2].split()[0]))
     return sum(found) if found else None

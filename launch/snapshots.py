@@ -1,4 +1,4 @@
-"""One plain value of all that goes on, taken once a second from the live parts of a run."""
+"""One plain value of all that goes on, taken from the live parts of a run when it is wanted."""
 
 import math
 import time
@@ -27,32 +27,37 @@ from launch.tally import Tally
 from render_pool.measure import summarise
 
 T = TypeVar("T")
-MAX_PRICE = 0.0005
-"""Share of the time that sums over the whole run may take, or another part's counts."""
+MAX_PRICE = 0.0003
+"""Share of the time that sums over the whole run may work, or another part's counts."""
 NUM_SAMPLES = 30
 """Looks at a learner, one a second, over which its share without work is taken."""
 
 
 class Paced(Generic[T]):
     """A value that is computed anew as often as its price allows: the sums over the buffer's tables
-    take the longer the longer a run is."""
+    take the longer the longer a run is. The price is processor time: to be kept waiting for a
+    processor makes nothing dearer."""
 
     def __init__(
-        self, compute: Callable[[], T], clock: Callable[[], float] = time.monotonic
+        self,
+        compute: Callable[[], T],
+        clock: Callable[[], float] = time.monotonic,
+        worked: Callable[[], float] = time.thread_time,
     ) -> None:
         self._compute = compute
         self._clock = clock
+        self._worked = worked
         self._next_s = -math.inf
         self._value: T
         self._at_s = 0.0
 
     def __call__(self) -> tuple[T, float]:
         """The value, and when it was computed: rates of it go by that."""
-        before_s = self._clock()
-        if before_s >= self._next_s:
-            self._value, self._at_s = self._compute(), before_s
-            after_s = self._clock()
-            self._next_s = after_s + (after_s - before_s) / MAX_PRICE
+        now_s = self._clock()
+        if now_s >= self._next_s:
+            before_s = self._worked()
+            self._value, self._at_s = self._compute(), now_s
+            self._next_s = self._clock() + (self._worked() - before_s) / MAX_PRICE
         return self._value, self._at_s
 
 
@@ -82,6 +87,10 @@ class Snapshots:
         self._starved_since: dict[str, float] = {}
         self._mfu: dict[str, float] = {}
 
+    def look(self, engine: Engine) -> None:
+        """Once a second, whether or not a snapshot is taken: has each learner something to do?"""
+        self._look_at_learners(engine, time.monotonic())
+
     def on_step(self, policy: str, metrics: Mapping[str, Any]) -> None:
         """The learner's metrics of a step."""
         if metrics.get("mfu") is not None:
@@ -96,7 +105,6 @@ class Snapshots:
         """`rewards`: {policy: mean of its recent groups}; `parts`: what they count of their own
         accord, the renderer at least. Its lines, alarms and events are for others to fill in."""
         now_s = time.monotonic()
-        self._look_at_learners(engine, now_s)
         (counts, funnel, ages), at_s = self._sums()
         streams = self._streams(engine, counts["groups"], funnel, ages, at_s)
         policies = {
@@ -234,7 +242,7 @@ class Snapshots:
         return self._rate(counter, self._tally.totals.get(counter, 0.0), now_s)
 
     def _rate(self, name: str, total: float, now_s: float) -> float:
-        """Of one call a second for each name."""
+        """Of one call for each name in a snapshot."""
         return self._rates.setdefault(name, RateMeter()).rate(total, now_s)
 
 

@@ -1,6 +1,6 @@
 """What this attempt has added to the buffer's counters, which live over restarts.
 
-They are saved every few seconds, and when the run stops: a crash of the engine loses at most
+They are saved every few seconds, and when the run stops: a crash of the engine loses some
 `SAVE_EVERY_S` seconds of tokens, of work and of wall time.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from engine.buffer import Buffer
 from engine.routing import ServerPool
 
-SAVE_EVERY_S = 5.0
+SAVE_EVERY_S = 10.0
 
 
 class Tally:
@@ -55,7 +55,7 @@ class Tally:
         self._worked[part] = (worked_s, there_s)
 
     def count(self) -> None:
-        """Bring `totals` up to date, and now and then the buffer: once a second."""
+        """Bring `totals` up to date, and now and then the buffer."""
         self._count()
         if self.attempt_s - self._saved_s >= SAVE_EVERY_S:
             self._save()

@@ -1,8 +1,9 @@
 """What a run shows and keeps while it runs: metrics, counters, the views, the summary.
 
-The engine tells it what happened; it decides nothing. Once a second it takes one bounded
-snapshot: to the views (terminal, dashboard), every few seconds to `metrics.jsonl` and the sinks,
-and its sums to the buffer's counters, which live over restarts.
+The engine tells it what happened; it decides nothing. A bounded snapshot is taken at most once a
+second, and only where somebody wants it: a view that somebody looks at (terminal, dashboard), and
+every few seconds `metrics.jsonl` and the sinks; its sums go to the buffer's counters, which live
+over restarts.
 """
 
 import asyncio
@@ -52,6 +53,11 @@ RECORD_EVERY_S = 10.0
 NUM_EVENTS = 50
 WINDOW = 60
 """Games over which the means of their notes are taken."""
+SIGNED = "mm_zero"
+"""The recipe whose games in the small world the truth has something to say of."""
+NUM_SIGNED = 5
+"""Of the games since the last record, how many are compared with the truth, the newest ones; four
+times as many until there are `WINDOW`. That is most of what watching costs in the small world."""
 NUM_RECORDS = 5000
 SINKS_CLOSE_S = 5.0
 
@@ -74,8 +80,9 @@ class Watcher:
         self._renderer = renderer
         self.lines: list[Callable[[], str]] = []
         """What other parts have to say, a line each; "": nothing now."""
-        self.views: list[Callable[[Snapshot], None]] = []
-        """Who gets each snapshot, beside the terminal."""
+        self.views: list[Callable[[Callable[[], Snapshot]], None]] = []
+        """Called once a second, beside the terminal, with what takes this second's snapshot: to be
+        called by a view that somebody looks at, or later, when somebody comes."""
         self.gates: Mapping[str, Gate] = {}
         """Of the recipes that train their streams in stages, by recipe."""
         self.waiting = Waiting()
@@ -93,7 +100,12 @@ class Watcher:
         self._log = MetricLog(run.metrics)
         self._meter = GroupMeter()
         self._signs: deque[dict[str, tuple[float, int]]] = deque(maxlen=WINDOW)
-        """Of each game: {sign: (sum, number) of its values}."""
+        """Of each game that was compared: {sign: (sum, number) of its values}."""
+        self._num_unsigned = 0
+        """Games since then."""
+        cast = streams_of(config)
+        self._streams = {p: [s for s in cast if cast[s] == p] for p in policies_of(config)}
+        """By policy."""
         self._settings = settings_of(config)
         self._recipes = recipes_of(config)
         self._notes = {r.note: name for name, r in self._recipes.items() if r.note is not None}
@@ -105,6 +117,8 @@ class Watcher:
         self._warned: set[str] = set()
         self._has_dropped = False
         self._recorded_s = 0.0
+        self._is_watched = True
+        """Some view took a snapshot since the last second."""
         self._is_closed = False
         loop = asyncio.get_running_loop()
 
@@ -163,9 +177,8 @@ class Watcher:
         if recipe is None:
             return
         self._played[recipe].append(value)
-        if recipe == "mm_zero" and self._settings[recipe].prompts == "tiny":
-            found = game_signs(value)
-            self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
+        if recipe == SIGNED and self._settings[recipe].prompts == "tiny":
+            self._num_unsigned += 1
 
     def on_measured(self, policy: str, tokens: int) -> None:
         self._tally.measured(policy, tokens)
@@ -194,40 +207,49 @@ class Watcher:
     # once a second
 
     async def watch(self, engine: Engine) -> None:
-        """One snapshot to all views, one line of counters to the buffer."""
-        for policy, (worked_s, there_s) in (await self.probe.busy() or {}).items():
+        """What has to be looked at every second; a record where one is due; then the views."""
+        for policy, (worked_s, there_s) in (await self.probe.busy(self._is_watched) or {}).items():
             self._tally.worked(f"server/{policy}", worked_s, there_s)
+        self._is_watched = False
+        self._snapshots.look(engine)
+        take = _Once(lambda: self._take(engine))
         attempt_s = self._tally.attempt_s
-        stats, _ = self._stats()
-        self._tally.worked(RENDERER, stats["busy_s"], attempt_s * stats["workers"])
-        self._tally.count()
-        rewards = self._rewards()
-        snapshot = self._snapshots.take(engine, rewards, {RENDERER: stats, **self._dropped()})
         if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
-            self.record("engine", snapshot.record())
-            self._record_groups(snapshot.games["finished"])
-            self._raise_alarms(snapshot)
-        snapshot = replace(
+            self.record("engine", take().record())
+            self._record_groups(take().games["finished"])
+            self._raise_alarms(take())
+        look = _Once(lambda: self._told(take()))
+        with _unharmed("the terminal"):
+            if self.terminal.is_due(engine.phase):
+                self.terminal.show(look())
+        for show in self.views:
+            with _unharmed("a view of the run"):
+                show(look)
+
+    def _take(self, engine: Engine) -> Snapshot:
+        stats, _ = self._stats()
+        self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * stats["workers"])
+        self._tally.count()
+        parts = {RENDERER: stats, **self._dropped()}
+        return self._snapshots.take(engine, self._rewards(), parts)
+
+    def _told(self, snapshot: Snapshot) -> Snapshot:
+        """For a view: with what others than the engine say."""
+        self._is_watched = True
+        return replace(
             snapshot,
             lines=(*snapshot.lines, *(text for line in self.lines if (text := line()))),
             alarms=tuple(self._alarms),
             alarm_names=(*NAMES, *SIGN_NAMES),
             events=tuple(self._events),
         )
-        for show in (self.terminal.show, *self.views):
-            with _unharmed("a view of the run"):
-                show(snapshot)
 
     def _rewards(self) -> dict[str, float | None]:
         """{policy: mean reward of its recent groups}; of several streams, the mean of theirs."""
         found: dict[str, float | None] = {}
-        for policy in policies_of(self._config):
-            own = [
-                reward
-                for stream, trained in streams_of(self._config).items()
-                if trained == policy and (reward := self._meter.reward(stream)) is not None
-            ]
+        for policy, streams in self._streams.items():
+            own = [r for stream in streams if (r := self._meter.reward(stream)) is not None]
             found[policy] = sum(own) / len(own) if own else None
         return found
 
@@ -240,7 +262,17 @@ class Watcher:
             self.on_event("warning", text)
         return {"sinks": {"dropped": dropped}} if self._sinks.is_used else {}
 
+    def _compare(self) -> None:
+        """Some of the games since the last record, with the truth."""
+        most = NUM_SIGNED if len(self._signs) == WINDOW else 4 * NUM_SIGNED
+        if number := min(self._num_unsigned, most):
+            for proposals in [*self._played[SIGNED]][-number:]:
+                found = game_signs(proposals)
+                self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
+        self._num_unsigned = 0
+
     def _record_groups(self, num_games: int) -> None:
+        self._compare()
         found = {}
         for name in SIGNS:
             sums = [game[name] for game in self._signs]
@@ -316,6 +348,21 @@ def learner_parts(layout: LayoutConfig) -> dict[str, str]:
         for group in layout.learners
         for policy in group.policies
     }
+
+
+class _Once:
+    """A snapshot that is taken when it is first asked for."""
+
+    __slots__ = ("_take", "_taken")
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+        self._taken: Snapshot | None = None
+
+    def __call__(self) -> Snapshot:
+        if self._taken is None:
+            self._taken = self._take()
+        return self._taken
 
 
 @contextmanager

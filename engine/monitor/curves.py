@@ -7,7 +7,7 @@ a restart undid disappears: a series whose x goes back loses what lay behind.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_POINTS = 600
 """Of a series; then every second one goes, and every second new one is left out."""
@@ -26,8 +26,7 @@ class Chart:
     """What its points stand over: "step", "minutes" or "game"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     chart: Chart
     series: str
     x: float
@@ -90,8 +89,12 @@ class Curves:
         ]
 
     def _add(self, point: Point) -> None:
-        self._charts.setdefault(point.chart.id, point.chart)
-        own = self._series.setdefault(point.chart.id, {}).setdefault(point.series, _Series())
+        id_ = point.chart.id
+        if id_ not in self._charts:
+            self._charts[id_], self._series[id_] = point.chart, {}
+        own = self._series[id_].get(point.series)
+        if own is None:
+            own = self._series[id_][point.series] = _Series()
         while own.points and own.points[-1][0] > point.x:
             own.points.pop()
             self._is_rewritten = True
@@ -109,13 +112,13 @@ class Curves:
 
 
 def _told(point: Point) -> tuple[float, ...]:
-    if len(point.interval) == 2 and all(map(_is_number, point.interval)):
+    if point.interval and len(point.interval) == 2 and all(map(_is_number, point.interval)):
         return (point.x, point.y, *point.interval)
     return (point.x, point.y)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _described(chart: Chart) -> dict[str, Any]:
@@ -193,9 +196,9 @@ def _step(record: Record) -> Iterator[Point]:
     policy, step = record["policy"], record["step"]
     yield Point(_REWARD, policy, step, record["reward"])
     yield Point(_AGE, policy, step, record["age_mean"])
-    for name, value in _numbers(record.get("metrics", {})):
-        if name in _HEALTH:
-            yield Point(_HEALTH[name], policy, step, value)
+    metrics = record.get("metrics", {})
+    for name, value in _numbers({name: metrics[name] for name in metrics if name in _HEALTH}):
+        yield Point(_HEALTH[name], policy, step, value)
 
 
 def _engine(record: Record, minutes: float) -> Iterator[Point]:
@@ -227,5 +230,5 @@ def _groups(record: Record, minutes: float) -> Iterator[Point]:
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if type(value) in (int, float):  # a bool is none
             yield name, float(value)

@@ -8,7 +8,8 @@
     GET  /metrics             for Prometheus       GET  /metrics/servers what rollout servers tell
     GET  /control, POST /control/ACTION            with the token, where the config allows it
 
-Once a second `show` encodes one snapshot for all; what reads the buffer does so in a thread, with a
+Once a second `show` takes and encodes one snapshot for all who watch, and none where nobody does:
+then one is taken when somebody comes. What reads the buffer does so in a thread, with a
 connection of its own, one request at a time. Model text reaches a browser as JSON, which the page
 shows as text, or escaped in HTML; a drawing's SVG only as the PNG that was rendered from it.
 """
@@ -107,7 +108,7 @@ class Dashboard:
             *([] if port is None else [port]),
             *([0] if cfg.port == 0 else range(cfg.port, min(cfg.port + NUM_PORTS, 65536))),
         ]
-        self._snapshot: Snapshot | None = None
+        self._look: Callable[[], Snapshot] | None = None
         self._first_event = b""
         self._stream = EventStream(self._first)
         self._reading = asyncio.Semaphore(1)
@@ -161,13 +162,14 @@ class Dashboard:
         self._stream.close()
         await self._runner.cleanup()
 
-    def show(self, snapshot: Snapshot) -> None:
-        """To everybody who watches."""
-        self._snapshot = snapshot
+    def show(self, look: Callable[[], Snapshot]) -> None:
+        """To everybody who watches: once a second. `look` takes the snapshot of this second; it
+        stays good until the next call, for who comes meanwhile."""
+        self._look = look
         self._first_event = b""
         new = self._curves.take_new()
         if self._stream.num_clients:
-            event = self._told(snapshot)
+            event = self._told(look())
             if new is None:
                 event += encoded("history", {"charts": self._curves.all()})
             elif new:
@@ -178,8 +180,8 @@ class Dashboard:
         """What a new client gets: the same for all who come within a second."""
         if not self._first_event:
             self._first_event = encoded("history", {"charts": self._curves.all()})
-            if self._snapshot is not None:
-                self._first_event += self._told(self._snapshot)
+            if self._look is not None:
+                self._first_event += self._told(self._look())
         return self._first_event
 
     def _told(self, snapshot: Snapshot) -> bytes:
@@ -236,9 +238,9 @@ class Dashboard:
         return web.json_response(await self._reasons())
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        if self._snapshot is None:
+        if self._look is None:
             raise web.HTTPServiceUnavailable(text="no snapshot yet\n")
-        body = prometheus.exposition(self._snapshot)
+        body = prometheus.exposition(self._look())
         return web.Response(body=body, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def _metrics_of_servers(self, _: web.Request) -> web.Response:

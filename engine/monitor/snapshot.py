@@ -1,7 +1,7 @@
-"""What every view of a run shows: one plain value, made once a second."""
+"""What every view of a run shows: one plain value, made at most once a second."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 Stages = tuple[tuple[str, int], ...]
@@ -123,10 +123,20 @@ class Snapshot:
 
     def record(self) -> dict[str, Any]:
         """For `metrics.jsonl`, without what has a line of its own."""
-        data = asdict(self)
-        for key in ("name", "events", "lines", "alarms", "alarm_names"):
-            del data[key]
-        return data
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in ("name", "events", "lines", "alarms", "alarm_names")
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Views as dictionaries, what is in them as it is: a snapshot is never changed."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
 
 
 def stages(funnel: Mapping[str, int], names: tuple[str, str]) -> Stages:

@@ -51,14 +51,19 @@ class Terminal:
             self._live.stop()
             self._live = None
 
+    def is_due(self, phase: str) -> bool:
+        """Whether `show` would show something now: always on a TTY."""
+        now_s = time.monotonic()
+        is_new = phase != self._last_phase or now_s - self._last_line_s >= PLAIN_EVERY_S
+        return self._live is not None or is_new
+
     def show(self, snapshot: Snapshot) -> None:
+        """Where it is due."""
         if self._live is not None:
             self._live.update(view(snapshot, self._url, *self._console.size), refresh=True)
             return
-        now_s = time.monotonic()
-        is_new = snapshot.phase != self._last_phase
-        if is_new or now_s - self._last_line_s >= PLAIN_EVERY_S:
-            self._last_line_s, self._last_phase = now_s, snapshot.phase
+        if self.is_due(snapshot.phase):
+            self._last_line_s, self._last_phase = time.monotonic(), snapshot.phase
             self._console.print(line(snapshot), markup=False, highlight=False, soft_wrap=True)
 
 

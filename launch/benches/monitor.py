@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
-    """{"monitoring", "serving", "game"}: shares of the samples; serving is part of monitoring."""
+    """{"monitoring", "serving", "game"}: shares of the time; serving is part of monitoring."""
     found = {"monitoring": 0, "serving": 0, "game": 0}
     total = 0
     for stack, number in profile.items():
@@ -186,7 +186,7 @@ def _print(
     for has_clients, label in ((True, "with"), (False, "without")):
         values = " ".join(f"{value:.3f}" for value in windows[has_clients])
         print(f"  processor seconds per game {label:<8} {values}")
-    print(f"  share of samples that serve them      {found['serving']:.4f} (half of the time)")
+    print(f"  share of the time that serves them    {found['serving']:.4f} (half of the time)")
 
 
 def _met(value: float, most: float) -> str:

@@ -131,3 +131,23 @@ def test_means_over_recent_groups_count_dropped_ones_too() -> None:
     assert (means["kept"], means["extra/share"], means["num_groups"]) == (0.5, 0.75, 2)
     assert (means["tokens"], means["truncated"]) == (2, 0)
     assert "extra/label" not in means
+
+
+def test_a_meter_holds_few_groups_whole_and_tells_of_all_that_came() -> None:
+    meter = GroupMeter(window=50)
+    groups = [
+        make_group(rewards=(float(k), 1.0), extra={"share": k / 9} if k % 3 else {"other": 1})
+        for k in range(70)
+    ]
+    for group in groups:
+        meter.add(group)
+        assert len(meter._unread) < metrics.MAX_UNREAD
+    recent = groups[-50:]
+    rewards = [sum(group.rewards) / 2 for group in recent]
+    assert meter.reward("solver") == pytest.approx(sum(rewards) / 50)
+    means = meter.means()["solver"]
+    shares = [group.extra["share"] for group in recent if "share" in group.extra]
+    assert means["reward"] == pytest.approx(sum(rewards) / 50)
+    assert means["extra/share"] == pytest.approx(sum(shares) / len(shares))
+    assert (means["extra/other"], means["num_groups"]) == (1.0, 50)
+    assert [*means][:-1] == sorted([*means][:-1])

@@ -4,10 +4,12 @@ import asyncio
 import json
 import re
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine import loop
 from engine.monitor.access import is_authorised, read_or_make_token
 from engine.monitor.config import MonitorConfig
 from engine.monitor.curves import Curves, draw
 from engine.monitor.dashboard import Dashboard
+from engine.monitor.snapshot import Snapshot
 from engine.monitor.stream import EventStream
+from launch import watching
+from launch.snapshots import Snapshots
 from tests.launch.staged import HOSTILE, WATCH_S, Staged, faster_looks
 
 POLL_S = 0.05
@@ -377,3 +383,34 @@ def test_a_view_that_fails_ends_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         run.watcher.views.insert(0, broken)
         now = until(run, lambda _: True)["games"]["finished"]
         until(run, lambda snapshot: snapshot["games"]["finished"] > now + 5)
+
+
+def test_who_comes_after_nobody_watched_gets_numbers_of_now_and_then_each_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "WATCH_S", 0.5)
+    monkeypatch.setattr(watching, "RECORD_EVERY_S", 1000.0)
+    taken: list[float] = []
+    take = Snapshots.take
+
+    def counted(self: Snapshots, *given: Any) -> Snapshot:
+        taken.append(time.monotonic())
+        return take(self, *given)
+
+    monkeypatch.setattr(Snapshots, "take", counted)
+    with Staged(tmp_path, settings={"port": 0}) as run:
+        assert run.watcher is not None
+        time.sleep(2.5 * loop.WATCH_S)
+        assert len(taken) == 1, "the first line on the terminal"
+        elapsed_s = run.watcher._tally.elapsed_s
+        found = [data for kind, data in events(run.url, 5) if kind == "snapshot"]
+        assert abs(found[0]["elapsed_s"] - elapsed_s) < loop.WATCH_S
+        times = [snapshot["elapsed_s"] for snapshot in found]
+        assert all(0 < after - before < 2 * loop.WATCH_S for before, after in pairwise(times))
+        time.sleep(2.5 * loop.WATCH_S)
+        number, elapsed_s = len(taken), run.watcher._tally.elapsed_s
+        text = ask(f"{run.url}metrics")[1]
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        told_s = families["streamzero_elapsed_seconds"].samples[0].value
+        assert abs(told_s - elapsed_s) < loop.WATCH_S
+        assert len(taken) <= number + 1

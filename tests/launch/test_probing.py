@@ -9,7 +9,7 @@ from engine.metrics import RateMeter
 from engine.monitor.prometheus import merged_servers
 from engine.routing import ServerPool
 from launch import probing
-from launch.probing import BUSY, PROBE_EVERY_S, RUNNING, Probe, _value
+from launch.probing import BUSY, IDLE_EVERY_S, PROBE_EVERY_S, RUNNING, YOUNG_S, Probe, _value
 from launch.snapshots import Paced
 
 
@@ -39,7 +39,7 @@ def test_sums_are_taken_as_often_as_their_price_allows() -> None:
         taken[0] += 1
         return taken[0]
 
-    sums = Paced(compute, lambda: now[0])
+    sums = Paced(compute, lambda: now[0], lambda: now[0])
     meter = RateMeter()
     rates = []
     while now[0] < 600:
@@ -128,3 +128,20 @@ def test_a_dead_server_is_told_as_one_that_could_not_be_scraped(
     assert 'streamzero_server_scrape_failed{policy="a",server="http://y"} 0.0' in text
     pool.remove("http://x")  # it is another policy's: none of its own any more
     assert asyncio.run(servers.probe.texts()) == {("a", "http://y"): "up 1\n"}
+
+
+def test_after_the_first_minute_servers_are_asked_less_often_while_nobody_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Servers(monkeypatch)
+
+    def asked(seconds: float, *, is_watched: bool) -> int:
+        number = 0
+        for _ in range(int(seconds)):
+            servers.now_s += 1.0
+            number += asyncio.run(servers.probe.busy(is_watched)) is not None
+        return number
+
+    assert asked(YOUNG_S - 1, is_watched=False) == (YOUNG_S - 1) // PROBE_EVERY_S
+    assert asked(60, is_watched=False) == 60 // IDLE_EVERY_S
+    assert asked(60, is_watched=True) == 60 // PROBE_EVERY_S

@@ -2,7 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from engine.buffer import Buffer, Leased
+from engine.metrics import read_metrics
 from engine.monitor import alarms
 from engine.monitor.prometheus import exposition
 from engine.monitor.snapshot import Snapshot
@@ -19,7 +21,8 @@ from engine.routing import ServerPool
 from engine.rundir import RunDir
 from launch import signs, watching
 from launch.config import load_root
-from launch.watching import Watcher
+from launch.snapshots import Snapshots
+from launch.watching import NUM_SIGNED, WINDOW, Watcher
 from tests.engine.make_groups import make_group
 from tests.launch.staged import CONFIG, ROLES, SlowRenderer
 
@@ -29,13 +32,17 @@ TWO_GROUPS = (
 
 
 def watched(
-    folder: Path, overrides: list[str], act: Callable[[Watcher], None] = lambda watcher: None
+    folder: Path,
+    overrides: list[str],
+    act: Callable[[Watcher], None] = lambda watcher: None,
+    looks: Sequence[bool] = (True, True),
 ) -> list[Snapshot]:
-    """Two looks at an engine that does nothing, after something has happened to its watcher."""
+    """Some seconds of an engine that does nothing but wait, after something has happened to its
+    watcher; `looks`: whether somebody watches in each."""
     config = load_root(CONFIG, [f"run.root={folder}", "run.name=watched", *overrides])
     engine = SimpleNamespace(
         phase="self-play", holds_steps=False, is_paused=False, games=SimpleNamespace(in_flight={}),
-        desk=SimpleNamespace(steps={}, versions={}, waiting=frozenset()),
+        desk=SimpleNamespace(steps={}, versions={}, waiting=frozenset(ROLES)),
         admission=SimpleNamespace(waits_for=lambda policy: "games", is_open=lambda stream: True),
     )  # fmt: skip
     shown: list[Snapshot] = []
@@ -48,9 +55,10 @@ def watched(
         renderer: Any = SlowRenderer(0.0)
         session: Any = None
         with Watcher(config, run, buffer, pools, renderer, session) as watcher:
-            watcher.views.append(shown.append)
+            seconds = iter(looks)
+            watcher.views.append(lambda look: shown.append(look()) if next(seconds) else None)
             act(watcher)
-            for _ in range(2):
+            for _ in looks:
                 await watcher.watch(engine)  # type: ignore[arg-type]
         buffer.close()
 
@@ -113,3 +121,81 @@ def test_every_alarm_that_there_is_has_a_metric(tmp_path: Path) -> None:
     text = exposition(watched(tmp_path, [])[-1]).decode()
     for name in (*alarms.NAMES, *signs.NAMES):
         assert f'streamzero_alarm{{name="{name}",run="watched"}}' in text
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Grows with each snapshot that is taken."""
+    found: list[float] = []
+    take = Snapshots.take
+
+    def counted(self: Snapshots, *given: Any) -> Snapshot:
+        found.append(time.monotonic())
+        return take(self, *given)
+
+    monkeypatch.setattr(Snapshots, "take", counted)
+    return found
+
+
+def test_while_nobody_watches_snapshots_are_taken_for_records_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[float]
+) -> None:
+    watched(tmp_path, [], looks=[False] * 20)
+    assert len(taken) == 1, "for the first line on the terminal"
+    monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
+    taken.clear()
+    watched(tmp_path, [], looks=[False] * 20)
+    records = read_metrics(RunDir(tmp_path / "watched").metrics)
+    assert len(taken) == 20 == sum(record["kind"] == "engine" for record in records)
+
+
+def test_one_snapshot_serves_all_who_want_one_in_the_same_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[float]
+) -> None:
+    monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
+    again: list[Snapshot] = []
+    shown = watched(
+        tmp_path,
+        [],
+        lambda watcher: watcher.views.append(lambda look: again.append(look())),
+        looks=[True] * 3,
+    )
+    assert len(taken) == 3
+    assert all(one is other for one, other in zip(shown, again, strict=True))
+
+
+def test_learners_are_looked_at_every_second_whoever_watches(tmp_path: Path) -> None:
+    busy = ["layout.learners=[{ranks: [0], policies: [proposer, coder, solver]}]"]
+
+    def act(watcher: Watcher) -> None:
+        watcher._snapshots._starved["solver"].extend([False] * 6)
+
+    (last,) = watched(tmp_path, busy, act, looks=[*[False] * 5, True])
+    assert last.policies["solver"].starved == 0.5
+    assert last.policies["solver"].starved_s > 0
+
+
+def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def signs_of(proposals: Any) -> dict[str, list[float]]:
+        asked.append(proposals)
+        return {name: [1.0] for name in watching.SIGNS}
+
+    monkeypatch.setattr(watching, "game_signs", signs_of)
+    numbers = []
+
+    def act(watcher: Watcher) -> None:
+        for games in (0, 7, *[100] * 4):
+            for game in range(games):
+                watcher.on_note("proposals", [{"text": str(game)}])
+            watcher._record_groups(games)
+            numbers.append(len(asked))
+
+    watched(tmp_path, [], act, looks=())
+    fast = 4 * NUM_SIGNED
+    assert numbers == [0, 7, 7 + fast, 7 + 2 * fast, 7 + 3 * fast, 7 + 3 * fast + NUM_SIGNED]
+    assert numbers[-2] >= WINDOW
+    assert asked[-1] == [{"text": "99"}], "the newest ones"
