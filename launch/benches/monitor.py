@@ -24,6 +24,7 @@ from pathlib import Path
 
 import aiohttp
 
+from engine.buffer import Buffer
 from engine.rundir import RunDir
 from launch.profiling import read_profile
 
@@ -127,9 +128,9 @@ async def _watch(
     while process.poll() is None:
         clients = [asyncio.create_task(_read(url)) for _ in range(options.clients * has_clients)]
         await asyncio.sleep(_CONNECT_S)
-        before = await _reading(url, engine)
+        before = _reading(run_dir, engine)
         await asyncio.sleep(options.window_s)
-        after = await _reading(url, engine)
+        after = _reading(run_dir, engine)
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
@@ -146,16 +147,19 @@ async def _read(url: str) -> None:
             pass
 
 
-async def _reading(url: str, engine: int) -> tuple[float, float] | None:
-    """(processor seconds, games finished) of the engine; None: it is gone."""
+def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
+    """(processor seconds, games finished) of the engine; None: it is gone. The games are those in
+    the buffer: what the engine tells of them is older while somebody watches than when somebody
+    comes."""
     try:
         seconds = _processor_s(engine)
-        async with aiohttp.ClientSession() as session, session.get(f"{url}metrics") as response:
-            text = await response.text()
-    except (OSError, aiohttp.ClientError):
+    except OSError:
         return None
-    games = [line for line in text.splitlines() if line.startswith("streamzero_games_finished_t")]
-    return seconds, float(games[0].rpartition(" ")[2])
+    buffer = Buffer.open(run_dir.database, read_only=True)
+    try:
+        return seconds, buffer.counts()["games"]["finished"]
+    finally:
+        buffer.close()
 
 
 def _processor_s(pid: int) -> float:
