@@ -59,13 +59,10 @@ class Item:
 def pair_items(cfg: VisionZeroConfig, split: Split, count: int, seed: int = 0) -> list[Item]:
     """`count` pairs of different scenes of `split`; the same ones for the same arguments.
 
-    Raises ConfigError where there are more players than a scene has shapes to name.
+    Raises ConfigError as `check_measurable` does.
     """
-    if count and cfg.num_players > MOST:
-        raise ConfigError(
-            f"recipe.num_players: {cfg.num_players} can't be measured on held-out scenes, which "
-            f"have {MOST} shapes at most; set eval.heldout_items=0 and eval.dev_items=0"
-        )
+    if count:
+        check_measurable(cfg)
     family = _family(cfg)
     found: dict[Scene, Item] = {}
     for scene in scenes(split, first=seed * _SEEDS_APART):
@@ -78,6 +75,15 @@ def pair_items(cfg: VisionZeroConfig, split: Split, count: int, seed: int = 0) -
             spy = 1 + len(found) % cfg.num_players
             found[scene] = Item(scene, edited, spy, _script(scene, edited, spy, cfg, rng))
     return list(found.values())
+
+
+def check_measurable(cfg: VisionZeroConfig) -> None:
+    """Raise ConfigError where there are more players than a scene has shapes to name."""
+    if cfg.num_players > MOST:
+        raise ConfigError(
+            f"recipe.num_players: {cfg.num_players} can't be measured on held-out scenes, which "
+            f"have {MOST} shapes at most; set eval.heldout_items=0 and eval.dev_items=0"
+        )
 
 
 def _family(cfg: VisionZeroConfig) -> GridFamily:

@@ -150,6 +150,10 @@ def reasons_of(game: Mapping[str, Any]) -> set[str]:
         for clue in _rows(replica.get("clues")):
             if "invalid" in clue:
                 found.add(_short(clue["invalid"]))
+        for poll in _rows(replica.get("polls")):
+            for vote in _rows(poll.get("votes")):
+                if isinstance(vote.get("vote"), str):
+                    found.add(_short(vote["vote"]))
     for proposal in _rows(game["notes"].get("proposals")):
         if "invalid" in proposal:
             found.add(_short(proposal["invalid"]))

@@ -37,7 +37,8 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
     ports."""
     check_layout(config.layout, policies_of(config), world, followers(config))
     for name, recipe in recipes_of(config).items():
-        recipe.check(settings_of(config)[name])
+        is_measured = config.eval.heldout_items > 0 or config.eval.dev_items > 0
+        recipe.check(settings_of(config)[name], is_measured)
     check_system(config.render.backend)
     check_base_model(config.model.base)
     if config.learner.lora is not None:

@@ -20,7 +20,7 @@ from engine.config import Section
 from engine.stages import Gate
 from engine.types import Renderer, Sampler
 from evals.heldout import HeldoutResult
-from evals.spy_heldout import transcripts_from_json, transcripts_to_json
+from evals.spy_heldout import check_measurable, transcripts_from_json, transcripts_to_json
 from launch.pairs import check_pairs, open_pairs
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.memory import Memory
@@ -55,8 +55,8 @@ class Recipe:
     """Where a game waits for work to be done, in its order: roles, and the renderer."""
     begin: Callable[[Any, Renderer], AbstractAsyncContextManager[Playing]]
     """From its settings, and the renderer that it may use beside the games."""
-    check: Callable[[Any], None] = lambda settings: None
-    """Raises ConfigError for what would fail only when the first game is played."""
+    check: Callable[[Any, bool], None] = lambda settings, is_measured: None
+    """Raises ConfigError for what would fail only when the first game is played, or measured."""
     funnel: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """{stream: what its rollouts are called, and those that passed the role's gate}"""
     note: str | None = None
@@ -68,13 +68,15 @@ class Recipe:
     exact truth, and JSON data for later ones of the same items, which get it as `kept`."""
 
 
-def _check_mm_zero(cfg: MMZeroConfig) -> None:
+def _check_mm_zero(cfg: MMZeroConfig, is_measured: bool) -> None:
     load_prompts(cfg.prompts)
 
 
-def _check_vision_zero(cfg: VisionZeroConfig) -> None:
+def _check_vision_zero(cfg: VisionZeroConfig, is_measured: bool) -> None:
     load_spy_prompts(cfg.prompts)
     check_pairs(cfg.pairs)
+    if is_measured:
+        check_measurable(cfg)
 
 
 @asynccontextmanager

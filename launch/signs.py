@@ -13,6 +13,7 @@ from engine.monitor.snapshot import Alarm
 NAMES = (
     "votes_collapsed", "few_kept", "labels_wrong", "sign_fell", "proposals_repeat",
     "clues_unreadable", "clues_repeat", "all_abstain", "seat_bias",
+    "private_code",
 )  # fmt: skip
 MIN_GROUPS = 200
 """Of the solver, before anything is said: some fifteen games. Fewer make every share fall."""
@@ -31,6 +32,9 @@ MIN_DISTINCT = 0.3
 MAX_ABSTAINED = 0.7
 MAX_SEAT_SHARE = 2.0
 """Times its fair part of the votes, over games in which each seat was the spy's equally often."""
+MAX_AHEAD = 0.3
+"""Of the current voter's share of right votes over an older one's, on the same clues. Learning to
+vote makes a gap as well: how large one a code makes was not measured."""
 MAX_FALL = 0.15
 """Of a share, since its first value."""
 FALLING = {
@@ -150,6 +154,14 @@ def _spy_signs(records: Sequence[Mapping[str, Any]]) -> list[Alarm]:
         worst = max(seats, key=lambda seat: seats[seat])
         sentence = f"{worst} gets {seats[worst]:.0%} of the votes, whoever the spy is"
         found.append(Alarm("seat_bias", sentence, "more careful voters: train votes longer"))
+    judges = play.get("Votes for the spy on the same clues", {})
+    ahead = judges.get("current", 0.0) - judges.get("frozen", 0.0)
+    if ahead > MAX_AHEAD:
+        sentence = (
+            f"on the same clues {judges['current']:.0%} of the votes are right, and "
+            f"{judges['frozen']:.0%} of an older voter's: it learns fast, or clues become a code"
+        )
+        found.append(Alarm("private_code", sentence, "read the newest clues in the gallery"))
     return found
 
 

@@ -19,7 +19,9 @@ def spy_game_html(notes: Notes, source: ImageSource) -> str:
         _replica(place, replica) for place, replica in enumerate(_rows(game, "replicas"), start=1)
     )
     head = f"<p>the spy: player {text(game.get('spy'))} · pair {text(game.get('pair'))}</p>"
-    return f'{head}<div class="pair">{pictures}</div>{replicas}'
+    older = game.get("frozen")
+    asked = f"<h4>an older voter, on replica 1</h4>{_poll(older)}" if older else ""
+    return f'{head}<div class="pair">{pictures}</div>{replicas}{asked}'
 
 
 def _replica(place: int, replica: Notes) -> str:
@@ -27,7 +29,8 @@ def _replica(place: int, replica: Notes) -> str:
     polls = "".join(map(_poll, _rows(replica, "polls")))
     return (
         f'<div class="proposal"><h4>replica {place}</h4>'
-        f'<table class="clues"><tr><th>player</th><th>clue</th><th>true</th><th>reward</th></tr>'
+        '<table class="clues"><tr><th>round</th><th>player</th><th>clue</th><th>true</th>'
+        "<th>reward</th></tr>"
         f"{rows}</table>{polls}</div>"
     )
 
@@ -41,7 +44,7 @@ def _clue(clue: Notes) -> str:
     )
     true = "–" if clue.get("is_true") is None else "yes" if clue["is_true"] else "no"
     thought = f"<details><summary>reply</summary>{pre(clue.get('text'))}</details>"
-    cells = (who, f"{said}{thought}", true, number(clue.get("reward")))
+    cells = (text(clue.get("round")), who, f"{said}{thought}", true, number(clue.get("reward")))
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 

@@ -15,6 +15,8 @@ from roles.vision_zero.presets import PRESETS
 VOTER = "voter"
 STREAMS = ("civilian", "spy", VOTER)
 """One per role."""
+FROZEN = "frozen_voter"
+"""The name of servers that hold older weights of the voter's policy (`frozen_every`)."""
 
 
 class PairsConfig(Section):
@@ -128,6 +130,12 @@ class VisionZeroConfig(Section):
     probe_share: float = Field(0.05, ge=0, lt=1)
     """Share of the games that only feed the gate and train nobody; 0: the gate judges by the games
     that train."""
+    frozen_every: int | None = Field(None, ge=1)
+    """Have an older voter, renewed every so many steps, vote on the clues of some games beside the
+    current one: where only the current one understands them, players and voter have made up a
+    code. It trains nobody, and its servers are named `frozen_voter` in the layout. None: off."""
+    frozen_share: float = Field(0.1, gt=0, le=1)
+    """Of the games, those in which it votes."""
     pairs: PairsConfig = PairsConfig()
     clue: RoleConfig = RoleConfig(max_new_tokens=1024)
     vote: RoleConfig = RoleConfig(max_new_tokens=1024)
@@ -158,14 +166,14 @@ class VisionZeroConfig(Section):
         return self
 
     def params(self, role: str) -> SamplingParams:
-        return (self.vote if role == VOTER else self.clue).params
+        return (self.vote if role in (VOTER, FROZEN) else self.clue).params
 
     def policies(self) -> dict[str, str]:
         """{stream: policy} where the layout does not say else: all seats are one model's."""
         return dict.fromkeys(STREAMS, "player")
 
     def followers(self) -> dict[str, tuple[str, int]]:
-        return {}
+        return {} if self.frozen_every is None else {FROZEN: (VOTER, self.frozen_every)}
 
     @property
     def decision_weights(self) -> DecisionWeights:

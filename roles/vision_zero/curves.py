@@ -10,6 +10,8 @@ from typing import Any
 
 Game = Mapping[str, Any]
 """The note of one game."""
+MIN_VOTES = 32
+"""Of each of two voters who are compared."""
 
 
 def play_curves(games: Sequence[Game]) -> dict[str, dict[str, float]]:
@@ -40,6 +42,7 @@ def play_curves(games: Sequence[Game]) -> dict[str, dict[str, float]]:
         "Votes received, by seat": {
             f"seat {seat}": share for seat, share in seat_shares(games).items()
         },
+        "Votes for the spy on the same clues": judges(games),
     }
     told = {
         chart: {name: value for name, value in series.items() if value is not None}
@@ -58,6 +61,25 @@ def seat_shares(games: Sequence[Game]) -> dict[int, float]:
                 received[seat] += votes
     total = received.total()
     return {seat: votes / total for seat, votes in sorted(received.items())} if total else {}
+
+
+def judges(games: Sequence[Game]) -> dict[str, float | None]:
+    """{current, frozen: share of its votes}, over the games in which the older voter was asked;
+    empty while they are too few to say anything."""
+    asked = [game for game in games if "frozen" in game]
+    if sum(len(game["frozen"]["votes"]) for game in asked) < MIN_VOTES:
+        return {}
+    polls = {
+        "current": [game["replicas"][0]["polls"][-1] for game in asked],
+        "frozen": [game["frozen"] for game in asked],
+    }
+    return {
+        who: _share(
+            sum(poll["received"][game["spy"] - 1] for game, poll in zip(asked, own, strict=True)),
+            sum(len(poll["votes"]) for poll in own),
+        )
+        for who, own in polls.items()
+    }
 
 
 def distinct(replica: Mapping[str, Any]) -> float:

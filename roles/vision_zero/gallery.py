@@ -13,17 +13,25 @@ NOTE = "spy_game"
 
 
 def note_game(
-    note: Note, pair: Pair, spy: int, replicas: Sequence[Replica], credit: Credit
+    note: Note,
+    pair: Pair,
+    spy: int,
+    replicas: Sequence[Replica],
+    credit: Credit,
+    frozen: Poll | None = None,
 ) -> None:
     """Notes "topic", "picture/civilian", "picture/spy" (PNG) and NOTE (JSON): {pair, domain, view,
-    spy, replicas: [{clues: [...], votes: [...]}]}, a poll's votes as {vote | invalid, text, reward}
-    and whether its voters found the spy."""
+    spy, replicas: [{clues: [...], polls: [...]}]}, a poll's votes as {vote | invalid, text, reward}
+    and whether its voters found the spy. `frozen`: the older voter's vote on the first replica."""
     note("topic", f"{pair.domain}, {pair.view}")
     note("picture/civilian", pair.civilian)
     note("picture/spy", pair.spy)
-    game = {"pair": pair.id, "domain": pair.domain, "view": pair.view, "spy": spy}
+    game: dict[str, Any] = {"pair": pair.id, "domain": pair.domain, "view": pair.view, "spy": spy}
     rows = zip(replicas, credit, strict=True)
-    note(NOTE, game | {"replicas": [_replica(pair, spy, *row) for row in rows]})
+    game["replicas"] = [_replica(pair, spy, *row) for row in rows]
+    if frozen is not None:
+        game["frozen"] = _poll(frozen, spy)
+    note(NOTE, game)
 
 
 def _replica(

@@ -54,18 +54,18 @@ class Players:
         earlier = [turn.clue for turn in so_far if isinstance(turn.clue, str)]
         return Turn(seat, round_, rollout, rules.read_clue(rollout.text, earlier))
 
-    async def vote(self, turns: Sequence[Turn]) -> Poll:
+    async def vote(self, turns: Sequence[Turn], voter: str = VOTER) -> Poll:
         """Everyone who votes, at once; nobody sees another's vote."""
         if self.cfg.voters == "judge":
-            rollouts = await self._ask_voter(turns, None, self.cfg.num_votes)
+            rollouts = await self._ask(voter, turns, None, self.cfg.num_votes)
         else:
             civilians = [seat for seat in self.seats if seat != self.spy]
-            asked = await concurrently(lambda seat: self._ask_voter(turns, seat, 1), civilians)
+            asked = await concurrently(lambda seat: self._ask(voter, turns, seat, 1), civilians)
             rollouts = tuple(rollout for (rollout,) in asked)
         return RULES[self.cfg.rules].poll(rollouts, self.spy, self.cfg)
 
-    async def _ask_voter(
-        self, turns: Sequence[Turn], seat: int | None, n: int
+    async def _ask(
+        self, voter: str, turns: Sequence[Turn], seat: int | None, n: int
     ) -> tuple[Rollout, ...]:
         messages = self.prompts.vote(
             num_players=self.cfg.num_players,
@@ -73,7 +73,7 @@ class Players:
             transcript=transcript(turns),
             seat=seat,
         )
-        return await self._sample(VOTER, messages, n, self.pair.civilian)
+        return await self._sample(voter, messages, n, self.pair.civilian)
 
     async def _sample(self, role: str, messages: list, n: int, png: bytes) -> tuple[Rollout, ...]:
         params = self.cfg.params(role)

@@ -12,7 +12,7 @@ import random
 
 from engine.tasks import concurrently
 from roles.table import Pair, Table
-from roles.vision_zero.config import STREAMS, VOTER, VisionZeroConfig
+from roles.vision_zero.config import FROZEN, STREAMS, VOTER, VisionZeroConfig
 from roles.vision_zero.credit import clue_groups, vote_group
 from roles.vision_zero.gallery import note_game
 from roles.vision_zero.memory import Memory
@@ -38,7 +38,7 @@ async def play(pair: Pair, table: Table, cfg: VisionZeroConfig, memory: Memory) 
     and one voter group for each vote held.
     """
     players = Players.at(table, cfg, pair, spy=spy_seat(table.game, cfg.num_players))
-    drop = "probe" if is_probe(table.game, cfg.probe_share) else None
+    drop = "probe" if is_among(table.game, cfg.probe_share) else None
 
     async def replica(_: int) -> Replica:
         played = await play_replica(players)
@@ -51,7 +51,10 @@ async def play(pair: Pair, table: Table, cfg: VisionZeroConfig, memory: Memory) 
     for group in clue_groups(table.game, replicas, players.spy, credit, drop):
         table.submit(group)
     memory.remember(replicas, players.spy, is_probe=drop is not None)
-    note_game(table.note, pair, players.spy, replicas, credit)
+    frozen = None
+    if cfg.frozen_every is not None and is_among(table.game, cfg.frozen_share):
+        frozen = await players.vote(replicas[0].turns, FROZEN)
+    note_game(table.note, pair, players.spy, replicas, credit, frozen)
 
 
 async def play_replica(players: Players) -> Replica:
@@ -78,6 +81,7 @@ def spy_seat(game: int, num_players: int) -> int:
     return order[place]
 
 
-def is_probe(game: int, share: float) -> bool:
-    """Spread evenly over the games (multiples of the golden ratio), the same after a restart."""
+def is_among(game: int, share: float) -> bool:
+    """Whether the game is among so large a share, spread evenly (multiples of the golden ratio)
+    and the same after a restart."""
     return (game * 0.6180339887498949) % 1.0 < share

@@ -225,10 +225,10 @@ def test_the_binding_of_the_guide_plays_one_picture_after_the_other(tmp_path: Pa
     look = names["LOOK"]
     cfg = names["LookConfig"](pictures=tmp_path)
     with pytest.raises(ConfigError, match=r"recipe\.pictures"):
-        look.check(cfg)
+        look.check(cfg, False)
     for name in ("b", "a"):
         (tmp_path / f"{name}.png").write_bytes(name.encode())
-    look.check(cfg)
+    look.check(cfg, False)
 
     async def play_three() -> None:
         async with look.begin(cfg, None) as playing:

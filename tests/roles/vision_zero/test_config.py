@@ -250,7 +250,7 @@ def test_the_shipped_configs(path: Path, recipes: list[str], policies: tuple[str
     assert policies_of(config) == policies
     check_layout(config.layout, policies_of(config))
     for name, cfg in settings_of(config).items():
-        RECIPES[name].check(cfg)
+        RECIPES[name].check(cfg, False)
     rules = rules_of(config)
     assert list(rules.streams) == [s for name in recipes for s in RECIPES[name].streams]
     assert {rule.policy for rule in rules.streams.values()} == set(policies)
@@ -371,7 +371,7 @@ def test_what_the_first_game_would_find_out_is_found_before(
     config = load_root(SPY, overrides)
     ((name, cfg),) = settings_of(config).items()
     with pytest.raises(ConfigError, match=re.escape(words)):
-        RECIPES[name].check(cfg)
+        RECIPES[name].check(cfg, False)
 
 
 SPLIT = [

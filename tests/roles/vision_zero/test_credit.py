@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from roles.vision_zero.config import VOTER, VisionZeroConfig
 from roles.vision_zero.memory import Memory
-from roles.vision_zero.recipe import STREAMS, is_probe, play, spy_seat
+from roles.vision_zero.recipe import STREAMS, is_among, play, spy_seat
 from tests.roles.vision_zero.spy_fakes import (
     TABLES,
     Asked,
@@ -224,7 +224,7 @@ def test_whoever_repeats_a_clue_has_given_none() -> None:
 def test_probes_train_nobody_and_alone_feed_the_gate() -> None:
     cfg = config(probe_share=0.3, gate={"debias": True, "decay": 0.5})
     games = range(40)
-    probes = [game for game in games if is_probe(game, 0.3)]
+    probes = [game for game in games if is_among(game, 0.3)]
     assert len(probes) == pytest.approx(12, abs=1)
     tables = [
         seats(polls(ballot(*[8 if s == spy_seat(game, 4) else 0 for s in (1, 2, 3, 4)])), game)

@@ -11,7 +11,7 @@ from engine.admission import Admission, AdmissionRules, StreamRule
 from roles.vision_zero.config import VOTER
 from roles.vision_zero.curves import play_curves
 from roles.vision_zero.gallery import NOTE
-from roles.vision_zero.recipe import FUNNEL, STREAMS, is_probe, spy_seat
+from roles.vision_zero.recipe import FUNNEL, STREAMS, is_among, spy_seat
 from tests.roles.vision_zero.spy_fakes import (
     CIVILIAN,
     SPY,
@@ -138,7 +138,7 @@ def test_each_seat_is_the_spy_s_beside_another_recipe(mm_zero: int, vision_zero:
 
 
 def test_probes_do_not_prefer_a_seat() -> None:
-    played = Counter(spy_seat(game, 4) for game in range(20_000) if is_probe(game, 0.05))
+    played = Counter(spy_seat(game, 4) for game in range(20_000) if is_among(game, 0.05))
     assert played.total() == pytest.approx(1000, abs=3)
     assert all(200 < played[seat] < 300 for seat in (1, 2, 3, 4)), played
 
