@@ -6,7 +6,8 @@ come. Games of several recipes may feed one policy: a step then takes games of e
 
 1. Window: a game starts only while, for every stream r of its recipe, the games that are open or in
    a step not yet published are fewer than `(max_age_r + 1) * games_per_step` (near the end: fewer
-   than the steps that are left can take).
+   than the steps that are left can take). Of a closed stream its steps alone count, so that with
+   `max_age` 0 no game starts before every policy that made a step has published it.
 2. Take: a step takes the oldest `games_per_step` settled games of each of its policy's streams,
    more until `min_groups`, and every game that would be too old at the next step.
 3. Wait: where such a game is not settled yet, the step waits for it; with `too_old="drop"` it
@@ -313,11 +314,14 @@ class Admission:
         return num_steps * self.rules.size(rule.recipe)
 
     def _has_room(self, stream: str) -> bool:
-        if self._closed(stream) is not None:
+        closed = self._closed(stream)
+        if closed == "finished":
             return True
         state = self._policy_of(stream)
         in_steps = sum(len(step.games.get(stream, ())) for step in state.in_flight)
-        return len(self._open[stream]) + in_steps < self._limit(stream)
+        # What a closed stream has open is no step's; but steps of it may still be on their way.
+        num_open = 0 if closed else len(self._open[stream])
+        return num_open + in_steps < self._limit(stream)
 
     def _urgent(self, stream: str, step: int) -> list[int]:
         """Open games that would be too old at `step + 1`."""

@@ -105,6 +105,11 @@ class LayoutConfig(Section):
 
 
 class StreamsConfig(Section):
+    schedule: Literal["streaming", "sequential"] = "streaming"
+    """sequential: the papers' phases. One role trains for `phase_steps`, by data that is gathered
+    before, while the others are frozen; everything waits for everything (ages are 0)."""
+    phase_steps: int = Field(20, ge=1)
+    """Of a phase of the sequential schedule."""
     games_per_step: int = Field(4, ge=1)
     """A step of a policy takes the groups of this many games, of each recipe that feeds it."""
     games_of: Mapping[str, Annotated[int, Field(ge=1)]] = {}
@@ -118,6 +123,11 @@ class StreamsConfig(Section):
     too_old: Literal["wait", "drop"] = "wait"
     """What a step does about an unfinished game that would be too old at the next step."""
     game_deadline_s: float = Field(300.0, gt=0)
+
+    @property
+    def age_bound(self) -> int:
+        """The largest age that the schedule allows."""
+        return 0 if self.schedule == "sequential" else self.max_age
 
 
 class WeightsConfig(Section):

@@ -212,6 +212,8 @@ class Desk:
             for stream, rule in self.rules.streams.items():
                 if rule.policy == policy:
                     self.buffer.drop_ready(stream, "finished")
+            for stages in self.stages:
+                stages.finished(policy, admission)
 
     def _mark_ready(self, name: str, urls: Sequence[str], version: int) -> None:
         for url in urls:

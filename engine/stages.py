@@ -24,8 +24,9 @@ from engine.buffer import Buffer
 class Gate(Protocol):
     """A recipe's memory over its games, as far as it decides what trains."""
 
-    def open_streams(self) -> frozenset[str]:
-        """The streams that may train now; at least one."""
+    def open_streams(self, finished: frozenset[str] = frozenset()) -> frozenset[str]:
+        """The streams that may train now; one at least that is not among `finished`, whose policies
+        have made their last step, unless all are."""
         ...
 
     def tick(self) -> str | None:
@@ -81,11 +82,19 @@ class Stages:
         steps = {p: steps[p] for p in self._policies()}
         self.buffer.keep_recipe_state(self.recipe, steps, self.gate.state())
 
+    def finished(self, policy: str, admission: Admission) -> None:
+        """A policy has published its last step; what was open may have nothing left to train."""
+        if policy in self._policies():
+            self._apply(admission)
+
     def _apply(self, admission: Admission) -> None:
-        """Open and shut the streams; where what is open has made its last step, open the others."""
-        wanted = self.gate.open_streams()
-        if all(admission.is_policy_finished(self._policy(stream)) for stream in wanted):
-            wanted = frozenset(self._streams())
+        """Open and shut the streams."""
+        finished = frozenset(
+            stream
+            for stream in self._streams()
+            if admission.is_policy_finished(self._policy(stream))
+        )
+        wanted = self.gate.open_streams(finished)
         for stream in self._streams():
             admission.gate(stream, stream in wanted)
             if stream not in wanted:

@@ -54,8 +54,10 @@ class RootConfig(Section):
 def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
     """Load and check a run's configuration. Raises ConfigError."""
     config = load(RootConfig, path, overrides)
-    if config.streams.max_age == 0 and config.streams.too_old == "drop":
+    if config.streams.age_bound == 0 and config.streams.too_old == "drop":
         raise ConfigError("streams.too_old: 'drop' with max_age 0 would drop every slow game")
+    if config.streams.schedule == "sequential" and len(settings_of(config)) > 1:
+        raise ConfigError("streams.schedule: 'sequential' plays one recipe, not several at once")
     check_routers(
         config.layout,
         not_with={
@@ -81,7 +83,7 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
         )
     judge_age = config.streams.max_judge_age
     for name, (policy, every) in _judges(config).items():
-        oldest = every + config.streams.max_age
+        oldest = every + config.streams.age_bound
         if judge_age is not None and judge_age < oldest:
             raise ConfigError(
                 f"streams.max_judge_age: {judge_age} would drop groups whose {name} is as old as "

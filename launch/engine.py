@@ -51,6 +51,7 @@ from launch.live_evals import LiveEvals
 from launch.measurements import Measurements, counting
 from launch.profiling import profiled
 from launch.result import print_result
+from launch.schedule import begin
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
 from rewards.grader import Grader
@@ -110,7 +111,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         }
         playing = {
             name: await stack.enter_async_context(
-                recipe.begin(settings_of(config)[name], renderer.of(name))
+                begin(recipe, settings_of(config)[name], renderer.of(name), config.streams)
             )
             for name, recipe in recipes_of(config).items()
         }
@@ -329,7 +330,7 @@ def rules_of(config: RootConfig) -> AdmissionRules:
         stream: StreamRule(
             policy=cast[stream],
             recipe=name,
-            max_age=config.streams.max_age,
+            max_age=config.streams.age_bound,
             min_groups=config.streams.min_groups,
         )
         for name, recipe in recipes_of(config).items()

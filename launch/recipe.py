@@ -17,6 +17,7 @@ import roles.mm_zero.recipe
 import roles.vision_zero.curves
 import roles.vision_zero.recipe
 from engine.config import Section
+from engine.phases import Phases
 from engine.stages import Gate
 from engine.types import Renderer, Sampler
 from evals.heldout import HeldoutResult
@@ -24,6 +25,7 @@ from evals.spy_heldout import check_measurable, transcripts_from_json, transcrip
 from launch.pairs import check_pairs, open_pairs
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.memory import Memory
+from roles.mm_zero.phases import PhasedGames
 from roles.mm_zero.prompts import load_prompts
 from roles.table import Table
 from roles.vision_zero.config import VisionZeroConfig
@@ -35,12 +37,15 @@ Charts = Mapping[str, Mapping[str, float]]
 """{chart: {series: value}}"""
 
 
+PlayGame = Callable[[int, Table], Awaitable[None]]
+"""Plays game number so and so at a table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Playing:
     """One recipe in one attempt of a run; what it remembers spans the games."""
 
-    play: Callable[[int, Table], Awaitable[None]]
-    """Plays game number so and so at a table."""
+    play: PlayGame
     gate: Gate | None = None
     """Where it trains its streams in stages."""
 
@@ -57,6 +62,9 @@ class Recipe:
     """From its settings, and the renderer that it may use beside the games."""
     check: Callable[[Any, bool], None] = lambda settings, is_measured: None
     """Raises ConfigError for what would fail only when the first game is played, or measured."""
+    in_phases: Callable[[Any, Phases, int], PlayGame] | None = None
+    """(settings, phases, games of a phase) -> how the games are played where one role trains at a
+    time; None: as ever, and what the others would train on is refused."""
     funnel: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """{stream: what its rollouts are called, and those that passed the role's gate}"""
     note: str | None = None
@@ -135,6 +143,7 @@ RECIPES: Mapping[str, Recipe] = {
         curves=roles.mm_zero.curves.play_curves,
         check=_check_mm_zero,
         begin=_begin_mm_zero,
+        in_phases=PhasedGames,
         measure=_measure_mm_zero,
     ),
     "vision_zero": Recipe(

@@ -326,7 +326,7 @@ class Watcher:
         summary = build_summary(
             self._buffer,
             steps=steps,
-            max_age=dict.fromkeys(streams_of(self._config), self._config.streams.max_age),
+            max_age=dict.fromkeys(streams_of(self._config), self._config.streams.age_bound),
             heldout=heldout,
             seed=self._config.run.seed,
             config_sha256=digest(self._config),

@@ -56,7 +56,7 @@ class Players:
     async def _both(self, role: str, proposal: Proposal, png: bytes, num_easy: int) -> Replies:
         """Both questions at once; they share the picture in front, and with it a server."""
         easy, hard = await concurrently(
-            lambda asked: self._answer(role, png, *asked),
+            lambda asked: self._ask(role, png, *asked),
             [
                 (proposal.easy_question, num_easy),
                 (proposal.hard_question, self.cfg.num_hard_votes),
@@ -64,7 +64,11 @@ class Players:
         )
         return Replies(easy, hard)
 
-    async def _answer(self, role: str, png: bytes, question: str, n: int) -> tuple[Rollout, ...]:
+    async def answer(self, png: bytes, question: str, n: int) -> tuple[Rollout, ...]:
+        """The solver's, to one question about a picture."""
+        return await self._ask("solver", png, question, n)
+
+    async def _ask(self, role: str, png: bytes, question: str, n: int) -> tuple[Rollout, ...]:
         return await self._sample(role, self.prompts.solver(question), n, (png,))
 
     async def _sample(

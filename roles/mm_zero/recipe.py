@@ -7,13 +7,16 @@ there; a picture is solved the moment it exists; a group is submitted the moment
 is known. The rollouts that judge one role are the ones that train another.
 """
 
+from collections.abc import Sequence
+
 from engine.tasks import concurrently
-from engine.types import Invalid
+from engine.types import Invalid, Rollout
 from rewards.grading import boxed
+from rewards.reward import Reward
 from roles.mm_zero.config import STREAMS, MMZeroConfig
 from roles.mm_zero.gallery import note_game
 from roles.mm_zero.memory import Memory
-from roles.mm_zero.outcome import Attempt, Drawing, Solved
+from roles.mm_zero.outcome import Answers, Attempt, Drawing
 from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.players import Players
 from roles.mm_zero.rules import PARSERS, RULES
@@ -68,12 +71,21 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, memory: Memory) -> N
 
 
 async def play_proposal(topic: str, players: Players) -> Attempt:
-    """One proposal, its drawings, and the coder's group."""
+    """One proposal, and what is drawn from it."""
     cfg = players.cfg
     rollout = await players.propose(topic)
     proposal = PARSERS[cfg.parser](rollout.text)
     if isinstance(proposal, Invalid) or not RULES[cfg.rules].is_drawn(proposal):
         return Attempt(rollout, proposal)  # it earns what the rules say, never a traceback
+    drawings, rewards = await play_drawings(proposal, players)
+    return Attempt(rollout, proposal, drawings, rewards)
+
+
+async def play_drawings(
+    proposal: Proposal, players: Players
+) -> tuple[tuple[Drawing, ...], tuple[Reward, ...]]:
+    """The drawings of one proposal, what they earn, and the coder's group."""
+    cfg = players.cfg
 
     async def draw(_: int) -> Drawing:
         return await play_drawing(proposal, players)
@@ -95,7 +107,7 @@ async def play_proposal(topic: str, players: Players) -> Attempt:
             },
         )
     )
-    return Attempt(rollout, proposal, drawings, rewards)
+    return tuple(drawings), rewards
 
 
 async def play_drawing(proposal: Proposal, players: Players) -> Drawing:
@@ -108,27 +120,27 @@ async def play_drawing(proposal: Proposal, players: Players) -> Drawing:
         return Drawing(rollout, svg, picture)
     judges, own = await players.judge_and_solve(proposal, picture.png)
     solved = await judge_picture(proposal, judges, own, cfg, table.grader)
-    submit_answers(solved, table)
+    for answers in solved.answers:
+        submit_answers(answers, solved.rollouts, table)
     return Drawing(rollout, svg, picture, solved, is_leaked(svg, proposal))
 
 
-def submit_answers(solved: Solved, table: Table) -> None:
+def submit_answers(answers: Answers, judges: Sequence[Rollout], table: Table) -> None:
     """The answers to the hard question train the solver, those to the easy one on request."""
-    for answers in solved.answers:
-        table.submit(
-            make_group(
-                "solver",
-                table.game,
-                answers.rollouts,
-                answers.rewards,
-                judges=solved.rollouts,
-                usable=sum(boxed(rollout.text) is not None for rollout in answers.rollouts),
-                extra={
-                    "level": answers.level,
-                    "question": answers.question,
-                    "label": answers.label,
-                    "share": answers.votes.share,
-                    "drop": answers.drop,
-                },
-            )
+    table.submit(
+        make_group(
+            "solver",
+            table.game,
+            answers.rollouts,
+            answers.rewards,
+            judges=judges,
+            usable=sum(boxed(rollout.text) is not None for rollout in answers.rollouts),
+            extra={
+                "level": answers.level,
+                "question": answers.question,
+                "label": answers.label,
+                "share": answers.votes.share,
+                "drop": answers.drop,
+            },
         )
+    )

@@ -69,15 +69,23 @@ async def _answers(
     grader: Grader,
 ) -> Answers:
     """Right is what the majority of the votes says (TTRL, arXiv:2504.16084)."""
+    replies, votes = texts(rollouts), count.label
+    label = votes.majority if cfg.label == "majority" else random_label(votes, replies)
+    rewards = await answer_rewards(rollouts, label, cfg, grader)
+    return Answers(level, question, rollouts, rewards, label, votes, drop)
+
+
+async def answer_rewards(
+    rollouts: Sequence[Rollout], label: str | None, cfg: MMZeroConfig, grader: Grader
+) -> tuple[Reward, ...]:
+    """What answers earn where `label` is the right one, in the order of `rollouts`."""
     rules, replies = RULES[cfg.rules], texts(rollouts)
-    label = count.label.majority if cfg.label == "majority" else random_label(count.label, replies)
-    rewards = tuple(
+    return tuple(
         solver_reward(is_correct=is_correct, is_well_formed=rules.is_well_formed(reply))
         for is_correct, reply in zip(
             await rules.correct(grader, replies, label), replies, strict=True
         )
     )
-    return Answers(level, question, rollouts, rewards, label, count.label, drop)
 
 
 def random_label(votes: Votes, replies: Sequence[str]) -> str | None:

@@ -146,10 +146,10 @@ class Memory:
         abstention = sum(poll.ballots.abstention for poll in finals) / len(finals)
         self._found.append((accuracy, abstention))
 
-    def open_streams(self) -> frozenset[str]:
-        if self._rules is None:
-            return frozenset(STREAMS)
-        return open_streams(self._gate.stage)
+    def open_streams(self, finished: frozenset[str] = frozenset()) -> frozenset[str]:
+        wanted = frozenset(STREAMS) if self._rules is None else open_streams(self._gate.stage)
+        # Where roles have policies of their own, one may be done before the other.
+        return frozenset(STREAMS) if wanted <= finished else wanted
 
     def tick(self) -> str | None:
         found, self._found = self._found, []
