@@ -8,6 +8,7 @@
     python launch/bench.py weights --sizes-mb 64 1024
     python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
     python launch/bench.py evals
+    python launch/bench.py schedule --steps 60 --seeds 0 1 2
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
@@ -20,6 +21,7 @@ requests in flight.
 without.
 `evals`: how busy the runner of evaluations keeps a server, against a loop of batches; or what it
 keeps through kills.
+`schedule`: streaming against the papers' phases, and where the gain is from.
 """
 
 import argparse
@@ -37,6 +39,7 @@ _PARTS = {
     "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
     "monitor": "processor time of watching a run; what clients of the dashboard cost it",
+    "schedule": "wall-clock of streaming against the papers' phases",
     "evals": "how busy the runner of evaluations keeps a server; what it keeps through kills",
 }
 
