@@ -244,14 +244,16 @@ def report(found: Mapping[Plan, Record]) -> str:
     if streaming:
         ideal = [row["cpu_s"] / _CORES for row in streaming.values()]
         over = [i / row["wall_s"] for i, row in zip(ideal, streaming.values(), strict=True)]
-        lines.append(f"| ideal: streaming's work on {_CORES} cores, always busy | "
-                     f"{_spread(ideal, 0)} | {_spread(over, 2)} |" + " |" * (3 + len(MEASURES)))  # fmt: skip
+        cells = [
+            f"ideal: streaming's work, {_CORES} cores always busy",
+            _spread(ideal, 0),
+            _spread(over, 2),
+            *[""] * (3 + len(MEASURES)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     cold = [row["cold_start_s"] for row in found.values()]
-    lines += [
-        "",
-        f"one cold start of all processes: {_spread(cold, 1)} s; the release makes one in each phase",
-    ]
-    return "\n".join(lines)
+    starts = f"one cold start of all processes: {_spread(cold, 1)} s; the release makes one a phase"
+    return "\n".join([*lines, "", starts])
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
