@@ -20,11 +20,10 @@ from typing import Any
 import aiohttp
 
 from engine.buffer import Buffer, Leased
-from engine.config import LayoutConfig, digest
+from engine.config import digest
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, read_metrics
 from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
-from engine.monitor.bottleneck import LEARNER
 from engine.monitor.curves import Curves, draw
 from engine.monitor.observed import RENDERER
 from engine.monitor.sinks import open_sinks
@@ -38,7 +37,9 @@ from engine.summary import build_summary, write_summary
 from engine.transport import Message
 from engine.types import Group
 from evals.games import SIGNS, game_signs
+from launch import efficiency
 from launch.config import RootConfig, policies_of, recipes_of, settings_of, streams_of
+from launch.parts import learner_parts
 from launch.probing import Probe
 from launch.report import write_report
 from launch.signs import NAMES as SIGN_NAMES
@@ -239,7 +240,11 @@ class Watcher:
         self._is_watched = True
         return replace(
             snapshot,
-            lines=(*snapshot.lines, *(text for line in self.lines if (text := line()))),
+            lines=(
+                *snapshot.lines,
+                *efficiency.lines(self._config, self._tally.totals),
+                *(text for line in self.lines if (text := line())),
+            ),
             alarms=tuple(self._alarms),
             alarm_names=(*NAMES, *SIGN_NAMES),
             events=tuple(self._events),
@@ -333,21 +338,10 @@ class Watcher:
             versions=versions,
             parts={"renderer": self._renderer.stats()},
         )
+        summary["efficiency"] = efficiency.efficiency(self._config, summary)
         write_summary(self._run.summary, summary)
         write_report(self._run.path)
         return summary
-
-
-def learner_parts(layout: LayoutConfig) -> dict[str, str]:
-    """{policy: its learner group, as a part that works}: "learner" where there is one group, else
-    "learner/" and the policies of the group."""
-    if len(layout.learners) == 1:
-        return dict.fromkeys(layout.learners[0].policies, LEARNER)
-    return {
-        policy: f"{LEARNER}/{'+'.join(group.policies)}"
-        for group in layout.learners
-        for policy in group.policies
-    }
 
 
 class _Once:

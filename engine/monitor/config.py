@@ -6,6 +6,13 @@ from engine.config import Section
 from engine.monitor.sinks import SinksConfig
 
 
+class CostsConfig(Section):
+    device_watts: float | None = Field(None, gt=0)
+    """What one device of the layout draws in the mean, for an estimate of the energy."""
+    device_hour_price: float | None = Field(None, gt=0)
+    """What an hour of one costs, in any currency."""
+
+
 class MonitorConfig(Section):
     dashboard: bool = True
     """Serve the page, the metrics and the control while the run goes on."""
@@ -19,4 +26,5 @@ class MonitorConfig(Section):
     that no web page can rebind its own name to it."""
     control: bool = False
     """Let whoever has the token pause admission, save, change the log level, drain and stop."""
+    costs: CostsConfig = CostsConfig()
     sinks: SinksConfig = SinksConfig()
