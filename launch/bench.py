@@ -9,6 +9,7 @@
     python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
     python launch/bench.py evals
     python launch/bench.py schedule --steps 60 --seeds 0 1 2
+    python launch/bench.py soak --minutes 60
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
@@ -22,6 +23,7 @@ without.
 `evals`: how busy the runner of evaluations keeps a server, against a loop of batches; or what it
 keeps through kills.
 `schedule`: streaming against the papers' phases, and where the gain is from.
+`soak`: whether memory, open files and rate stay as they are.
 """
 
 import argparse
@@ -40,6 +42,7 @@ _PARTS = {
     "staleness": "accuracy by the age of the training data, with correction and without",
     "monitor": "processor time of watching a run; what clients of the dashboard cost it",
     "schedule": "wall-clock of streaming against the papers' phases",
+    "soak": "memory, open files and rate of a run over an hour",
     "evals": "how busy the runner of evaluations keeps a server; what it keeps through kills",
 }
 
