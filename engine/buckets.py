@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,6 @@ from engine.weight_groups import broadcast
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 Received = list[tuple[str, Tensor]]
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,22 @@ class Memory:
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
+        self._largest = 0
 
     def take(self, size: int, device: torch.device | str) -> Tensor:
         """[size] uint8; what was taken before is given up."""
         device = torch.device(device)
+        self._largest = max(self._largest, size)
         if self._memory.numel() < size or self._memory.device.type != device.type:
             self._memory = torch.empty(0, dtype=torch.uint8)  # room for one is enough
-            self._memory = torch.empty(size, dtype=torch.uint8, device=device)
+            self._memory = torch.empty(self._largest, dtype=torch.uint8, device=device)
         return self._memory[:size]
+
+    def exchange(self, other: Tensor | None) -> Tensor:
+        """The whole piece, which its taker keeps; from now on this one has `other`, or none."""
+        mine = self._memory
+        self._memory = torch.empty(0, dtype=torch.uint8) if other is None else other
+        return mine
 
 
 class _Filling:
@@ -174,29 +181,55 @@ def receive_bucket(
     ]
 
 
+class Load(Protocol):
+    """Takes received tensors into a model."""
+
+    def __call__(self, received: Received, *, may_adopt: bool) -> tuple[list[str], bool]:
+        """(names that the model lacks, whether it keeps these tensors instead of a copy; it may
+        with `may_adopt`). Raises ValueError on a tensor that does not fit."""
+        ...
+
+
 class Intake:
     """A server's end of its updates: one bucket is loaded while the next one is received.
 
     Each update is taken by a thread of its own; they come in order, since a learner announces a
     bucket only when the one before is on its way.
+
+    Nothing is copied where a bucket holds the same tensors as one before, or tensors that came in
+    none: the model adopts its memory, and what it had before is where a later bucket is received.
+    Otherwise (a bucket of adapted layers only, say) it is copied: else the model would keep the old
+    memory for the rest of the tensors in it.
     """
 
     def __init__(self) -> None:
         self._memory = Memory(), Memory()
         self._count = 0
         self._receiving, self._loading = threading.Lock(), threading.Lock()
+        self._adopted: dict[tuple[str, ...], Tensor] = {}
+        """By the names in a bucket, the memory that the model has for them."""
 
-    def take(self, receive: Callable[[Memory], Received], load: Callable[[Received], R]) -> R:
-        """What `load` gives for the tensors that `receive` (see `receive_bucket`) puts in memory;
-        raises what they raise."""
+    def take(self, receive: Callable[[Memory], Received], load: Load) -> list[str]:
+        """Load the tensors that `receive` (see `receive_bucket`) puts in memory: names that the
+        model lacks. Raises what the two raise."""
         with self._receiving:
-            tensors = receive(self._memory[self._count % 2])
+            memory = self._memory[self._count % 2]
+            received = receive(memory)
             self._count += 1
             self._loading.acquire()
         try:
-            return load(tensors)
+            names = tuple(name for name, _ in received)
+            may_adopt = names in self._adopted or not self._has_any(names)
+            unknown, is_adopted = load(received, may_adopt=may_adopt)
+            if is_adopted:
+                self._adopted[names] = memory.exchange(self._adopted.get(names))
+            return unknown
         finally:
             self._loading.release()
+
+    def _has_any(self, names: Iterable[str]) -> bool:
+        known = {name for bucket in self._adopted for name in bucket}
+        return not known.isdisjoint(names)
 
 
 def _dtype(name: str) -> torch.dtype:

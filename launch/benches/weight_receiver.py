@@ -2,8 +2,8 @@
 
     python -m launch.benches.weight_receiver PORT
 
-It answers the calls of a publication (`engine.weights`) and copies what it receives into tensors
-of its own, as a server would into its model. `/raw` joins one plain broadcast of so many bytes.
+It answers the calls of a publication (`engine.weights`) and takes what it receives for its own, as
+an embedded server does for its model. `/raw` joins one plain broadcast of so many bytes.
 """
 
 import json
@@ -61,12 +61,13 @@ class Receiver:
 
         self._intake.take(receive, self._load)
 
-    def _load(self, received: Received) -> None:
-        for name, tensor in received:
-            if name in self._weights:
+    def _load(self, received: Received, *, may_adopt: bool) -> tuple[list[str], bool]:
+        if may_adopt:
+            self._weights |= dict(received)
+        else:
+            for name, tensor in received:
                 self._weights[name].copy_(tensor)
-            else:
-                self._weights[name] = tensor.clone()
+        return [], may_adopt
 
 
 def main() -> None:

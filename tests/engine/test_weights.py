@@ -22,6 +22,7 @@ from engine.children import last_lines, spawn
 from engine.errors import WeightSyncError
 from engine.server_calls import server_checksums
 from engine.server_link import ServerLink
+from engine.servers.embedded.model import adopt_parameters, load_parameters
 from engine.weights import publish
 from tests.engine.server_process import (
     free_port,
@@ -191,10 +192,11 @@ def test_a_bucket_is_loaded_while_the_next_one_arrives() -> None:
         data = memory.take(4, "cpu").view(torch.float32)
         return [("t", data.fill_(value))]
 
-    def load(received: Received) -> None:
+    def load(received: Received, *, may_adopt: bool) -> tuple[list[str], bool]:
         loading.set()
         assert may_end.wait(20)
         loaded.append(received[0][1].item())
+        return [], False
 
     first = in_background(lambda: intake.take(lambda m: receive(1.0, m), load))
     assert loading.wait(20)
@@ -213,6 +215,86 @@ def test_a_bucket_is_loaded_while_the_next_one_arrives() -> None:
     for taken in (first, second, third):
         taken.result(20)
     assert loaded == [1.0, 2.0, 3.0]
+
+
+class Taker:
+    """A module that takes buckets as an embedded server does; [4] float32 each."""
+
+    def __init__(self, *names: str, dtype: torch.dtype = torch.float32) -> None:
+        self.module = torch.nn.Module()
+        for name in names:
+            weight = torch.nn.Parameter(torch.zeros(4, dtype=dtype), requires_grad=False)
+            self.module.register_parameter(name, weight)
+        self.intake = Intake()
+
+    def take(self, value: float, *names: str) -> list[str]:
+        def receive(memory: Memory) -> Received:
+            data = memory.take(16 * len(names), "cpu").view(torch.float32).fill_(value)
+            return [(name, data[4 * i : 4 * i + 4]) for i, name in enumerate(names)]
+
+        def load(received: Received, *, may_adopt: bool) -> tuple[list[str], bool]:
+            if may_adopt and adopt_parameters(self.module, received):
+                return [], True
+            return load_parameters(self.module, received), False
+
+        return self.intake.take(receive, load)
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {name: weight[0].item() for name, weight in self.module.named_parameters()}
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where the memory begins in which a parameter lies."""
+        return {
+            name: weight.untyped_storage().data_ptr()
+            for name, weight in self.module.named_parameters()
+        }
+
+
+def test_a_bucket_s_memory_becomes_the_model_s_and_the_model_s_the_next_bucket_s() -> None:
+    taker, buckets_ = Taker("a", "b", "c"), [("a", "b"), ("c",)]
+    seen: set[int] = set()
+    for step in range(1, 7):
+        for number, names in enumerate(buckets_):
+            assert taker.take(step + number / 10, *names) == []
+        assert taker.values == pytest.approx({"a": step, "b": step, "c": step + 0.1})
+        places = taker.places
+        assert places["a"] == places["b"] != places["c"], "nothing was copied"
+        seen |= set(places.values())
+    assert len(seen) <= 6, "two buckets of the model, two beside, and two that were too small"
+
+
+def test_a_bucket_of_other_tensors_is_copied_so_that_the_model_keeps_no_memory_for_the_rest() -> (
+    None
+):
+    taker = Taker("a", "b", "c")
+    taker.take(1, "a", "b", "c")
+    before = taker.places
+    taker.take(2, "b")
+    assert taker.values == {"a": 1, "b": 2, "c": 1}
+    taker.take(3, "a", "c")
+    assert taker.values == {"a": 3, "b": 2, "c": 3}
+    assert taker.places == before
+    taker.take(4, "a", "b", "c")
+    assert taker.values == {"a": 4, "b": 4, "c": 4}
+    assert taker.places != before
+
+
+def test_what_a_model_can_not_adopt_is_copied_or_refused_as_ever() -> None:
+    other = Taker("a", "b", dtype=torch.bfloat16)
+    before = other.places
+    assert other.take(1.5, "a", "b") == []
+    assert other.values == {"a": 1.5, "b": 1.5}
+    assert other.places == before, "another dtype: cast into its own memory"
+    assert Taker("a").take(1, "a", "x") == ["x"]
+    taker = Taker("a")
+    taker.module.a = torch.nn.Parameter(torch.zeros(5), requires_grad=False)
+    with pytest.raises(ValueError, match="does not fit"):
+        taker.take(1, "a")
+    taker.module.a = torch.nn.Parameter(torch.zeros(4), requires_grad=False)
+    assert taker.take(2, "a") == [], "a refusal holds nothing up"
+    assert taker.values == {"a": 2}
 
 
 def test_a_bucket_that_the_server_could_not_load_fails_the_publication(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from engine.buckets import Intake, Memory, Received, checksums, dtype_name, receive_bucket
-from engine.servers.embedded.model import load_parameters
+from engine.servers.embedded.model import adopt_parameters, load_parameters
 from engine.servers.embedded.protocol import BadRequest
 from engine.servers.embedded.served import ServedModel
 from engine.weight_files import read_weights
@@ -141,9 +141,11 @@ class Control:
                 memory=memory,
             )
 
-        def load(tensors: Received) -> list[str]:
+        def load(received: Received, *, may_adopt: bool) -> tuple[list[str], bool]:
+            if may_adopt and flattened and adopt_parameters(module, received):
+                return [], True
             with torch.inference_mode():
-                return load_parameters(module, tensors)
+                return load_parameters(module, received), False
 
         async with self._updating:
             if body.get("abort_all_requests") is True:

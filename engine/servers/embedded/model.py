@@ -272,6 +272,21 @@ class TextModel:
         return ((causal & live) | torch.eye(width, dtype=torch.bool, device=self.device))[:, None]
 
 
+def adopt_parameters(module: Module, tensors: Sequence[tuple[str, Tensor]]) -> bool:
+    """Let the module's parameters lie where these tensors lie. False, and nothing is changed, where
+    one is unknown, or not of its parameter's shape, dtype and device."""
+    own = module.state_dict(keep_vars=True)
+    for name, tensor in tensors:
+        target = own.get(name)
+        if target is None or (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
+            return False
+        if target.device != tensor.device:
+            return False
+    for name, tensor in tensors:
+        own[name].data = tensor
+    return True
+
+
 def load_parameters(module: Module, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Copy named tensors into the module's parameters, cast to their dtype.
 
