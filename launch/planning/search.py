@@ -1,0 +1,345 @@
+"""All layouts of a case that fit, the fastest first, and why the others do not fit.
+
+Groups: one that trains all policies side by side, or one per policy. Servers: one per policy, and
+each further GPU to the policy whose servers are the busiest. Whole weights come before LoRA, and
+GPUs of their own before shared ones: the later ways are looked at only where no earlier one fits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from typing import Literal
+
+from engine.learner.memory import GB, MemoryEstimate, learner_memory, worst
+from engine.learner.memory_check import setup_for
+from launch.planning.case import Case
+from launch.planning.layouts import Group, Layout, Servers, Training
+from launch.planning.rates import learner_s, loads, server_s
+from launch.planning.server_memory import ServerMemory, beside_bytes, server_memory
+
+MICRO_BATCHES = (16384, 8192, 4096)
+"""Tokens of a micro-batch that are tried."""
+_TPS = (1, 2, 4, 8)
+_FEWEST = 8
+"""Requests that a server's cache must hold at a time, beside a longest one."""
+
+Sharing = Literal["none", "servers", "all"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layout that fits, and what to expect of it."""
+
+    case: Case
+    layout: Layout
+    learners: tuple[MemoryEstimate, ...]
+    """Of each group."""
+
+    @cached_property
+    def loads(self) -> dict[str, float]:
+        """{resource: seconds of it per game}, the busiest first."""
+        return loads(self.case, self.layout)
+
+    @cached_property
+    def games_per_hour(self) -> float:
+        return 3600 / max(self.loads.values())
+
+    @property
+    def steps_per_hour(self) -> float:
+        """Of each policy."""
+        return self.games_per_hour / self.case.games_per_step
+
+    @property
+    def bottleneck(self) -> str:
+        return next(iter(self.loads))
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """{resource: share of the time that it works}."""
+        most = max(self.loads.values())
+        return {name: load / most for name, load in self.loads.items()}
+
+    @property
+    def device_bytes(self) -> float:
+        """Of the fullest learner's GPU, without servers that share it."""
+        return max(estimate.device_bytes for estimate in self.learners)
+
+    @property
+    def host_bytes(self) -> float:
+        """Of all groups together."""
+        return sum(estimate.host_bytes for estimate in self.learners)
+
+
+@dataclass
+class Found:
+    """The outcome of a search."""
+
+    plans: list[Plan] = field(default_factory=list)
+    """Those that fit, fastest first."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """{what was tried: why none of it fits}, each with the nearest miss."""
+    _misses: dict[str, float] = field(default_factory=dict)
+
+    def refuse(self, what: str, missing: float, why: str) -> None:
+        """Note that `what` lacks `missing` bytes; only the nearest miss is kept."""
+        if missing < self._misses.get(what, float("inf")):
+            self._misses[what], self.refused[what] = missing, why
+
+    def forget_what_fits(self) -> None:
+        """What fits in some way was not refused."""
+        for plan in self.plans:
+            self.refused.pop(plan.layout.training.text, None)
+
+
+def search(case: Case, *, lora: bool | None = None) -> Found:
+    """What fits. `lora`: with adapters, without, or (None) where nothing else fits."""
+    found = Found()
+    for adapters in (False, True) if lora is None else (lora,):
+        for ways in (("none", "servers"), ("all",)):
+            for sharing in ways:
+                for layout in _layouts(case, adapters, sharing, found):
+                    _look_at(case, layout, found)
+            if found.plans:
+                break
+        if found.plans:
+            break
+    found.plans.sort(key=_rank)
+    found.forget_what_fits()
+    return found
+
+
+def _rank(plan: Plan) -> tuple[float, int, float]:
+    """Faster; then with less that saves memory, then with more room."""
+    training = plan.layout.training
+    switches = training.checkpointing + training.offload
+    return -round(plan.games_per_hour, 3), switches, plan.device_bytes
+
+
+def _trainings(lora: bool) -> Iterator[Training]:
+    for tokens, checkpointing, offload in product(MICRO_BATCHES, (False, True), (False, True)):
+        if not (lora and offload):  # adapters' moments are small
+            yield Training(tokens=tokens, checkpointing=checkpointing, offload=offload, lora=lora)
+
+
+def _layouts(case: Case, lora: bool, sharing: Sharing, found: Found) -> Iterator[Layout]:
+    for ranks in range(1, case.cluster.total + (sharing == "all")):
+        servers = _servers(case, ranks, sharing, found)
+        if servers is None:
+            continue
+        for training in _trainings(lora):
+            for groups in _groupings(case, ranks, training, sharing):
+                yield Layout(groups=groups, servers=servers, training=training, sharing=sharing)
+
+
+def _groupings(
+    case: Case, ranks: int, training: Training, sharing: Sharing
+) -> Iterator[tuple[Group, ...]]:
+    gpus = case.cluster.gpus
+    if ranks <= gpus or ranks % gpus == 0:
+        yield (Group(policies=case.policies, ranks=ranks),)
+    if ranks > gpus and ranks % gpus == 0:
+        yield (Group(policies=case.policies, ranks=ranks, shard=gpus),)
+    if sharing == "none" and 1 < len(case.policies) <= ranks:
+        parts = tuple(Group(policies=(policy,), ranks=1) for policy in case.policies)
+        for _ in range(ranks - len(parts)):
+            parts = _with_one_more(case, parts, training)
+        if _stay_in_nodes(parts, gpus):
+            yield parts
+
+
+def _with_one_more(
+    case: Case, groups: tuple[Group, ...], training: Training
+) -> tuple[Group, ...]:
+    """One more rank for the group that is the busiest."""
+    slowest = max(groups, key=lambda group: learner_s(case, group, training))
+    return tuple(
+        replace(group, ranks=group.ranks + 1) if group is slowest else group for group in groups
+    )
+
+
+def _stay_in_nodes(groups: tuple[Group, ...], gpus: int) -> bool:
+    """Whether no group that fits into one node lies across two, placed one after the other."""
+    start = 0
+    for group in sorted(groups, key=lambda one: -one.ranks):
+        last = start + group.ranks - 1
+        if start // gpus != last // gpus and (start % gpus or group.ranks % gpus):
+            return False
+        start += group.ranks
+    return True
+
+
+def _servers(
+    case: Case, ranks: int, sharing: Sharing, found: Found
+) -> tuple[Servers, ...] | None:
+    """Servers on the GPUs that `ranks` learners leave; None where they have no room."""
+    policies = case.policies
+    free = case.cluster.total - ranks
+    if sharing != "none":
+        count = free if sharing == "servers" else case.cluster.total
+        if case.cluster.nodes > 1 or count < 1 or (sharing == "servers" and free >= len(policies)):
+            return None
+        memory = case.cluster.memory
+        if sharing == "all":
+            return _beside_learners(case, count)
+        one = _room(case, memory, share=len(policies), found=found)
+        return one and tuple(
+            Servers(policy=policy, count=count, tp=1, memory=one) for policy in policies
+        )
+    for tp in _TPS:
+        if tp > case.cluster.gpus or case.cluster.gpus % tp:
+            continue
+        room = _room(case, case.cluster.memory, tp=tp, found=found)
+        if room is not None:
+            return _by_demand(case, free // tp, tp, room)
+    return None
+
+
+def _beside_learners(case: Case, count: int) -> tuple[Servers, ...]:
+    """Servers on the learners' GPUs, with a cache just large enough: `_look_at` may enlarge it."""
+    shape, c = case.model.shape, case.model.compute_bytes
+    tokens = _needed_tokens(case)
+    share = ServerMemory(
+        weights=float(case.model.weight_bytes),
+        beside=beside_bytes(shape, c),
+        token=2.0 * shape.layers * shape.kv_heads * shape.head_dim * c,
+        tokens=tokens,
+    )
+    return tuple(
+        Servers(policy=policy, count=count, tp=1, memory=share) for policy in case.policies
+    )
+
+
+def _by_demand(
+    case: Case, places: int, tp: int, room: ServerMemory
+) -> tuple[Servers, ...] | None:
+    """One for each policy, and each further one where servers are the busiest."""
+    if places < len(case.policies):
+        return None
+    servers = {p: Servers(policy=p, count=1, tp=tp, memory=room) for p in case.policies}
+    taken = {policy: server_s(case, one) for policy, one in servers.items()}
+    for _ in range(places - len(servers)):
+        busiest = max(taken, key=lambda policy: taken[policy])
+        one = servers[busiest]
+        servers[busiest] = replace(one, count=one.count + 1)
+        taken[busiest] = server_s(case, servers[busiest])
+    return tuple(servers.values())
+
+
+def _room(
+    case: Case, memory: float, *, tp: int = 1, share: int = 1, found: Found
+) -> ServerMemory | None:
+    """A server's memory, if its cache holds a longest request and a few more."""
+    number = case.model.compute_bytes
+    room = server_memory(case.model.shape, number_bytes=number, memory=memory, tp=tp, share=share)
+    needed = _needed_tokens(case)
+    if room is not None and room.tokens >= needed:
+        return room
+    what = "one server on a GPU" if share == 1 else f"{share} servers on a GPU"
+    what += f", tp {tp}" if tp > 1 else ""
+    each = case.model.weight_bytes / tp + beside_bytes(case.model.shape, number, tp)
+    each += needed * 2.0 * case.model.shape.layers * case.model.shape.kv_heads * (
+        case.model.shape.head_dim * number / tp
+    )
+    missing = share * each - memory
+    found.refuse(what, missing, f"needs about {share * each / GB:.0f} GB of {memory / GB:.0f}")
+    return None
+
+
+def _needed_tokens(case: Case) -> int:
+    """Of a cache: a request as long as the context, and a few mean ones."""
+    longest = case.config.layout.servers[0].context_length
+    return int(longest + _FEWEST * max(role.context for role in case.work))
+
+
+def _look_at(case: Case, layout: Layout, found: Found) -> None:
+    """Add the plan of `layout`, or why it is none."""
+    cfg, cluster = layout.training.applied(case.config.learner), case.cluster
+    estimates = tuple(
+        learner_memory(
+            case.model.shape,
+            setup_for(
+                cfg,
+                compute_bytes=case.model.compute_bytes,
+                policies=len(group.policies),
+                ranks=group.ranks,
+                shard=group.shard,
+                bucket_mb=case.config.weights.bucket_mb,
+            ),
+        )
+        for group in layout.groups
+    )
+    plan = Plan(case, layout, estimates)
+    beside = sum(one.memory.total for one in layout.servers) if layout.sharing == "all" else 0.0
+    if (missing := plan.device_bytes + beside - cluster.memory) > 0:
+        fullest = max(estimates, key=lambda estimate: estimate.device_bytes)
+        group = layout.groups[estimates.index(fullest)]
+        servers = f" beside {beside / GB:.0f} GB of servers" if beside else ""
+        why = (
+            f"{plan.device_bytes / GB:.0f} GB a GPU ({worst(fullest.device)[0]}) on {group.ranks} "
+            f"learner GPUs{servers}, {missing / GB:.0f} GB too many"
+        )
+        found.refuse(layout.training.text, missing, why)
+    elif (missing := plan.host_bytes - cluster.host_memory) > 0:
+        why = f"{plan.host_bytes / GB:.0f} GB of host memory, {missing / GB:.0f} GB too many"
+        found.refuse(layout.training.text, missing, why)
+    else:
+        found.plans.append(_with_caches(plan, -missing) if beside else plan)
+
+
+def _with_caches(plan: Plan, _: float) -> Plan:
+    """The plan whose servers' caches take what its GPUs have left, all but a twentieth."""
+    memory = plan.case.cluster.memory
+    used = plan.device_bytes + sum(one.memory.total for one in plan.layout.servers)
+    each = max(0.0, 0.95 * memory - used) / len(plan.layout.servers)
+    servers = tuple(
+        replace(one, memory=replace(
+            one.memory, tokens=one.memory.tokens + int(each / one.memory.token)
+        ))
+        for one in plan.layout.servers
+    )  # fmt: skip
+    return replace(plan, layout=replace(plan.layout, servers=servers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What more GPUs at one place are worth."""
+
+    where: str
+    gpus: int
+    games_per_hour: float
+    gain: float
+    """As a share of what there is now."""
+
+
+def one_more(plan: Plan) -> list[Gain]:
+    """Where one more GPU (a server's `tp`) would help most: the best first. Memory only gets
+    easier by it."""
+    case, layout = plan.case, plan.layout
+    found = []
+    for where, gpus, changed in _larger(layout):
+        rate = 3600 / max(loads(case, changed).values())
+        gain = rate / plan.games_per_hour - 1
+        found.append(Gain(where=where, gpus=gpus, games_per_hour=rate, gain=gain))
+    return sorted(found, key=lambda one: -one.gain)
+
+
+def _larger(layout: Layout) -> Iterator[tuple[str, int, Layout]]:
+    for i, group in enumerate(layout.groups):
+        groups = list(layout.groups)
+        groups[i] = replace(group, ranks=group.ranks + 1, shard=None)
+        if layout.sharing != "all":
+            where = f"learner rank for {', '.join(group.policies)}"
+            yield where, 1, replace(layout, groups=tuple(groups))
+    if layout.sharing == "none":
+        for i, one in enumerate(layout.servers):
+            servers = list(layout.servers)
+            servers[i] = replace(one, count=one.count + 1)
+            yield f"server for {one.policy}", one.tp, replace(layout, servers=tuple(servers))
+        return
+    more = tuple(replace(one, count=one.count + 1) for one in layout.servers)
+    groups = [
+        replace(group, ranks=group.ranks + (layout.sharing == "all")) for group in layout.groups
+    ]
+    what = "GPU for servers" if layout.sharing == "servers" else "GPU shared like the others"
+    yield what, 1, replace(layout, servers=more, groups=tuple(groups))
