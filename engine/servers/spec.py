@@ -175,7 +175,10 @@ def _sglang_command(spec: ServerSpec) -> list[str]:
             *("--mm-attention-backend", "sdpa"),
             *("--sampling-backend", "pytorch"),
             # All that requests could fill; by itself it would take nearly all of the memory.
-            *("--max-total-tokens", str(spec.cache_tokens or spec.max_running * spec.context_length)),
+            *(
+                "--max-total-tokens",
+                str(spec.cache_tokens or spec.max_running * spec.context_length),
+            ),
             "--disable-overlap-schedule",
             "--sleep-on-idle",  # else waiting takes a core
         ]

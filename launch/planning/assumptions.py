@@ -76,7 +76,7 @@ def assume(given: Sequence[str]) -> Assumptions:
             value = float(text)
         except ValueError:
             raise ConfigError(f"--assume {one!r}: want {name}=NUMBER") from None
-        if not 0 < value or (name in _AT_MOST_ONE and value > 1):
+        if not value > 0 or (name in _AT_MOST_ONE and value > 1):
             bound = "above 0, at most 1" if name in _AT_MOST_ONE else "above 0"
             raise ConfigError(f"--assume {one!r}: want a number {bound}")
         found[name] = value

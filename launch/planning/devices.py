@@ -76,9 +76,10 @@ class Cluster:
 
     @property
     def text(self) -> str:
-        """As people say it: 8 x H100 of 80 GB."""
+        """As people say it: 8 x H100 (80 GB)."""
         nodes = f"{self.nodes} nodes of " if self.nodes > 1 else ""
-        return f"{nodes}{self.gpus} x {self.device.name} ({self.memory / GB:g} GB)"
+        name = self.device.name.removesuffix(" 40GB")
+        return f"{nodes}{self.gpus} x {name} ({self.memory / GB:g} GB)"
 
 
 def memory_bytes(text: str, option: str) -> float:

@@ -21,13 +21,13 @@ class Training:
 
     def applied(self, cfg: LearnerConfig) -> LearnerConfig:
         """`cfg` with these settings. Adapters learn at ten times the rate of whole weights."""
-        changes = {
+        changes: dict[str, object] = {
             "tokens_per_micro_batch": self.tokens,
             "activation_checkpointing": self.checkpointing,
             "offload_optimizer": self.offload,
         }
         if self.lora:
-            changes |= {"lora": LoraConfig(rank=LORA_RANK), "lr": 10 * cfg.lr}  # type: ignore[dict-item]
+            changes |= {"lora": LoraConfig(rank=LORA_RANK), "lr": float(f"{10 * cfg.lr:.6g}")}
         return cfg.model_copy(update=changes)
 
     @property

@@ -1,4 +1,4 @@
-"""Seconds that one game takes of each resource. Games stream, so the busiest resource sets the pace.
+"""Seconds that one game takes of each resource. Games stream: the busiest resource sets the pace.
 
     decode       max(bytes read / bandwidth, FLOPs / peak) + overhead per step, for a batch of B:
                  weights once, and the keys and values of B replies
@@ -25,6 +25,8 @@ from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, Training
 from launch.planning.work import RoleWork
 
 RENDERER = "renderer"
+SERVERS = "GPUs that servers share"
+SHARED = "GPUs that learners and servers share"
 _MOST_WORKERS = 64
 
 
@@ -95,8 +97,7 @@ def server_s(case: Case, servers: Servers, *, via_disk: bool = False) -> float:
 def learner_s(case: Case, group: Group, training: Training, *, via_disk: bool = False) -> float:
     """Seconds of a game at a learner group: its policies train and publish in turn."""
     step_s = sum(
-        _train_s(case, case.roles(policy), group, training)
-        + publication_s(case, via_disk=via_disk)
+        _train_s(case, case.roles(policy), group, training) + publication_s(case, via_disk=via_disk)
         for policy in group.policies
     )
     return step_s / case.games_per_step
@@ -115,10 +116,10 @@ def loads(case: Case, layout: Layout) -> dict[str, float]:
         f"{one.policy}'s servers": server_s(case, one, via_disk=disk) for one in layout.servers
     }
     if layout.sharing == "servers":
-        servers = {"servers' GPUs": sum(servers.values())}
+        servers = {SERVERS: sum(servers.values())}
     found = learners | servers
     if layout.sharing == "all":
-        found = {"GPUs": sum(found.values())}
+        found = {SHARED: sum(found.values())}
     fastest = 1 / max(found.values())
     found[RENDERER] = render_s(case, render_workers(case, fastest))
     return dict(sorted(found.items(), key=lambda item: -item[1]))

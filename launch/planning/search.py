@@ -109,11 +109,12 @@ def search(case: Case, *, lora: bool | None = None) -> Found:
     return found
 
 
-def _rank(plan: Plan) -> tuple[float, int, float]:
-    """Faster; then with less that saves memory, then with more room."""
+def _rank(plan: Plan) -> tuple[float, float, int, int]:
+    """Faster; then less busy elsewhere; then with less that saves memory, in larger pieces."""
     training = plan.layout.training
     switches = training.checkpointing + training.offload
-    return -round(plan.games_per_hour, 3), switches, plan.device_bytes
+    others = round(sum(plan.loads.values()), 3)
+    return -round(plan.games_per_hour, 3), others, switches, -training.tokens
 
 
 def _trainings(lora: bool) -> Iterator[Training]:
@@ -148,9 +149,7 @@ def _groupings(
             yield parts
 
 
-def _with_one_more(
-    case: Case, groups: tuple[Group, ...], training: Training
-) -> tuple[Group, ...]:
+def _with_one_more(case: Case, groups: tuple[Group, ...], training: Training) -> tuple[Group, ...]:
     """One more rank for the group that is the busiest."""
     slowest = max(groups, key=lambda group: learner_s(case, group, training))
     return tuple(
@@ -169,9 +168,7 @@ def _stay_in_nodes(groups: tuple[Group, ...], gpus: int) -> bool:
     return True
 
 
-def _servers(
-    case: Case, ranks: int, sharing: Sharing, found: Found
-) -> tuple[Servers, ...] | None:
+def _servers(case: Case, ranks: int, sharing: Sharing, found: Found) -> tuple[Servers, ...] | None:
     """Servers on the GPUs that `ranks` learners leave; None where they have no room."""
     policies = case.policies
     free = case.cluster.total - ranks
@@ -183,9 +180,9 @@ def _servers(
         if sharing == "all":
             return _beside_learners(case, count)
         one = _room(case, memory, share=len(policies), found=found)
-        return one and tuple(
-            Servers(policy=policy, count=count, tp=1, memory=one) for policy in policies
-        )
+        if one is None:
+            return None
+        return tuple(Servers(policy=policy, count=count, tp=1, memory=one) for policy in policies)
     for tp in _TPS:
         if tp > case.cluster.gpus or case.cluster.gpus % tp:
             continue
@@ -210,9 +207,7 @@ def _beside_learners(case: Case, count: int) -> tuple[Servers, ...]:
     )
 
 
-def _by_demand(
-    case: Case, places: int, tp: int, room: ServerMemory
-) -> tuple[Servers, ...] | None:
+def _by_demand(case: Case, places: int, tp: int, room: ServerMemory) -> tuple[Servers, ...] | None:
     """One for each policy, and each further one where servers are the busiest."""
     if places < len(case.policies):
         return None
@@ -238,8 +233,12 @@ def _room(
     what = "one server on a GPU" if share == 1 else f"{share} servers on a GPU"
     what += f", tp {tp}" if tp > 1 else ""
     each = case.model.weight_bytes / tp + beside_bytes(case.model.shape, number, tp)
-    each += needed * 2.0 * case.model.shape.layers * case.model.shape.kv_heads * (
-        case.model.shape.head_dim * number / tp
+    each += (
+        needed
+        * 2.0
+        * case.model.shape.layers
+        * case.model.shape.kv_heads
+        * (case.model.shape.head_dim * number / tp)
     )
     missing = share * each - memory
     found.refuse(what, missing, f"needs about {share * each / GB:.0f} GB of {memory / GB:.0f}")
@@ -284,10 +283,10 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
         why = f"{plan.host_bytes / GB:.0f} GB of host memory, {missing / GB:.0f} GB too many"
         found.refuse(layout.training.text, missing, why)
     else:
-        found.plans.append(_with_caches(plan, -missing) if beside else plan)
+        found.plans.append(_with_caches(plan) if beside else plan)
 
 
-def _with_caches(plan: Plan, _: float) -> Plan:
+def _with_caches(plan: Plan) -> Plan:
     """The plan whose servers' caches take what its GPUs have left, all but a twentieth."""
     memory = plan.case.cluster.memory
     used = plan.device_bytes + sum(one.memory.total for one in plan.layout.servers)
@@ -317,29 +316,36 @@ def one_more(plan: Plan) -> list[Gain]:
     easier by it."""
     case, layout = plan.case, plan.layout
     found = []
-    for where, gpus, changed in _larger(layout):
+    for where, gpus, changed in _larger(layout, case.cluster.gpus if case.cluster.nodes > 1 else 1):
         rate = 3600 / max(loads(case, changed).values())
         gain = rate / plan.games_per_hour - 1
         found.append(Gain(where=where, gpus=gpus, games_per_hour=rate, gain=gain))
     return sorted(found, key=lambda one: -one.gain)
 
 
-def _larger(layout: Layout) -> Iterator[tuple[str, int, Layout]]:
+def _larger(layout: Layout, node: int) -> Iterator[tuple[str, int, Layout]]:
     for i, group in enumerate(layout.groups):
+        if layout.sharing == "all":
+            continue
         groups = list(layout.groups)
-        groups[i] = replace(group, ranks=group.ranks + 1, shard=None)
-        if layout.sharing != "all":
-            where = f"learner rank for {', '.join(group.policies)}"
-            yield where, 1, replace(layout, groups=tuple(groups))
+        # Where a group fills nodes, a whole node.
+        more = node if group.ranks % node == 0 else 1
+        shard = node if more > 1 else None
+        groups[i] = replace(group, ranks=group.ranks + more, shard=shard)
+        yield (
+            f"learner rank{'s' if more > 1 else ''} for {', '.join(group.policies)}",
+            more,
+            replace(layout, groups=tuple(groups)),
+        )
     if layout.sharing == "none":
         for i, one in enumerate(layout.servers):
             servers = list(layout.servers)
             servers[i] = replace(one, count=one.count + 1)
             yield f"server for {one.policy}", one.tp, replace(layout, servers=tuple(servers))
         return
-    more = tuple(replace(one, count=one.count + 1) for one in layout.servers)
-    groups = [
+    everywhere = tuple(replace(one, count=one.count + 1) for one in layout.servers)
+    wider = tuple(
         replace(group, ranks=group.ranks + (layout.sharing == "all")) for group in layout.groups
-    ]
+    )
     what = "GPU for servers" if layout.sharing == "servers" else "GPU shared like the others"
-    yield what, 1, replace(layout, servers=more, groups=tuple(groups))
+    yield what, 1, replace(layout, servers=everywhere, groups=wider)

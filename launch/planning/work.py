@@ -17,7 +17,7 @@ PROMPT_TOKENS = {
     "spy": 600,
     VOTER: 900,
 }
-"""Of text: the prompt sets `full` (four characters a token), with proposals, questions and clues."""
+"""Of text: prompt sets `full` (four characters a token), with proposals, questions and clues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
