@@ -1,4 +1,4 @@
-"""What a plan takes for granted. Every number can be set (`--assume NAME=VALUE`), and is printed."""
+"""What a plan takes for granted. Each number can be set (`--assume NAME=VALUE`), and is printed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,7 +14,7 @@ WHY = {
     "link_efficiency": "of the data sheet's bandwidth between GPUs or nodes",
     "host_gb_s": "GB/s between a GPU and its host, for offloaded moments",
     "disk_gb_s": "GB/s of writing weights to a tmpfs, and of reading them there",
-    "renders_per_core_s": "pictures that a render worker draws per second (`bench.py render`: 70, of 640 px)",
+    "renders_per_core_s": "per render worker; of 640 px, `bench.py render` draws 70",
     "parsed": "of the proposals are read and drawn (the quickstart's: .88)",
     "rendered": "of the drawings render (the quickstart's: .94)",
     "coder_kept": "of the coder's groups train (the quickstart's: .99)",

@@ -12,8 +12,9 @@ from launch.planning.case import TEMPLATES, Case, make_case
 from launch.planning.config_file import yaml_of
 from launch.planning.devices import DEVICES, Cluster, find_device, memory_bytes
 from launch.planning.models import find_model
+from launch.planning.plans import Found
 from launch.planning.printed import report
-from launch.planning.search import Found, search
+from launch.planning.search import search
 
 
 @dataclass(frozen=True)

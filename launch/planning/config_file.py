@@ -11,8 +11,8 @@ from engine.config import LayoutConfig
 from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
 from launch.planning.layouts import LORA_RANK, Group, Layout
+from launch.planning.plans import Plan
 from launch.planning.rates import render_workers, service
-from launch.planning.search import Plan
 from launch.planning.server_memory import mem_fraction
 
 FIRST_PORT = 30000

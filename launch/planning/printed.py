@@ -8,9 +8,10 @@ from engine.learner.memory import GB, worst
 from launch.planning.assumptions import WHY, Assumptions
 from launch.planning.case import Case
 from launch.planning.config_file import torchrun_lines
+from launch.planning.gains import one_more
 from launch.planning.layouts import Servers
+from launch.planning.plans import Found, Plan
 from launch.planning.rates import RENDERER, SERVERS, SHARED, render_workers, service, token_shares
-from launch.planning.search import Found, Plan, one_more
 
 SHOWN = 3
 """Layouts that are listed."""
@@ -82,7 +83,8 @@ def _who(plan: Plan) -> Iterator[str]:
         moment, terms = worst(estimate.device)
         largest = ", ".join(f"{what} {size / GB:.0f}" for what, size in list(terms.items())[:3])
         share = busy.get(f"learners of {', '.join(group.policies)}", busy.get(SHARED, 0.0))
-        yield _row(f"{group.ranks} learner GPUs: {', '.join(group.policies)}", share)
+        gpus = "GPU" if group.ranks == 1 else "GPUs"
+        yield _row(f"{group.ranks} learner {gpus}: {', '.join(group.policies)}", share)
         yield (
             f"    {estimate.device_bytes / GB:.0f} of {case.cluster.memory / GB:.0f} GB "
             f"({moment}: {largest}); host {estimate.host_bytes / GB:.0f} GB"

@@ -6,16 +6,16 @@ GPUs of their own before shared ones: the later ways are looked at only where no
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import product
 from typing import Literal
 
-from engine.learner.memory import GB, MemoryEstimate, learner_memory, worst
+from engine.learner.memory import GB, learner_memory, worst
 from engine.learner.memory_check import setup_for
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Training
-from launch.planning.rates import learner_s, loads, server_s
+from launch.planning.plans import Found, Plan
+from launch.planning.rates import learner_s, server_s
 from launch.planning.server_memory import ServerMemory, beside_bytes, server_memory
 
 MICRO_BATCHES = (16384, 8192, 4096)
@@ -25,71 +25,6 @@ _FEWEST = 8
 """Requests that a server's cache must hold at a time, beside a longest one."""
 
 Sharing = Literal["none", "servers", "all"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One layout that fits, and what to expect of it."""
-
-    case: Case
-    layout: Layout
-    learners: tuple[MemoryEstimate, ...]
-    """Of each group."""
-
-    @cached_property
-    def loads(self) -> dict[str, float]:
-        """{resource: seconds of it per game}, the busiest first."""
-        return loads(self.case, self.layout)
-
-    @cached_property
-    def games_per_hour(self) -> float:
-        return 3600 / max(self.loads.values())
-
-    @property
-    def steps_per_hour(self) -> float:
-        """Of each policy."""
-        return self.games_per_hour / self.case.games_per_step
-
-    @property
-    def bottleneck(self) -> str:
-        return next(iter(self.loads))
-
-    @property
-    def busy(self) -> dict[str, float]:
-        """{resource: share of the time that it works}."""
-        most = max(self.loads.values())
-        return {name: load / most for name, load in self.loads.items()}
-
-    @property
-    def device_bytes(self) -> float:
-        """Of the fullest learner's GPU, without servers that share it."""
-        return max(estimate.device_bytes for estimate in self.learners)
-
-    @property
-    def host_bytes(self) -> float:
-        """Of all groups together."""
-        return sum(estimate.host_bytes for estimate in self.learners)
-
-
-@dataclass
-class Found:
-    """The outcome of a search."""
-
-    plans: list[Plan] = field(default_factory=list)
-    """Those that fit, fastest first."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """{what was tried: why none of it fits}, each with the nearest miss."""
-    _misses: dict[str, float] = field(default_factory=dict)
-
-    def refuse(self, what: str, missing: float, why: str) -> None:
-        """Note that `what` lacks `missing` bytes; only the nearest miss is kept."""
-        if missing < self._misses.get(what, float("inf")):
-            self._misses[what], self.refused[what] = missing, why
-
-    def forget_what_fits(self) -> None:
-        """What fits in some way was not refused."""
-        for plan in self.plans:
-            self.refused.pop(plan.layout.training.text, None)
 
 
 def search(case: Case, *, lora: bool | None = None) -> Found:
@@ -275,8 +210,8 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
         group = layout.groups[estimates.index(fullest)]
         servers = f" beside {beside / GB:.0f} GB of servers" if beside else ""
         why = (
-            f"{plan.device_bytes / GB:.0f} GB a GPU ({worst(fullest.device)[0]}) on {group.ranks} "
-            f"learner GPUs{servers}, {missing / GB:.0f} GB too many"
+            f"{plan.device_bytes / GB:.0f} GB a GPU ({worst(fullest.device)[0]}) with {group.ranks} "
+            f"for the learner{servers}, {missing / GB:.0f} GB too many"
         )
         found.refuse(layout.training.text, missing, why)
     elif (missing := plan.host_bytes - cluster.host_memory) > 0:
@@ -298,54 +233,3 @@ def _with_caches(plan: Plan) -> Plan:
         for one in plan.layout.servers
     )  # fmt: skip
     return replace(plan, layout=replace(plan.layout, servers=servers))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """What more GPUs at one place are worth."""
-
-    where: str
-    gpus: int
-    games_per_hour: float
-    gain: float
-    """As a share of what there is now."""
-
-
-def one_more(plan: Plan) -> list[Gain]:
-    """Where one more GPU (a server's `tp`) would help most: the best first. Memory only gets
-    easier by it."""
-    case, layout = plan.case, plan.layout
-    found = []
-    for where, gpus, changed in _larger(layout, case.cluster.gpus if case.cluster.nodes > 1 else 1):
-        rate = 3600 / max(loads(case, changed).values())
-        gain = rate / plan.games_per_hour - 1
-        found.append(Gain(where=where, gpus=gpus, games_per_hour=rate, gain=gain))
-    return sorted(found, key=lambda one: -one.gain)
-
-
-def _larger(layout: Layout, node: int) -> Iterator[tuple[str, int, Layout]]:
-    for i, group in enumerate(layout.groups):
-        if layout.sharing == "all":
-            continue
-        groups = list(layout.groups)
-        # Where a group fills nodes, a whole node.
-        more = node if group.ranks % node == 0 else 1
-        shard = node if more > 1 else None
-        groups[i] = replace(group, ranks=group.ranks + more, shard=shard)
-        yield (
-            f"learner rank{'s' if more > 1 else ''} for {', '.join(group.policies)}",
-            more,
-            replace(layout, groups=tuple(groups)),
-        )
-    if layout.sharing == "none":
-        for i, one in enumerate(layout.servers):
-            servers = list(layout.servers)
-            servers[i] = replace(one, count=one.count + 1)
-            yield f"server for {one.policy}", one.tp, replace(layout, servers=tuple(servers))
-        return
-    everywhere = tuple(replace(one, count=one.count + 1) for one in layout.servers)
-    wider = tuple(
-        replace(group, ranks=group.ranks + (layout.sharing == "all")) for group in layout.groups
-    )
-    what = "GPU for servers" if layout.sharing == "servers" else "GPU shared like the others"
-    yield what, 1, replace(layout, servers=everywhere, groups=wider)

@@ -60,9 +60,13 @@ def cache_bytes(shape: ModelShape, number_bytes: int, tp: int = 1) -> float:
 
 def beside_bytes(shape: ModelShape, number_bytes: int, tp: int = 1) -> float:
     """All that a server needs on a GPU beside weights and cache."""
-    logits = MOST_RUNNING * shape.vocabulary * _LOGIT_BYTES / tp
-    chunk = PREFILL_CHUNK * passing_bytes(shape, number_bytes) / tp
-    return CONTEXT + GRAPHS + logits + chunk
+    work = working_bytes(shape, number_bytes, read=PREFILL_CHUNK, running=MOST_RUNNING)
+    return CONTEXT + GRAPHS + work / tp
+
+
+def working_bytes(shape: ModelShape, number_bytes: int, *, read: int, running: int) -> float:
+    """Of a step that reads `read` tokens of prompts and gives `running` requests a token each."""
+    return running * shape.vocabulary * _LOGIT_BYTES + read * passing_bytes(shape, number_bytes)
 
 
 def server_memory(
