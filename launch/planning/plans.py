@@ -71,4 +71,5 @@ class Found:
     def forget_what_fits(self) -> None:
         """What fits in some way was not refused."""
         for plan in self.plans:
-            self.refused.pop(plan.layout.training.text, None)
+            for what in (text := plan.layout.training.text, f"{text}, where GPUs have room"):
+                self.refused.pop(what, None)

@@ -16,7 +16,13 @@ from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Training
 from launch.planning.plans import Found, Plan
 from launch.planning.rates import learner_s, server_s
-from launch.planning.server_memory import ServerMemory, beside_bytes, server_memory
+from launch.planning.server_memory import (
+    BETWEEN,
+    ServerMemory,
+    beside_bytes,
+    cache_bytes,
+    server_memory,
+)
 
 MICRO_BATCHES = (16384, 8192, 4096)
 """Tokens of a micro-batch that are tried."""
@@ -134,7 +140,7 @@ def _beside_learners(case: Case, count: int) -> tuple[Servers, ...]:
     share = ServerMemory(
         weights=float(case.model.weight_bytes),
         beside=beside_bytes(shape, c),
-        token=2.0 * shape.layers * shape.kv_heads * shape.head_dim * c,
+        token=cache_bytes(shape, c),
         tokens=tokens,
     )
     return tuple(
@@ -168,15 +174,10 @@ def _room(
     what = "one server on a GPU" if share == 1 else f"{share} servers on a GPU"
     what += f", tp {tp}" if tp > 1 else ""
     each = case.model.weight_bytes / tp + beside_bytes(case.model.shape, number, tp)
-    each += (
-        needed
-        * 2.0
-        * case.model.shape.layers
-        * case.model.shape.kv_heads
-        * (case.model.shape.head_dim * number / tp)
-    )
-    missing = share * each - memory
-    found.refuse(what, missing, f"needs about {share * each / GB:.0f} GB of {memory / GB:.0f}")
+    each += needed * cache_bytes(case.model.shape, number, tp)
+    usable = memory * ((1 - BETWEEN) if share > 1 else 1)
+    why = f"need about {share * each / GB:.0f} GB of the {usable / GB:.0f} that they may use"
+    found.refuse(what, share * each - usable, why)
     return None
 
 
@@ -210,13 +211,13 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
         group = layout.groups[estimates.index(fullest)]
         servers = f" beside {beside / GB:.0f} GB of servers" if beside else ""
         why = (
-            f"{plan.device_bytes / GB:.0f} GB a GPU ({worst(fullest.device)[0]}) with {group.ranks} "
-            f"for the learner{servers}, {missing / GB:.0f} GB too many"
+            f"{plan.device_bytes / GB:.0f} GB a GPU ({worst(fullest.device)[0]}) on "
+            f"{group.ranks} learner GPUs{servers}, {missing / GB:.0f} GB too many"
         )
         found.refuse(layout.training.text, missing, why)
     elif (missing := plan.host_bytes - cluster.host_memory) > 0:
         why = f"{plan.host_bytes / GB:.0f} GB of host memory, {missing / GB:.0f} GB too many"
-        found.refuse(layout.training.text, missing, why)
+        found.refuse(f"{layout.training.text}, where GPUs have room", missing, why)
     else:
         found.plans.append(_with_caches(plan) if beside else plan)
 
@@ -225,7 +226,7 @@ def _with_caches(plan: Plan) -> Plan:
     """The plan whose servers' caches take what its GPUs have left, all but a twentieth."""
     memory = plan.case.cluster.memory
     used = plan.device_bytes + sum(one.memory.total for one in plan.layout.servers)
-    each = max(0.0, 0.95 * memory - used) / len(plan.layout.servers)
+    each = max(0.0, (1 - BETWEEN) * memory - used) / len(plan.layout.servers)
     servers = tuple(
         replace(one, memory=replace(
             one.memory, tokens=one.memory.tokens + int(each / one.memory.token)

@@ -27,7 +27,7 @@ _LOGIT_BYTES = 3 * 4
 """Of a logit: raw, scaled, and its probability, all float32."""
 MEM_FRACTION = 0.88
 """At most, as SGLang itself chooses on large GPUs."""
-_BETWEEN = 0.05
+BETWEEN = 0.05
 """Of a GPU that several processes share: what stays free."""
 
 
@@ -78,7 +78,7 @@ def server_memory(
     """
     weights = number_bytes * shape.params / tp
     beside = beside_bytes(shape, number_bytes, tp)
-    own = memory * (1 - _BETWEEN) / share if share > 1 else memory
+    own = memory * (1 - BETWEEN) / share if share > 1 else memory
     static = own - beside if share > 1 else mem_fraction(shape, number_bytes, memory, tp) * memory
     token = cache_bytes(shape, number_bytes, tp)
     tokens = int((static - weights) // token)
