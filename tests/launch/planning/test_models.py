@@ -1,7 +1,6 @@
 """Known models: their parameters against the published totals and against transformers' modules,
 their pictures against the processors that cut them."""
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from engine.errors import ConfigError
 from engine.learner.costs import model_shape
-from engine.learner.families import family_of
 from launch.planning.models import KNOWN, find_model
 from launch.planning.shapes import shape_of_config
 from tests.engine.learner.eight_b import EIGHT
@@ -93,12 +92,16 @@ def test_a_config_alone_says_what_the_weights_say(tmp_path: Path) -> None:
     assert find_model(str(TINY)).shape == model_shape(TINY)
 
 
-@pytest.mark.parametrize("side", [64, 96, 224, 448, 896])
-def test_a_picture_of_qwen_is_as_its_processor_cuts_it(side: int) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side)).save(buffer, "PNG")
-    size = family_of(TINY).measure(buffer.getvalue())
-    assert find_model("Qwen3-VL-8B").picture(side) == (size.tokens, math.prod(size.grid))
+@pytest.mark.parametrize("name, patch", [("Qwen3-VL-8B", 16), ("Qwen2.5-VL-7B", 14)])
+@pytest.mark.parametrize("side", [448, 896, 1344])
+def test_a_picture_of_qwen_is_as_its_processor_cuts_it(name: str, patch: int, side: int) -> None:
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=patch, merge_size=2, size={"shortest_edge": 1 << 16, "longest_edge": 1 << 24}
+    )
+    seen = processor(images=[Image.new("RGB", (side, side))], return_tensors="pt")
+    (grid,) = seen["image_grid_thw"].tolist()
+    patches = math.prod(grid)
+    assert find_model(name).picture(side) == (patches // 4, patches)
 
 
 @pytest.mark.parametrize("side", [96, 448, 640, 896, 1344])
