@@ -10,7 +10,7 @@ import yaml
 from engine.config import LayoutConfig
 from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
-from launch.planning.layouts import LORA_RANK, Group, Layout
+from launch.planning.layouts import LORA_RANK, Group, Layout, Servers
 from launch.planning.plans import Plan
 from launch.planning.rates import render_workers, service
 from launch.planning.server_memory import mem_fraction
@@ -50,12 +50,18 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
 def layout_of(plan: Plan) -> LayoutConfig:
     """Learners from rank 0 on, servers up to the last rank; GPUs in between idle."""
     case, layout = plan.case, plan.layout
-    shared = layout.sharing != "none"
     learners, start = [], 0
     for group in sorted(layout.groups, key=lambda one: -one.ranks):
         learners.append(_group(group, start))
         start += group.ranks
-    servers, gpu_of = _shared_servers(plan, start) if shared else (_own_servers(plan), {})
+    servers: list[dict[str, Any]]
+    gpu_of: dict[int, int] = {}
+    if layout.sharing == "none":
+        servers = _own_servers(plan)
+    elif layout.sharing == "light":
+        servers, gpu_of = _light_servers(plan, start)
+    else:
+        servers, gpu_of = _shared_servers(plan, start)
     tree: dict[str, Any] = {
         "device": "cuda",
         "backend": "nccl",
@@ -114,15 +120,34 @@ def _shared_servers(plan: Plan, start: int) -> tuple[list[dict[str, Any]], dict[
     size, whoever starts first."""
     layout = plan.layout
     first = 0 if layout.sharing == "all" else layout.learner_gpus
-    rank, found, gpu_of = start, [], {}
+    rank, found, gpu_of = start, [], dict[int, int]()
     for gpu in range(first, first + layout.servers[0].count):
         for one in layout.servers:
-            size = {"mem_fraction": 0.9, "cache_tokens": one.memory.tokens}
-            found.append(_server(plan, one.policy, rank) | size)
+            found.append(_server(plan, one.policy, rank) | _shared_size(one))
             if gpu != rank:
                 gpu_of[rank] = gpu
             rank += 1
     return found, gpu_of
+
+
+def _light_servers(plan: Plan, start: int) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """The busiest policy's servers on GPUs of their own, then all others on the last GPU."""
+    case = plan.case
+    *light, heavy = plan.layout.servers
+    share = mem_fraction(case.model.shape, case.model.compute_bytes, case.cluster.memory)
+    last = start + heavy.count
+    found = [
+        _server(plan, heavy.policy, rank) | {"mem_fraction": share} for rank in range(start, last)
+    ]
+    found += [
+        _server(plan, one.policy, last + i) | _shared_size(one) for i, one in enumerate(light)
+    ]
+    return found, {last + i: last for i in range(1, len(light))}
+
+
+def _shared_size(one: Servers) -> dict[str, Any]:
+    """What is free when it starts depends on the others; its cache's size does not."""
+    return {"mem_fraction": 0.9, "cache_tokens": one.memory.tokens}
 
 
 def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any]:

@@ -45,8 +45,10 @@ def _larger(layout: Layout, node: int) -> Iterator[tuple[str, int, Layout]]:
             more,
             replace(layout, groups=tuple(groups)),
         )
-    if layout.sharing == "none":
+    if layout.sharing in ("none", "light"):
         for i, one in enumerate(layout.servers):
+            if layout.sharing == "light" and one is not layout.servers[-1]:
+                continue
             servers = list(layout.servers)
             servers[i] = replace(one, count=one.count + 1)
             yield f"server for {one.policy}", one.tp, replace(layout, servers=tuple(servers))

@@ -7,6 +7,7 @@ from engine.learner.config import LearnerConfig, LoraConfig
 from launch.planning.server_memory import ServerMemory
 
 LORA_RANK = 32
+Sharing = Literal["none", "light", "servers", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +64,15 @@ class Servers:
 class Layout:
     """Who has which GPUs.
 
-    `sharing`: `none`, every GPU has one job; `servers`, each server's GPU has one server of every
-    policy; `all`, each GPU has a learner's rank too, and weights go through files.
+    `sharing`: `none`, every GPU has one job; `light`, one GPU has one server of every policy but
+    the busiest, the last of `servers`; `servers`, each server's GPU has one of every policy; `all`,
+    each GPU has a learner's rank too, and weights go through files.
     """
 
     groups: tuple[Group, ...]
     servers: tuple[Servers, ...]
     training: Training
-    sharing: Literal["none", "servers", "all"] = "none"
+    sharing: Sharing = "none"
 
     @property
     def learner_gpus(self) -> int:
@@ -81,6 +83,8 @@ class Layout:
         """That servers have to themselves."""
         if self.sharing == "none":
             return sum(one.count * one.tp for one in self.servers)
+        if self.sharing == "light":
+            return 1 + self.servers[-1].count
         return self.servers[0].count if self.sharing == "servers" else 0
 
     @property
@@ -95,5 +99,8 @@ class Layout:
         )
         if self.sharing == "all":
             return f"learner ranks: {learners}; on the same GPUs servers: {servers}"
+        if self.sharing == "light":
+            light, heavy = servers.rsplit(", ", 1)
+            return f"learner GPUs: {learners}; servers: {heavy}, and on one shared GPU {light}"
         where = f" on {self.server_gpus} shared" if self.sharing == "servers" else ""
         return f"learner GPUs: {learners}; servers{where}: {servers}"

@@ -92,7 +92,7 @@ def _who(plan: Plan) -> Iterator[str]:
     shared = busy.get(SERVERS, busy.get(SHARED, 0.0))
     for one in plan.layout.servers:
         yield _row(
-            f"{one.count} {_server_word(one)} of {one.policy}",
+            f"{one.count} {_server_word(one)} of {one.policy}{_where(plan, one)}",
             busy.get(f"{one.policy}'s servers", shared),
         )
         yield f"    {_server(plan, one)}"
@@ -106,6 +106,13 @@ def _who(plan: Plan) -> Iterator[str]:
 
 def _row(what: str, share: float) -> str:
     return f"  {what:<66}{share:5.0%}"
+
+
+def _where(plan: Plan, one: Servers) -> str:
+    """Whether it has its GPU to itself; where it has not, the GPU's share of time is shown."""
+    sharing = plan.layout.sharing
+    is_alone = sharing == "none" or (sharing == "light" and one is plan.layout.servers[-1])
+    return "" if is_alone else ", on a shared GPU"
 
 
 def _server_word(one: Servers) -> str:

@@ -25,8 +25,8 @@ from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, Training
 from launch.planning.work import RoleWork
 
 RENDERER = "renderer"
-SERVERS = "GPUs that servers share"
-SHARED = "GPUs that learners and servers share"
+SERVERS = "the GPUs that servers share"
+SHARED = "the GPUs that learners and servers share"
 _MOST_WORKERS = 64
 
 
@@ -115,6 +115,10 @@ def loads(case: Case, layout: Layout) -> dict[str, float]:
     servers = {
         f"{one.policy}'s servers": server_s(case, one, via_disk=disk) for one in layout.servers
     }
+    if layout.sharing == "light":
+        *light, heavy = servers
+        together = sum(servers[name] for name in light)
+        servers = {heavy: servers[heavy], SERVERS: together}
     if layout.sharing == "servers":
         servers = {SERVERS: sum(servers.values())}
     found = learners | servers

@@ -8,12 +8,11 @@ GPUs of their own before shared ones: the later ways are looked at only where no
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Literal
 
 from engine.learner.memory import GB, learner_memory, worst
 from engine.learner.memory_check import setup_for
 from launch.planning.case import Case
-from launch.planning.layouts import Group, Layout, Servers, Training
+from launch.planning.layouts import Group, Layout, Servers, Sharing, Training
 from launch.planning.plans import Found, Plan
 from launch.planning.rates import learner_s, server_s
 from launch.planning.server_memory import (
@@ -24,20 +23,20 @@ from launch.planning.server_memory import (
     server_memory,
 )
 
+_WAYS: tuple[tuple[Sharing, ...], ...] = (("none", "light", "servers"), ("all",))
+"""To share GPUs; later ones only where no earlier one fits."""
 MICRO_BATCHES = (16384, 8192, 4096)
 """Tokens of a micro-batch that are tried."""
 _TPS = (1, 2, 4, 8)
 _FEWEST = 8
 """Requests that a server's cache must hold at a time, beside a longest one."""
 
-Sharing = Literal["none", "servers", "all"]
-
 
 def search(case: Case, *, lora: bool | None = None) -> Found:
     """What fits. `lora`: with adapters, without, or (None) where nothing else fits."""
     found = Found()
     for adapters in (False, True) if lora is None else (lora,):
-        for ways in (("none", "servers"), ("all",)):
+        for ways in _WAYS:
             for sharing in ways:
                 for layout in _layouts(case, adapters, sharing, found):
                     _look_at(case, layout, found)
@@ -82,7 +81,7 @@ def _groupings(
         yield (Group(policies=case.policies, ranks=ranks),)
     if ranks > gpus and ranks % gpus == 0:
         yield (Group(policies=case.policies, ranks=ranks, shard=gpus),)
-    if sharing == "none" and 1 < len(case.policies) <= ranks:
+    if sharing in ("none", "light") and 1 < len(case.policies) <= ranks:
         parts = tuple(Group(policies=(policy,), ranks=1) for policy in case.policies)
         for _ in range(ranks - len(parts)):
             parts = _with_one_more(case, parts, training)
@@ -113,6 +112,8 @@ def _servers(case: Case, ranks: int, sharing: Sharing, found: Found) -> tuple[Se
     """Servers on the GPUs that `ranks` learners leave; None where they have no room."""
     policies = case.policies
     free = case.cluster.total - ranks
+    if sharing == "light":
+        return _light(case, free, found)
     if sharing != "none":
         count = free if sharing == "servers" else case.cluster.total
         if case.cluster.nodes > 1 or count < 1 or (sharing == "servers" and free >= len(policies)):
@@ -131,6 +132,20 @@ def _servers(case: Case, ranks: int, sharing: Sharing, found: Found) -> tuple[Se
         if room is not None:
             return _by_demand(case, free // tp, tp, room)
     return None
+
+
+def _light(case: Case, free: int, found: Found) -> tuple[Servers, ...] | None:
+    """The servers of all policies but the busiest on one GPU, and its own on the others."""
+    if case.cluster.nodes > 1 or len(case.policies) < 3 or free < 2:
+        return None
+    own = _room(case, case.cluster.memory, found=found)
+    shared = _room(case, case.cluster.memory, share=len(case.policies) - 1, found=found)
+    if own is None or shared is None:
+        return None
+    alone = [Servers(policy=policy, count=1, tp=1, memory=own) for policy in case.policies]
+    busiest = max(alone, key=lambda one: server_s(case, one))
+    light = (replace(one, memory=shared) for one in alone if one is not busiest)
+    return (*light, replace(busiest, count=free - 1))
 
 
 def _beside_learners(case: Case, count: int) -> tuple[Servers, ...]:

@@ -48,7 +48,7 @@ def test_a_plan_answers_first_and_then_says_why(capsys: pytest.CaptureFixture[st
     parts = [
         "mm_zero with Qwen3-VL-8B-Instruct (8.77 B parameters) on 8 x H100 (80 GB)",
         "Best: ",
-        "learner GPUs: 4 for proposer + coder + solver; servers: 1 proposer, 1 coder, 2 solver",
+        "learner GPUs: 4 for proposer + coder + solver; servers: 3 solver, and on one shared GPU",
         "Bottleneck: solver's servers, which generate 85% of the tokens",
         "games/h",
         "busy",
@@ -58,7 +58,7 @@ def test_a_plan_answers_first_and_then_says_why(capsys: pytest.CaptureFixture[st
         "GB too many",
         "A game, on average",
         "Assumed, not measured on a GPU",
-        "torchrun --standalone --max-restarts=3 --nproc-per-node=8 launch/async_selfplay.py",
+        "torchrun --standalone --max-restarts=3 --nproc-per-node=9 launch/async_selfplay.py",
         "device_memory_gb: 80.0",
     ]
     places = [said.find(part) for part in parts]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.layout import shared_gpus
 from launch.planning.config_file import layout_of
 from launch.planning.gains import one_more
 from launch.planning.plans import Plan
@@ -105,10 +106,33 @@ def test_one_more_gpu_goes_where_the_bottleneck_is() -> None:
     plan = search(case_of()).plans[0]
     gains = one_more(plan)
     assert gains[0].where == "server for solver"
-    rate = search(case_of(gpus=9)).plans[0].games_per_hour
+    *light, heavy = plan.layout.servers
+    servers = (*light, replace(heavy, count=heavy.count + 1))
+    rate = 3600 / max(loads(plan.case, replace(plan.layout, servers=servers)).values())
     assert gains[0].games_per_hour == pytest.approx(rate)
     assert gains[0].gain == pytest.approx(rate / plan.games_per_hour - 1)
+    assert gains[0].gain > 0.05
     assert all(gain.gain == pytest.approx(0) for gain in gains[1:])
+
+
+def test_policies_with_little_to_do_share_a_gpu() -> None:
+    """The proposer's servers alone would be busy for 6 % of the time."""
+    plans = search(case_of()).plans
+    light, apart = plans[0], next(plan for plan in plans if plan.layout.sharing == "none")
+    assert light.layout.sharing == "light"
+    assert light.games_per_hour > 1.4 * apart.games_per_hour
+    assert min(apart.busy[f"{policy}'s servers"] for policy in ("proposer", "coder")) < 0.1
+    *sharing, heavy = light.layout.servers
+    assert heavy.policy == "solver"
+    assert sum(one.memory.total for one in sharing) <= 80e9
+    layout = layout_of(light)
+    assert shared_gpus(layout) == {7: (7, 8)}
+    assert [host.policies[0] for host in layout.servers] == [
+        *["solver"] * 3,
+        "proposer",
+        "coder",
+    ]
+    assert [host.cache_tokens is None for host in layout.servers] == [True] * 3 + [False] * 2
 
 
 def test_a_slow_learner_is_the_bottleneck_and_wants_a_rank() -> None:
