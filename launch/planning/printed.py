@@ -71,8 +71,8 @@ def _table(plans: Sequence[Plan]) -> Iterator[str]:
             f"{i}  {plan.games_per_hour:7.0f}  {plan.steps_per_hour:7.1f}  "
             f"{plan.device_bytes / GB:7.0f} GB  {plan.bottleneck}"
         )
-        yield f"{'':33}{plan.layout.text}"
-        yield f"{'':33}{plan.layout.training.text}"
+        yield f"{'':3}{plan.layout.text}"
+        yield f"{'':3}{plan.layout.training.text}"
 
 
 def _who(plan: Plan) -> Iterator[str]:

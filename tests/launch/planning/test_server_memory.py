@@ -58,8 +58,8 @@ def test_an_8b_server_on_80_gb_by_hand() -> None:
 
 
 def test_the_embedded_server_holds_what_the_model_says() -> None:
-    """Weights, keys and values exactly; the peak of a busy server between those and those with
-    the prompts that it keeps and what a step needs."""
+    """Weights, keys and values exactly; the peak of a busy server between those with the prompts
+    that it keeps, and these with what a step needs."""
     limits = Limits(
         max_running_requests=32, max_total_tokens=65_536, context_length=256, max_queued_requests=64
     )
@@ -84,7 +84,8 @@ def test_the_embedded_server_holds_what_the_model_says() -> None:
     held = FLOAT32 * shape.params + cache
     kept = cache_bytes(shape, FLOAT32) * prompt * answers
     step = working_bytes(shape, FLOAT32, read=prompt * answers, running=answers)
-    assert held <= memory.peak <= held + 2 * kept + 2 * step, (held, memory.peak, kept, step)
+    # While the cache grows the smaller one is still there, which a pool of fixed size spares.
+    assert held + kept <= memory.peak <= held + kept + step + cache
 
 
 shapes = st.sampled_from([find_model(n).shape for n in ("Qwen3-VL-2B", "Qwen3-VL-8B")])
