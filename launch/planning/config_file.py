@@ -166,7 +166,7 @@ def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any
 
 
 def _comment(plan: Plan, command: str) -> str:
-    case = plan.case
+    case, nodes = plan.case, plan.case.cluster.nodes
     lines = [
         f"{case.recipe} with {case.model.name} on {case.cluster.text}. Written by",
         f"  {command}",
@@ -175,7 +175,7 @@ def _comment(plan: Plan, command: str) -> str:
         f"{plan.layout.text}; {plan.layout.training.text}.",
         *([f"It fits, but {case.model.caveat}."] if case.model.caveat else []),
         *(["LoRA needs pip install -e '.[lora]'."] if plan.layout.training.lora else []),
-        "Start it by",
+        "Start it by" + (f", with --node-rank 0 to {nodes - 1} on its node," if nodes > 1 else ""),
         *(f"  {line}" for line in torchrun_lines(plan, "THIS_FILE")[:1]),
     ]
     return "".join(
