@@ -78,7 +78,11 @@ class ServerHostConfig(Section):
     context_length: int = Field(512, ge=64)
     max_running: int = Field(256, ge=1)
     mem_fraction: float | None = Field(None, gt=0, lt=1)
-    """SGLang: share of the GPU's memory for weights and cache; None: its own choice."""
+    """SGLang: share of the GPU's memory for weights and cache; None: its own choice. It counts
+    what is free when the server starts."""
+    cache_tokens: int | None = Field(None, ge=1)
+    """SGLang: tokens that its cache holds at most; None: all that `mem_fraction` leaves. Servers
+    that share a GPU need it: what is free there depends on who started first."""
     deterministic: bool = False
     """SGLang on GPUs: the same tokens whatever else is in the batch; slower."""
     extra_args: tuple[str, ...] = ()
@@ -97,6 +101,10 @@ class LayoutConfig(Section):
     """{policy or follower: HOST:PORT}: its requests go to SGLang's own router, which the first of
     its server hosts starts at this address; without one the engine chooses the server. For many
     servers; `engine/servers/router.py` says what it lacks."""
+    gpu_of: Mapping[int, Annotated[int, Field(ge=0)]] = {}
+    """{rank: its GPU}, where ranks share one; the others have the GPU of their local rank. On one
+    node. A learner and its servers on one GPU need `weights.via: disk`: NCCL refuses two of its
+    ranks there."""
     device_memory_gb: float | None = Field(None, gt=0)
     """Of one learner's GPU, in 10^9 bytes: what would not fit is refused before anything starts.
     None: CUDA ranks find out when they begin."""

@@ -84,6 +84,7 @@ def check_layout(
                 f"layout.routers: there are no servers of {name!r}; there are those of "
                 f"{', '.join(dict.fromkeys(served))}"
             )
+    _check_gpus(layout)
     needed = world_size(layout)
     if world is not None and world != needed:
         raise ConfigError(
@@ -104,6 +105,24 @@ def job_of(layout: LayoutConfig, rank: int) -> Job:
     return Job()
 
 
+def gpu_of(layout: LayoutConfig, rank: int, local_rank: int) -> int:
+    """Index of the GPU of `rank`, among those of its machine."""
+    return layout.gpu_of.get(rank, local_rank)
+
+
+def shared_gpus(layout: LayoutConfig) -> dict[int, tuple[int, ...]]:
+    """{GPU: ranks} of the GPUs that several learners or servers share, in the order of ranks."""
+    ranks = sorted(
+        {rank for group in layout.learners for rank in group.ranks}
+        | {rank for host in layout.servers for rank in range(host.rank, host.rank + host.tp)}
+    )
+    found: dict[int, tuple[int, ...]] = {}
+    for rank in ranks if layout.gpu_of else ():
+        gpu = gpu_of(layout, rank, rank)
+        found[gpu] = (*found.get(gpu, ()), rank)
+    return {gpu: sharing for gpu, sharing in found.items() if len(sharing) > 1}
+
+
 def router_host(layout: LayoutConfig, policy: str) -> ServerHostConfig:
     """The host that starts the router of a policy or follower: the first that has servers of it."""
     return next(host for host in layout.servers if policy in host.policies)
@@ -119,6 +138,38 @@ def _claim(owners: dict[int, str], rank: int, owner: str) -> None:
     if rank in owners:
         raise ConfigError(f"{owner}: rank {rank} already belongs to {owners[rank]}")
     owners[rank] = owner
+
+
+def _check_gpus(layout: LayoutConfig) -> None:
+    """Raise ConfigError for GPUs that can not be shared as `gpu_of` says."""
+    if not layout.gpu_of:
+        return
+    if layout.device != "cuda":
+        raise ConfigError("layout.gpu_of: there are no GPUs with device=cpu; leave it out")
+    world = world_size(layout)
+    for rank in layout.gpu_of:
+        if not 0 <= rank < world:
+            raise ConfigError(f"layout.gpu_of: there is no rank {rank}; there are 0 to {world - 1}")
+    for i, group in enumerate(layout.learners):
+        gpus = [gpu_of(layout, rank, rank) for rank in group.ranks]
+        if len(set(gpus)) < len(gpus):
+            raise ConfigError(
+                f"layout.gpu_of: ranks of layout.learners.{i} share a GPU, which NCCL refuses; "
+                "give the group fewer ranks"
+            )
+    shared = {rank for ranks in shared_gpus(layout).values() for rank in ranks}
+    for i, host in enumerate(layout.servers):
+        ranks = set(range(host.rank, host.rank + host.tp))
+        if host.tp > 1 and ranks & (shared | layout.gpu_of.keys()):
+            raise ConfigError(
+                f"layout.gpu_of: layout.servers.{i} has tp {host.tp}, whose GPUs are those of its "
+                "ranks and its own; give it tp 1"
+            )
+        if host.kind == "sglang" and ranks & shared and host.cache_tokens is None:
+            raise ConfigError(
+                f"layout.servers.{i}.cache_tokens: it shares a GPU, and would take what is free "
+                "there; say how many tokens its cache may hold"
+            )
 
 
 def _room_for(name: str, layout: LayoutConfig) -> str:

@@ -3,23 +3,25 @@
 import importlib.util
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from engine.errors import ConfigError
-from engine.layout import check_layout
-from engine.learner.base_model import check_base_model, check_lora
-from engine.learner.costs import model_shape
-from engine.learner.memory import GB, learner_memory
-from engine.learner.memory_check import check_device, check_host, setup_of
+from engine.layout import Follower, check_layout, job_of, shared_gpus
+from engine.learner.base_model import check_base_model, check_lora, read_json
+from engine.learner.costs import ModelShape, model_shape
+from engine.learner.memory import GB, MemoryEstimate, learner_memory
+from engine.learner.memory_check import check_device, check_host, compute_bytes, setup_of
 from engine.monitor.sinks import check_sinks
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
 from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of
 from launch.live_evals import is_evaluated
+from launch.planning.server_memory import beside_bytes, cache_bytes
 from render_pool.pool import check_system
 
 
@@ -36,6 +38,7 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
     """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
     ports."""
     check_layout(config.layout, policies_of(config), world, followers(config))
+    check_sharing(config)
     for name, recipe in recipes_of(config).items():
         is_measured = config.eval.heldout_items > 0 or config.eval.dev_items > 0
         recipe.check(settings_of(config)[name], is_measured)
@@ -93,8 +96,52 @@ def check_memory(config: RootConfig) -> None:
         if layout.device_memory_gb is not None:
             check_device(where, shape, setup, layout.device_memory_gb * GB)
         estimates[where] = learner_memory(shape, setup)
+    if layout.device_memory_gb is not None:
+        _check_shared(config, shape, estimates, layout.device_memory_gb * GB)
     if layout.host_memory_gb is not None:
         check_host(estimates, layout.host_memory_gb * GB)
+
+
+def check_sharing(config: RootConfig) -> None:
+    """Refuse a learner and its servers on one GPU where weights would go through NCCL."""
+    if config.weights.via == "disk":
+        return
+    named: dict[str, Follower] = followers(config)
+    for gpu, ranks in shared_gpus(config.layout).items():
+        jobs = [job_of(config.layout, rank) for rank in ranks]
+        taught = {policy for job in jobs if job.learner for policy in job.learner.policies}
+        taught |= {name for name, follower in named.items() if follower.policy in taught}
+        served = {policy for job in jobs if job.server for policy in job.server.policies}
+        if both := sorted(taught & served):
+            raise ConfigError(
+                f"layout.gpu_of: learner and server of {both[0]!r} share GPU {gpu}, and NCCL "
+                "refuses two of its ranks on one GPU; set weights.via=disk"
+            )
+
+
+def _check_shared(
+    config: RootConfig, shape: ModelShape, learners: Mapping[str, MemoryEstimate], available: float
+) -> None:
+    """Refuse GPUs whose learners and SGLang servers do not fit side by side."""
+    layout = config.layout
+    number = compute_bytes(read_json(config.model.base / "config.json"))
+    for gpu, ranks in shared_gpus(layout).items():
+        parts: dict[str, float] = {}
+        for rank in ranks:
+            job = job_of(layout, rank)
+            if job.learner is not None:
+                where = f"layout.learners.{layout.learners.index(job.learner)}"
+                parts[where] = learners[where].device_bytes
+            elif job.server is not None:
+                cache = cache_bytes(shape, number) * (job.server.cache_tokens or 0)
+                size = number * shape.params + beside_bytes(shape, number) + cache
+                parts[f"layout.servers.{layout.servers.index(job.server)}"] = size
+        if (needed := sum(parts.values())) > available:
+            each = ", ".join(f"{where} {size / GB:.1f}" for where, size in parts.items())
+            raise ConfigError(
+                f"layout.gpu_of: GPU {gpu} would hold {needed / GB:.1f} GB of "
+                f"{available / GB:.1f}: {each}; lower cache_tokens, or share less"
+            )
 
 
 def check_run_dir(config: RootConfig, *, resume: bool) -> None:

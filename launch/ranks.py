@@ -31,7 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError, EngineError
-from engine.layout import Job, check_layout, job_of, router_host
+from engine.layout import Job, check_layout, gpu_of, job_of, router_host
 from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
@@ -166,7 +166,7 @@ def _run_learner(
 
     urls = _server_urls(config, store, stop)
     if config.layout.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu_of(config.layout, rank, int(os.environ["LOCAL_RANK"])))
     own = {n: f for n, f in followers(config).items() if f.policy in group.policies}
     spec = LearnerSpec(
         policies=group.policies,
@@ -219,11 +219,12 @@ def _run_server(
         context_length=host.context_length,
         max_running=host.max_running,
         mem_fraction=host.mem_fraction,
+        cache_tokens=host.cache_tokens,
         deterministic=host.deterministic,
         weight_version=UNFILLED,
         # Servers of one seed would give the same answers to the same question.
         seed=config.run.seed + _SEED_STRIDE * index,
-        gpus=_gpus(host) if config.layout.device == "cuda" else (),
+        gpus=_gpus(config, host) if config.layout.device == "cuda" else (),
         extra_args=host.extra_args,
         python=str(host.python or sys.executable),
         api_key=run.key.read_text(),
@@ -326,9 +327,9 @@ def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dic
     return urls
 
 
-def _gpus(host: ServerHostConfig) -> tuple[int, ...]:
+def _gpus(config: RootConfig, host: ServerHostConfig) -> tuple[int, ...]:
     """One GPU per rank: this rank's, and those of its tensor-parallel neighbours."""
-    first = int(os.environ["LOCAL_RANK"])
+    first = gpu_of(config.layout, host.rank, int(os.environ["LOCAL_RANK"]))
     return tuple(range(first, first + host.tp))
 
 

@@ -164,7 +164,7 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
         update           gradients, and 8 P / s, Adam's moments of the policy
         publication      (4 + c) C H, a whole tensor gathered and cast; 3 buckets: gathered, joined,
                          and the one before, which is being sent
-        loading          4 P, a model before it is sharded, beside those that are
+        loading          4 max(R, P_l), the largest group before it is sharded
     """
     c, head = setup.compute_bytes, shape.vocabulary * shape.hidden
     root, layer = _root_params(shape), shape.language_params / shape.layers
@@ -199,8 +199,7 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
         | {"root's gradients": max((4 + c) * root, 4 * root * (1 + 1 / setup.copies)) * full},
         "update": stepping | moments,
         "publication": always | buckets | {"whole tensor": (4 + c) * head},
-        "loading": {k: v * (1 - 1 / setup.policies) for k, v in always.items()}
-        | {"reference": always["reference"], "whole model": 4 * shape.params},
+        "loading": always | {"group, not yet sharded": 4 * max(root, layer)},
     }
     if setup.reference:
         found["forward pass of the reference"] = (

@@ -7,6 +7,7 @@ against its device.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ConfigError
 from engine.learner.base_model import read_json, text_config
@@ -29,16 +30,43 @@ def setup_of(
     overlap: bool = False,
 ) -> Setup:
     """The setup of a group whose policies start from folder `base`."""
-    config = read_json(base / "config.json")
-    text = text_config(config)
-    names = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
-    dtype = next((name for name in names if name), "float32")
+    return setup_for(
+        cfg,
+        compute_bytes=compute_bytes(read_json(base / "config.json")),
+        policies=policies,
+        ranks=ranks,
+        shard=shard,
+        followers=followers,
+        bucket_mb=bucket_mb,
+        overlap=overlap,
+    )
+
+
+def compute_bytes(config: Mapping[str, Any]) -> int:
+    """Bytes of a number of forward and backward, by the dtype of a model's config.json."""
+    parts = (config, text_config(config))
+    names = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
+    return _DTYPE_BYTES.get(next((name for name in names if name), "float32"), 4)
+
+
+def setup_for(
+    cfg: LearnerConfig,
+    *,
+    compute_bytes: int,
+    policies: int,
+    ranks: int,
+    shard: int | None = None,
+    followers: int = 0,
+    bucket_mb: float = 64.0,
+    overlap: bool = False,
+) -> Setup:
+    """The setup of a group, without a folder."""
     return Setup(
         policies=policies,
         ranks=ranks,
         shard=shard,
         tokens_per_micro_batch=cfg.tokens_per_micro_batch,
-        compute_bytes=_DTYPE_BYTES.get(dtype, 4),
+        compute_bytes=compute_bytes,
         activation_checkpointing=cfg.activation_checkpointing,
         offload_optimizer=cfg.offload_optimizer,
         lora_rank=cfg.lora.rank if cfg.lora else None,

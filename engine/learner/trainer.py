@@ -459,7 +459,9 @@ def _load(
     cfg: LearnerConfig,
     seed: int,
 ) -> PolicyModel:
-    model = family.load(path, device=device, always_see=mesh is not None)
+    # Sharded, it is loaded on the host: FSDP2 moves one group at a time, a device never holds all.
+    first = device if mesh is None else torch.device("cpu")
+    model = family.load(path, device=first, always_see=mesh is not None)
     if cfg.lora is not None:
         add_adapters(model, cfg.lora, seed=seed, dtype=family.dtype)
     if cfg.activation_checkpointing:

@@ -50,6 +50,8 @@ class ServerSpec:
     seed: int = 0
     mem_fraction: float | None = None
     """SGLang: share of a GPU's memory for weights and cache; None: its own choice."""
+    cache_tokens: int | None = None
+    """SGLang: tokens that its cache holds at most; None: all that `mem_fraction` leaves."""
     deterministic: bool = False
     """SGLang: the same tokens whatever else is in the batch; slower."""
     has_priorities: bool = False
@@ -159,6 +161,8 @@ def _sglang_command(spec: ServerSpec) -> list[str]:
     ]
     if spec.mem_fraction is not None:
         command += ["--mem-fraction-static", str(spec.mem_fraction)]
+    if spec.cache_tokens is not None and spec.device != "cpu":
+        command += ["--max-total-tokens", str(spec.cache_tokens)]
     if spec.has_priorities:
         command += ["--enable-priority-scheduling", "--default-priority-value", "0"]
     if spec.deterministic:
@@ -171,7 +175,10 @@ def _sglang_command(spec: ServerSpec) -> list[str]:
             *("--mm-attention-backend", "sdpa"),
             *("--sampling-backend", "pytorch"),
             # All that requests could fill; by itself it would take nearly all of the memory.
-            *("--max-total-tokens", str(spec.max_running * spec.context_length)),
+            *(
+                "--max-total-tokens",
+                str(spec.cache_tokens or spec.max_running * spec.context_length),
+            ),
             "--disable-overlap-schedule",
             "--sleep-on-idle",  # else waiting takes a core
         ]
@@ -220,6 +227,7 @@ def check_server_host(host: ServerHostConfig, device: str, where: str) -> None:
     if host.kind == "embedded":
         for name, value in (
             ("mem_fraction", host.mem_fraction),
+            ("cache_tokens", host.cache_tokens),
             ("deterministic", host.deterministic),
         ):
             if value:

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from engine.config import LayoutConfig, Section, StreamsConfig, digest, load
 from engine.errors import ConfigError
-from engine.layout import Follower, check_layout, followers_of, job_of, world_size
+from engine.layout import (
+    Follower,
+    check_layout,
+    followers_of,
+    gpu_of,
+    job_of,
+    shared_gpus,
+    world_size,
+)
 
 
 class Root(Section):
@@ -162,6 +170,67 @@ def test_a_follower_without_a_server_is_refused_with_the_fix(
     assert str(caught.value) == (
         f"layout.servers: 'judge', which holds older weights of 'a', has none; {fix}"
     )
+
+
+def sharing(gpu_of: dict[int, int], **host: object) -> LayoutConfig:
+    """A learner on rank 0, SGLang servers of a and b on ranks 1 and 2."""
+    servers = [
+        {"rank": rank, "policies": [policy], "kind": "sglang", "cache_tokens": 1000, **host}
+        for rank, policy in ((1, "a"), (2, "b"))
+    ]
+    tree = {
+        "device": "cuda",
+        "learners": [{"ranks": [0], "policies": ["a", "b"]}],
+        "servers": servers,
+        "gpu_of": gpu_of,
+    }
+    return LayoutConfig.model_validate(tree)
+
+
+def test_ranks_share_the_gpus_that_they_are_told_to() -> None:
+    servers = sharing({1: 1, 2: 1})
+    check_layout(servers, ("a", "b"), world=3)
+    assert [gpu_of(servers, rank, rank) for rank in range(3)] == [0, 1, 1]
+    assert shared_gpus(servers) == {1: (1, 2)}
+    everything = sharing({1: 0, 2: 0})
+    check_layout(everything, ("a", "b"), world=3)
+    assert shared_gpus(everything) == {0: (0, 1, 2)}
+    assert shared_gpus(sharing({})) == {}
+    # On another node the local rank counts.
+    assert gpu_of(sharing({}), 9, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (sharing({1: 1, 2: 1}, cache_tokens=None), r"servers.0.cache_tokens: it shares a GPU"),
+        (sharing({7: 0}), r"layout.gpu_of: there is no rank 7; there are 0 to 2"),
+        (
+            sharing({1: 1, 2: 1}).model_copy(update={"device": "cpu"}),
+            "layout.gpu_of: there are no GPUs with device=cpu",
+        ),
+        (
+            layout(
+                [{"ranks": [0, 1], "policies": ["a", "b"]}],
+                [{"rank": 2, "policies": ["a"]}, {"rank": 3, "policies": ["b"]}],
+            ).model_copy(update={"device": "cuda", "gpu_of": {1: 0}}),
+            "ranks of layout.learners.0 share a GPU, which NCCL refuses",
+        ),
+        (
+            layout(
+                [{"ranks": [0], "policies": ["a", "b"]}],
+                [
+                    {"rank": 1, "policies": ["a"], "kind": "sglang", "tp": 2},
+                    {"rank": 3, "policies": ["b"]},
+                ],
+            ).model_copy(update={"device": "cuda", "gpu_of": {3: 2}}),
+            "layout.servers.0 has tp 2",
+        ),
+    ],
+)
+def test_gpus_that_can_not_be_shared_so_are_refused(bad: LayoutConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_layout(bad, ("a", "b"))
 
 
 def test_a_wrong_world_size_prints_the_torchrun_line() -> None:

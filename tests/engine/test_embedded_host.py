@@ -95,6 +95,9 @@ def test_an_sglang_command_has_what_reinforcement_learning_needs() -> None:
     assert chosen[chosen.index("--mem-fraction-static") + 1] == "0.7"
     assert "--enable-deterministic-inference" in chosen
     assert "--enable-priority-scheduling" not in chosen
+    assert "--max-total-tokens" not in chosen
+    sharing = command_line(spec_of(kind="sglang", device="cuda", cache_tokens=9000, **one))
+    assert sharing[sharing.index("--max-total-tokens") + 1] == "9000"
     heeding = command_line(spec_of(kind="sglang", has_priorities=True, **one))
     assert heeding[heeding.index("--default-priority-value") + 1] == "0"
     added = environment(spec)

@@ -153,6 +153,17 @@ def test_ports_follow_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert urls == {p: f"http://127.0.0.1:{30100 + i}" for i, p in enumerate(host.policies)}
 
 
+def test_a_rank_has_the_gpu_of_its_place_unless_the_layout_names_one(
+    config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (host,) = config.layout.servers
+    assert ranks._gpus(config, host) == (1,)
+    assert ranks._gpus(config, host.model_copy(update={"tp": 2})) == (1, 2)
+    layout = config.layout.model_copy(update={"gpu_of": {1: 0}})
+    assert ranks._gpus(config.model_copy(update={"layout": layout}), host) == (0,)
+
+
 def test_others_are_told_the_address_that_the_layout_advertises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

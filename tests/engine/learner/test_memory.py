@@ -302,6 +302,15 @@ def test_the_shape_is_that_of_qwen3_vl_8b() -> None:
     assert memory._root_params(EIGHT) == pytest.approx(EIGHT.params - blocks, rel=0.001)
 
 
+def test_loading_needs_room_for_one_group_beside_the_shards() -> None:
+    """The largest is FSDP2's root: both embeddings, and what of the tower is no block."""
+    setup = Setup(policies=3, ranks=4, tokens_per_micro_batch=16384, lora_rank=32, reference=True)
+    terms = learner_memory(EIGHT, setup).device["loading"]
+    assert terms["group, not yet sharded"] >= 4 * (EIGHT.embedding_params + EIGHT.head_params)
+    assert terms["group, not yet sharded"] <= 4 * 0.17 * EIGHT.params
+    assert terms["frozen bases"] == 2 * 3 * EIGHT.params / 4
+
+
 def test_three_8b_policies_need_offloading_on_80_gb() -> None:
     offloaded = replace(THREE, offload_optimizer=True)
     check_device("layout.learners.0", EIGHT, offloaded, 80 * GB)

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
 from engine.errors import ConfigError
+from engine.learner import trainer
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
@@ -212,3 +214,20 @@ def test_config_rejects(field: str, value: object) -> None:
 
 def test_config_is_small() -> None:
     assert len(LearnerConfig.model_fields) <= 16
+
+
+@pytest.mark.parametrize("is_sharded, first", [(True, "cpu"), (False, "cuda")])
+def test_a_model_that_is_to_be_sharded_is_loaded_on_the_host(is_sharded: bool, first: str) -> None:
+    """A device would not always have room for a whole one."""
+    asked = []
+
+    class Family:
+        def load(self, path: Path, *, device: torch.device, always_see: bool) -> None:
+            asked.append(device.type)
+            raise InterruptedError  # where it is loaded is all that is asked
+
+    mesh: Any = object() if is_sharded else None
+    family: Any = Family()
+    with pytest.raises(InterruptedError):
+        trainer._load(family, Path("model"), torch.device("cuda"), mesh, LearnerConfig(), 0)
+    assert asked == [first]

@@ -1,0 +1,1 @@
+"""What fits on which GPUs, how fast it plays, and the configuration for it."""

@@ -1,0 +1,104 @@
+"""What is planned: a model, a cluster, a recipe's work. The rest of planning only reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from engine.errors import ConfigError
+from launch.config import RootConfig, load_root, settings_of, streams_of
+from launch.planning.assumptions import Assumptions
+from launch.planning.devices import Cluster
+from launch.planning.models import Model
+from launch.planning.work import RoleWork, renders_of, work_of
+from roles.mm_zero.config import MMZeroConfig
+from roles.vision_zero.config import VisionZeroConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+TEMPLATES = {
+    "mm_zero": CONFIGS / "mm_zero_8gpu.yaml",
+    "vision_zero": CONFIGS / "vision_zero_8gpu.yaml",
+}
+"""A plan changes the model, the layout and what saves memory; all else stands there."""
+ONE_POLICY = "shared"
+"""The name of the policy that plays all roles where they share one."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question to the planner."""
+
+    model: Model
+    cluster: Cluster
+    recipe: str
+    assumed: Assumptions
+    config: RootConfig
+    """The template of the recipe."""
+    tokens: Mapping[str, float]
+
+    @property
+    def settings(self) -> MMZeroConfig | VisionZeroConfig:
+        return settings_of(self.config)[self.recipe]
+
+    @cached_property
+    def work(self) -> tuple[RoleWork, ...]:
+        """Of a game."""
+        return work_of(
+            self.settings,
+            streams_of(self.config),
+            self.model,
+            self.config.render.side,
+            self.assumed,
+            self.tokens,
+        )
+
+    @cached_property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(role.policy for role in self.work))
+
+    @cached_property
+    def renders(self) -> float:
+        """Of a game."""
+        return renders_of(self.settings, self.work)
+
+    @property
+    def games_per_step(self) -> int:
+        return self.config.streams.games_per_step
+
+    @property
+    def games_in_flight(self) -> int:
+        """Games that admission lets be under way."""
+        return (self.config.streams.max_age + 1) * self.games_per_step
+
+    def roles(self, policy: str) -> tuple[RoleWork, ...]:
+        """The work of the roles that `policy` plays."""
+        return tuple(role for role in self.work if role.policy == policy)
+
+
+def make_case(
+    model: Model,
+    cluster: Cluster,
+    recipe: str,
+    assumed: Assumptions,
+    *,
+    tokens: Mapping[str, float] | None = None,
+    one_policy: bool = False,
+) -> Case:
+    """The case of a recipe as its template plays it. Raises ConfigError for a stream in `tokens`
+    that the recipe lacks."""
+    config = load_root(TEMPLATES[recipe])
+    streams = tuple(streams_of(config))
+    tokens = tokens or {}
+    if unknown := tokens.keys() - set(streams):
+        raise ConfigError(
+            f"--tokens: {recipe} has no role {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(streams)}"
+        )
+    if one_policy:
+        config = _sharing(config, streams)
+    return Case(model, cluster, recipe, assumed, config, tokens)
+
+
+def _sharing(config: RootConfig, streams: Sequence[str]) -> RootConfig:
+    layout = config.layout.model_copy(update={"policies": dict.fromkeys(streams, ONE_POLICY)})
+    return config.model_copy(update={"layout": layout})

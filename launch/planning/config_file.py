@@ -1,0 +1,185 @@
+"""A plan as a configuration: that of the recipe's template, with the plan's model, layout and what
+saves memory."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import LayoutConfig
+from engine.learner.memory import GB
+from launch.planning.case import TEMPLATES
+from launch.planning.layouts import LORA_RANK, Group, Layout, Servers
+from launch.planning.plans import Plan
+from launch.planning.rates import render_workers, service
+from launch.planning.server_memory import mem_fraction
+
+FIRST_PORT = 30000
+_NOT_RUN = "Its authors have not run it on GPUs."
+
+
+def yaml_of(plan: Plan, command: str, name: str) -> str:
+    """The whole configuration, as YAML with a comment that says what it is."""
+    tree: dict[str, Any] = yaml.safe_load(TEMPLATES[plan.case.recipe].read_text())
+    training, case = plan.layout.training, plan.case
+    tree["run"]["name"] = name
+    tree["model"]["base"] = str(case.model.folder)
+    layout = layout_of(plan)
+    tree["layout"] = layout.model_dump(mode="json", exclude_defaults=True)
+    if layout.gpu_of:
+        tree["layout"]["gpu_of"] = dict(layout.gpu_of)  # JSON has no whole numbers for keys
+    learner = tree["learner"]
+    for key in ("activation_checkpointing", "offload_optimizer"):
+        learner.pop(key, None)
+    applied = training.applied(case.config.learner)
+    learner |= {"lr": applied.lr, "tokens_per_micro_batch": training.tokens}
+    if training.checkpointing:
+        learner["activation_checkpointing"] = True
+    if training.offload:
+        learner["offload_optimizer"] = True
+    if training.lora:
+        learner["lora"] = {"rank": LORA_RANK}
+    if plan.layout.sharing == "all":
+        tree["weights"]["via"] = "disk"
+    tree["render"]["workers"] = render_workers(case, plan.games_per_hour / 3600)
+    body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
+    return _comment(plan, command) + body
+
+
+def layout_of(plan: Plan) -> LayoutConfig:
+    """Learners from rank 0 on, servers up to the last rank; GPUs in between idle."""
+    case, layout = plan.case, plan.layout
+    learners, start = [], 0
+    for group in sorted(layout.groups, key=lambda one: -one.ranks):
+        learners.append(_group(group, start))
+        start += group.ranks
+    servers: list[dict[str, Any]]
+    gpu_of: dict[int, int] = {}
+    if layout.sharing == "none":
+        servers = _own_servers(plan)
+    elif layout.sharing == "light":
+        servers, gpu_of = _light_servers(plan, start)
+    else:
+        servers, gpu_of = _shared_servers(plan, start)
+    tree: dict[str, Any] = {
+        "device": "cuda",
+        "backend": "nccl",
+        "device_memory_gb": case.cluster.memory / GB,
+        "host_memory_gb": case.cluster.host_memory / GB,
+        "policies": dict(case.config.layout.policies),
+        "learners": learners,
+        "servers": servers,
+        "gpu_of": gpu_of,
+    }
+    return LayoutConfig.model_validate(tree)
+
+
+def torchrun_lines(plan: Plan, file: Path | str) -> list[str]:
+    """What starts it: one line, or one per node."""
+    script = f"launch/async_selfplay.py {file}"
+    nodes = plan.case.cluster.nodes
+    if nodes == 1:
+        ranks = world(plan.layout, plan.case.cluster.total)
+        return [f"torchrun --standalone --max-restarts=3 --nproc-per-node={ranks} {script}"]
+    return [
+        f"torchrun --nnodes={nodes} --node-rank={node} --nproc-per-node={plan.case.cluster.gpus} "
+        f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --max-restarts=3 {script}"
+        for node in range(nodes)
+    ]
+
+
+def world(layout: Layout, gpus: int) -> int:
+    """Ranks, of which a server that shares its GPU takes one of its own."""
+    if layout.sharing == "none":
+        return gpus
+    return layout.learner_gpus + sum(one.count for one in layout.servers)
+
+
+def _group(group: Group, start: int) -> dict[str, Any]:
+    ranks = list(range(start, start + group.ranks))
+    return {"ranks": ranks, "policies": list(group.policies), "shard": group.shard}
+
+
+def _own_servers(plan: Plan) -> list[dict[str, Any]]:
+    """From the last rank down, so that those of `tp` GPUs lie in one node."""
+    case = plan.case
+    rank, found = case.cluster.total, []
+    for one in reversed(plan.layout.servers):
+        for _ in range(one.count):
+            rank -= one.tp
+            share = mem_fraction(
+                case.model.shape, case.model.compute_bytes, case.cluster.memory, one.tp
+            )
+            found.append(_server(plan, one.policy, rank, tp=one.tp) | {"mem_fraction": share})
+    return found[::-1]
+
+
+def _shared_servers(plan: Plan, start: int) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """One of each policy on each of the servers' GPUs; they take what is free, up to their caches'
+    size, whoever starts first."""
+    layout = plan.layout
+    first = 0 if layout.sharing == "all" else layout.learner_gpus
+    rank, found, gpu_of = start, [], dict[int, int]()
+    for gpu in range(first, first + layout.servers[0].count):
+        for one in layout.servers:
+            found.append(_server(plan, one.policy, rank) | _shared_size(one))
+            if gpu != rank:
+                gpu_of[rank] = gpu
+            rank += 1
+    return found, gpu_of
+
+
+def _light_servers(plan: Plan, start: int) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """The busiest policy's servers on GPUs of their own, then all others on the last GPU."""
+    case = plan.case
+    *light, heavy = plan.layout.servers
+    share = mem_fraction(case.model.shape, case.model.compute_bytes, case.cluster.memory)
+    last = start + heavy.count
+    found = [
+        _server(plan, heavy.policy, rank) | {"mem_fraction": share} for rank in range(start, last)
+    ]
+    found += [
+        _server(plan, one.policy, last + i) | _shared_size(one) for i, one in enumerate(light)
+    ]
+    return found, {last + i: last for i in range(1, len(light))}
+
+
+def _shared_size(one: Servers) -> dict[str, Any]:
+    """What is free when it starts depends on the others; its cache's size does not."""
+    return {"mem_fraction": 0.9, "cache_tokens": one.memory.tokens}
+
+
+def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any]:
+    servers = next(one for one in plan.layout.servers if one.policy == policy)
+    running = max(8, int(service(plan.case, servers).batch))
+    longest = plan.case.config.layout.servers[0].context_length
+    return {
+        "rank": rank,
+        "policies": [policy],
+        "kind": "sglang",
+        "port": FIRST_PORT + rank,
+        "tp": tp,
+        "context_length": longest,
+        "max_running": -(-running // 8) * 8,
+    }
+
+
+def _comment(plan: Plan, command: str) -> str:
+    case, nodes = plan.case, plan.case.cluster.nodes
+    lines = [
+        f"{case.recipe} with {case.model.name} on {case.cluster.text}. Written by",
+        f"  {command}",
+        f"{_NOT_RUN} Expected, by what that command prints: {plan.games_per_hour:.0f} games and "
+        f"{plan.steps_per_hour:.1f} steps an hour; bottleneck: {plan.bottleneck}.",
+        f"{plan.layout.text}; {plan.layout.training.text}.",
+        *([f"It fits, but {case.model.caveat}."] if case.model.caveat else []),
+        *(["LoRA needs pip install -e '.[lora]'."] if plan.layout.training.lora else []),
+        "Start it by" + (f", with --node-rank 0 to {nodes - 1} on its node," if nodes > 1 else ""),
+        *(f"  {line}" for line in torchrun_lines(plan, "THIS_FILE")[:1]),
+    ]
+    return "".join(
+        f"# {part}\n"
+        for line in lines
+        for part in ([line] if line.startswith("  ") else textwrap.wrap(line, 96))
+    )

@@ -1,0 +1,75 @@
+"""A layout that fits, with what to expect of it; and all that a search found."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from engine.learner.memory import MemoryEstimate
+from launch.planning.case import Case
+from launch.planning.layouts import Layout
+from launch.planning.rates import loads
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layout that fits, and what to expect of it."""
+
+    case: Case
+    layout: Layout
+    learners: tuple[MemoryEstimate, ...]
+    """Of each group."""
+
+    @cached_property
+    def loads(self) -> dict[str, float]:
+        """{resource: seconds of it per game}, the busiest first."""
+        return loads(self.case, self.layout)
+
+    @cached_property
+    def games_per_hour(self) -> float:
+        return 3600 / max(self.loads.values())
+
+    @property
+    def steps_per_hour(self) -> float:
+        """Of each policy."""
+        return self.games_per_hour / self.case.games_per_step
+
+    @property
+    def bottleneck(self) -> str:
+        return next(iter(self.loads))
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """{resource: share of the time that it works}."""
+        most = max(self.loads.values())
+        return {name: load / most for name, load in self.loads.items()}
+
+    @property
+    def device_bytes(self) -> float:
+        """Of the fullest learner's GPU, without servers that share it."""
+        return max(estimate.device_bytes for estimate in self.learners)
+
+    @property
+    def host_bytes(self) -> float:
+        """Of all groups together."""
+        return sum(estimate.host_bytes for estimate in self.learners)
+
+
+@dataclass
+class Found:
+    """The outcome of a search."""
+
+    plans: list[Plan] = field(default_factory=list)
+    """Those that fit, fastest first."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """{what was tried: why none of it fits}, each with the nearest miss."""
+    _misses: dict[str, float] = field(default_factory=dict)
+
+    def refuse(self, what: str, missing: float, why: str) -> None:
+        """Note that `what` lacks `missing` bytes; only the nearest miss is kept."""
+        if missing < self._misses.get(what, float("inf")):
+            self._misses[what], self.refused[what] = missing, why
+
+    def forget_what_fits(self) -> None:
+        """What fits in some way was not refused."""
+        for plan in self.plans:
+            for what in (text := plan.layout.training.text, f"{text}, where GPUs have room"):
+                self.refused.pop(what, None)

@@ -1,0 +1,197 @@
+"""Seconds that one game takes of each resource. Games stream: the busiest resource sets the pace.
+
+    decode       max(bytes read / bandwidth, FLOPs / peak) + overhead per step, for a batch of B:
+                 weights once, and the keys and values of B replies
+    prefill      FLOPs of prompts and pictures / peak
+    training     per step: max(FLOPs / peak, gathering of weights), and moments from and to the host
+    publication  bytes / bandwidth to the servers; each reads what its replies have anew
+    renders      pictures / (workers x pictures per second)
+
+Peaks and bandwidths are the data sheet's times a share (`assumptions.py`). A server's batch is what
+its cache holds, or what games in flight offer: by Little's law a game of R replies of a policy, of
+A tokens each, in a life of L tokens has R A / L of them at a time. Not counted: the engine process
+itself, games that wait for a step, failures.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.learner.activations import adapter_params
+from engine.learner.costs import BACKWARD, forward_flops
+from engine.learner.memory import GB
+from launch.planning.case import Case
+from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, Training
+from launch.planning.work import RoleWork
+
+RENDERER = "renderer"
+SERVERS = "the GPUs that servers share"
+SHARED = "the GPUs that learners and servers share"
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What one server of a policy does."""
+
+    batch: float
+    """Replies at a time."""
+    tokens_per_s: float
+    """Generated, while it does nothing else."""
+    decode_s: float
+    """Of a game's tokens, if this server made them all."""
+    prefill_s: float
+    """Likewise."""
+    update_s: float
+    """Of one publication."""
+
+
+def service(case: Case, servers: Servers, *, via_disk: bool = False) -> Service:
+    """What each of these servers does when there is always a game to be served."""
+    shape, roles = case.model.shape, case.roles(servers.policy)
+    generated = sum(role.generated for role in roles)
+    context = sum(role.generated * role.context for role in roles) / generated
+    held = servers.memory.requests(context)
+    batch = max(1.0, min(held, offered(case, servers.policy) / servers.count))
+    device, assumed, tp = case.cluster.device, case.assumed, servers.tp
+    c = case.model.compute_bytes
+    output = shape.head_params or shape.embedding_params
+    read = c * (shape.language_params + output) / tp + servers.memory.token * batch * context
+    flops = batch * forward_flops(shape, tokens=1, pairs=context, scored=1)
+    joins = 2 * shape.layers * assumed.allreduce_s if tp > 1 else 0.0
+    fast = assumed.prefill_mfu * device.flops * tp
+    step = assumed.step_overhead_s + joins
+    step += max(read / (assumed.decode_efficiency * device.bandwidth), flops / fast)
+    again = forward_flops(shape, tokens=batch * context, pairs=batch * context**2 / 2, scored=0)
+    return Service(
+        batch=batch,
+        tokens_per_s=batch / step,
+        decode_s=generated * step / batch,
+        prefill_s=sum(_prefill_flops(case, role) for role in roles) / fast,
+        update_s=publication_s(case, via_disk=via_disk) + again / fast,
+    )
+
+
+def offered(case: Case, policy: str) -> float:
+    """Replies of `policy` that the games in flight want at a time."""
+    life = sum(role.turns * role.answer_tokens for role in case.work)
+    wanted = sum(role.generated for role in case.roles(policy))
+    return case.games_in_flight * wanted / life
+
+
+def publication_s(case: Case, *, via_disk: bool = False) -> float:
+    """Of one policy's weights, to all its servers at once."""
+    if via_disk:
+        return 2 * case.model.weight_bytes / (case.assumed.disk_gb_s * GB)
+    device = case.cluster.device
+    link = device.network if case.cluster.nodes > 1 else device.link
+    return case.model.weight_bytes / (case.assumed.link_efficiency * link)
+
+
+def server_s(case: Case, servers: Servers, *, via_disk: bool = False) -> float:
+    """Seconds of a game at the servers of a policy, which share them."""
+    one = service(case, servers, via_disk=via_disk)
+    return (one.decode_s + one.prefill_s) / servers.count + one.update_s / case.games_per_step
+
+
+def learner_s(case: Case, group: Group, training: Training, *, via_disk: bool = False) -> float:
+    """Seconds of a game at a learner group: its policies train and publish in turn."""
+    step_s = sum(
+        _train_s(case, case.roles(policy), group, training) + publication_s(case, via_disk=via_disk)
+        for policy in group.policies
+    )
+    return step_s / case.games_per_step
+
+
+def loads(case: Case, layout: Layout) -> dict[str, float]:
+    """{resource: seconds of it that a game takes}, the busiest first."""
+    disk = layout.sharing == "all"
+    learners = {
+        f"learners of {', '.join(group.policies)}": learner_s(
+            case, group, layout.training, via_disk=disk
+        )
+        for group in layout.groups
+    }
+    servers = {
+        f"{one.policy}'s servers": server_s(case, one, via_disk=disk) for one in layout.servers
+    }
+    if layout.sharing == "light":
+        *light, heavy = servers
+        together = sum(servers[name] for name in light)
+        servers = {heavy: servers[heavy], SERVERS: together}
+    if layout.sharing == "servers":
+        servers = {SERVERS: sum(servers.values())}
+    found = learners | servers
+    if layout.sharing == "all":
+        found = {SHARED: sum(found.values())}
+    fastest = 1 / max(found.values())
+    found[RENDERER] = render_s(case, render_workers(case, fastest))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def render_workers(case: Case, games_per_s: float) -> int:
+    """Twice what `games_per_s` take, at least two."""
+    wanted = 2 * games_per_s * case.renders / case.assumed.renders_per_core_s
+    return max(2, min(_MOST_WORKERS, math.ceil(wanted)))
+
+
+def render_s(case: Case, workers: int) -> float:
+    """Seconds of a game at the render pool."""
+    return case.renders / (workers * case.assumed.renders_per_core_s)
+
+
+def token_shares(case: Case) -> Mapping[str, float]:
+    """{policy: its share of the generated tokens}."""
+    total = sum(role.generated for role in case.work)
+    return {
+        policy: sum(role.generated for role in case.roles(policy)) / total
+        for policy in case.policies
+    }
+
+
+def _prefill_flops(case: Case, role: RoleWork) -> float:
+    prompt = role.prompt_tokens + role.picture_tokens
+    return forward_flops(
+        case.model.shape,
+        tokens=role.read,
+        pairs=role.prompts * prompt**2 / 2,
+        scored=role.prompts,
+        patches=role.pictures * role.patches,
+        patch_pairs=role.pictures * role.patches**2,
+    )
+
+
+def _forward_flops(case: Case, role: RoleWork) -> float:
+    """Of what a game teaches a role: prompts and pictures once, all its trained replies."""
+    prompt, answer = role.prompt_tokens + role.picture_tokens, role.answer_tokens
+    return forward_flops(
+        case.model.shape,
+        tokens=role.learnt,
+        pairs=role.rows * prompt**2 / 2 + role.trained * (answer * prompt + answer**2 / 2),
+        scored=role.trained * answer,
+        patches=role.rows * role.patches,
+        patch_pairs=role.rows * role.patches**2,
+    )
+
+
+def _train_s(case: Case, roles: tuple[RoleWork, ...], group: Group, training: Training) -> float:
+    """Seconds of one step of one policy. A pass is a forward pass's FLOPs: one forward, two
+    backward (one with adapters, whose frozen weights have no gradients), one more with
+    checkpointing and one of the reference."""
+    shape, assumed, device = case.model.shape, case.assumed, case.cluster.device
+    passes = 1.0 + (1 if training.lora else BACKWARD)
+    passes += training.checkpointing + case.config.learner.objective.needs_reference
+    flops = case.games_per_step * passes * sum(_forward_flops(case, role) for role in roles)
+    compute = flops / (assumed.train_mfu * device.flops * group.ranks)
+    tokens = case.games_per_step * sum(role.learnt for role in roles)
+    copies = group.shard or group.ranks
+    inside = copies <= case.cluster.gpus
+    link = assumed.link_efficiency * (device.link if inside else device.network)
+    moved = 2.0 * case.model.weight_bytes + (0 if training.lora else 4 * shape.params)
+    batches = math.ceil(tokens / (group.ranks * training.tokens))
+    gather = batches * moved * (1 - 1 / copies) / link
+    if group.ranks > copies:  # gradients are summed over the copies
+        gather += 8 * shape.params / copies / (assumed.link_efficiency * device.network)
+    trained = adapter_params(shape, LORA_RANK) if training.lora else shape.params
+    moments = 16 * trained / copies / (assumed.host_gb_s * GB) if training.offload else 0.0
+    return max(compute, gather) + moments

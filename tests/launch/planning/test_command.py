@@ -1,0 +1,115 @@
+"""The planner's command line, as a new user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import plan
+from launch.config import load_root
+from launch.planning.assumptions import WHY
+
+ROOT = Path(__file__).resolve().parents[3]
+EIGHT = ["Qwen3-VL-8B-Instruct", "--gpus", "8", "--memory", "80GB"]
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["Qwen3-VL-8", "--gpus", "8", "--memory", "80GB"], "did you mean Qwen3-VL-8B-Instruct?"),
+        (["Qwen3-VL-8B", "--gpus", "0", "--memory", "80GB"], "--gpus 0: want at least 1"),
+        ([*EIGHT, "--nodes", "-1"], "--nodes -1: want at least 1"),
+        ([*EIGHT[:-1], "80"], "--memory '80': want a number with its unit, e.g. 80GB"),
+        ([*EIGHT[:-1], "eighty"], "--memory 'eighty': want a number with its unit"),
+        ([*EIGHT[:-1], "0GB"], "want more than nothing"),
+        ([*EIGHT[:-1], "77GB"], "--device: which GPU has 77 GB? Name one of"),
+        ([*EIGHT, "--host-memory", "1000"], "--host-memory '1000': want a number with its unit"),
+        ([*EIGHT, "--device", "H1000"], "did you mean H100?"),
+        ([*EIGHT, "--tokens", "painter=5"], "mm_zero has no role painter; there are proposer"),
+        ([*EIGHT, "--tokens", "coder"], "want ROLE=NUMBER"),
+        ([*EIGHT, "--assume", "mfu=.3"], "there is no 'mfu'; there are"),
+        ([*EIGHT, "--write", "/nowhere/at/all.yaml"], "No such file or directory; name another"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_fix(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main(argv) == plan.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("plan: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_plan_answers_first_and_then_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(EIGHT) == 0
+    said = capsys.readouterr().out
+    parts = [
+        "mm_zero with Qwen3-VL-8B-Instruct (8.77 B parameters) on 8 x H100 (80 GB)",
+        "Best: ",
+        "learner GPUs: 4 for proposer + coder + solver; servers: 3 solver, and on one shared GPU",
+        "Bottleneck: solver's servers, which generate 85% of the tokens",
+        "games/h",
+        "busy",
+        "One more GPU would help most as",
+        "server for solver",
+        "What does not fit:",
+        "GB too many",
+        "A game, on average",
+        "Assumed, not measured on a GPU",
+        "torchrun --standalone --max-restarts=3 --nproc-per-node=9 launch/async_selfplay.py",
+        "device_memory_gb: 80.0",
+    ]
+    places = [said.find(part) for part in parts]
+    assert -1 not in places, parts[places.index(-1)]
+    assert places == sorted(places)
+    assert all(f"  {name} " in said for name in WHY)
+
+
+def test_what_is_written_loads_and_says_how_it_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my_plan.yaml"
+    argv = [*EIGHT, "--nodes", "4", "--assume", "train_mfu=0.5", "--write", str(file)]
+    assert plan.main(argv) == 0
+    said = capsys.readouterr().out
+    assert f"written: {file}" in said
+    for node in range(4):
+        assert f"torchrun --nnodes=4 --node-rank={node} --nproc-per-node=8" in said
+    assert "--assume train_mfu=0.5" in file.read_text()
+    assert load_root(file).run.name == "my-plan"
+
+
+def test_where_nothing_fits_the_reasons_and_a_way_out_are_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["Qwen3-VL-8B", "--gpus", "2", "--memory", "80GB"]
+    assert plan.main(argv) == plan.NOTHING_FITS
+    said = capsys.readouterr().out
+    assert "Nothing fits. Try --one-policy" in said
+    assert "What does not fit:" in said
+    assert "torchrun" not in said
+    assert plan.main([*argv, "--one-policy"]) == 0
+
+
+def test_a_model_that_nobody_serves_is_said_at_the_top(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert plan.main(["InternVL3-8B", "--gpus", "8", "--memory", "80GB"]) == 0
+    assert "NOT PLAYABLE TODAY" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_folder_is_planned_from_the_shell_without_torch() -> None:
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['plan.py', 'launch/tiny_base_model', '--gpus', '1', '--memory', '24GB']\n"
+        "try:\n    runpy.run_path('launch/plan.py', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with tiny_base_model (0.00 B parameters) on 1 x A10 (24 GB)" in done.stdout

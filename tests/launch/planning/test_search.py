@@ -1,0 +1,169 @@
+"""Searching: what fits, in which order, and what more GPUs or memory change."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.layout import shared_gpus
+from launch.planning.config_file import layout_of
+from launch.planning.gains import one_more
+from launch.planning.plans import Plan
+from launch.planning.printed import distinct
+from launch.planning.rates import loads
+from launch.planning.search import search
+from tests.launch.planning.cases import case_of
+
+NAMES = st.sampled_from(["Qwen3-VL-2B", "Qwen3-VL-4B", "Qwen3-VL-8B", "Qwen2.5-VL-7B"])
+
+
+def learners_of(plan: Plan) -> tuple[object, ...]:
+    """What servers leave alone: how many each policy has follows from the sizes of their caches."""
+    return plan.layout.groups, plan.layout.training, plan.layout.sharing
+
+
+def test_eight_80_gb_gpus_train_three_8b_policies_as_the_memory_model_s_table_says() -> None:
+    found = search(case_of())
+    best = found.plans[0]
+    assert best.layout.learner_gpus == 4
+    assert best.layout.training.checkpointing
+    assert best.layout.training.offload
+    assert best.device_bytes == pytest.approx(71.3e9, abs=0.1e9)
+    assert best.bottleneck == "solver's servers"
+    assert "all parameters, optimiser offloaded" in found.refused
+    assert "GB too many" in found.refused["all parameters"]
+
+
+def test_plans_are_in_order_and_divide_all_gpus() -> None:
+    plans = search(case_of(memory=141)).plans
+    rates = [plan.games_per_hour for plan in plans]
+    assert rates == pytest.approx(sorted(rates, reverse=True))
+    for plan in plans:
+        assert plan.layout.learner_gpus + plan.layout.server_gpus == 8
+        assert max(plan.busy.values()) == 1
+        assert plan.device_bytes <= 141e9
+        assert plan.games_per_hour == pytest.approx(3600 / max(plan.loads.values()))
+    ways = distinct(plans)
+    assert ways[0] is plans[0]
+    assert len({plan.layout.text for plan in ways}) == len(ways)
+
+
+def test_adapters_come_where_nothing_else_fits() -> None:
+    assert all(plan.layout.training.lora for plan in search(case_of(memory=40)).plans)
+    assert not any(plan.layout.training.lora for plan in search(case_of(memory=80)).plans)
+    assert search(case_of(memory=80), lora=True).plans[0].layout.training.lora
+
+
+def test_one_gpu_is_shared_by_learner_and_servers() -> None:
+    found = search(case_of("Qwen3-VL-2B", gpus=1))
+    layout = found.plans[0].layout
+    assert layout.sharing == "all"
+    assert layout.training.lora
+    assert [one.policy for one in layout.servers] == ["proposer", "coder", "solver"]
+    total = found.plans[0].device_bytes + sum(one.memory.total for one in layout.servers)
+    assert 0.9 * 80e9 < total <= 80e9
+
+
+def test_two_gpus_are_one_for_the_learner_and_one_for_all_servers() -> None:
+    layout = search(case_of("Qwen3-VL-2B", gpus=2)).plans[0].layout
+    assert layout.sharing == "servers"
+    assert (layout.learner_gpus, layout.server_gpus) == (1, 1)
+    assert sum(one.memory.total for one in layout.servers) <= 80e9
+
+
+def test_one_policy_for_all_roles_takes_less() -> None:
+    apart = search(case_of("Qwen3-VL-8B", gpus=2))
+    shared = search(case_of("Qwen3-VL-8B", gpus=2, one_policy=True))
+    assert not apart.plans
+    assert shared.plans
+    assert dict(layout_of(shared.plans[0]).policies) == {
+        "proposer": "shared",
+        "coder": "shared",
+        "solver": "shared",
+    }
+
+
+def test_a_host_that_is_too_small_is_the_reason() -> None:
+    found = search(case_of(host=500), lora=False)
+    assert not found.plans
+    assert any("host memory" in why for why in found.refused.values())
+
+
+def test_servers_of_nodes_stay_inside_and_groups_too() -> None:
+    for plan in search(case_of(nodes=4)).plans:
+        layout = layout_of(plan)
+        for host in layout.servers:
+            assert host.rank // 8 == (host.rank + host.tp - 1) // 8
+        for group in layout.learners:
+            nodes = {rank // 8 for rank in group.ranks}
+            assert len(nodes) == 1 or len(group.ranks) % 8 == 0
+            assert group.shard in (None, 8)
+
+
+def test_one_more_gpu_goes_where_the_bottleneck_is() -> None:
+    plan = search(case_of()).plans[0]
+    gains = one_more(plan)
+    assert gains[0].where == "server for solver"
+    *light, heavy = plan.layout.servers
+    servers = (*light, replace(heavy, count=heavy.count + 1))
+    rate = 3600 / max(loads(plan.case, replace(plan.layout, servers=servers)).values())
+    assert gains[0].games_per_hour == pytest.approx(rate)
+    assert gains[0].gain == pytest.approx(rate / plan.games_per_hour - 1)
+    assert gains[0].gain > 0.05
+    assert all(gain.gain == pytest.approx(0) for gain in gains[1:])
+
+
+def test_policies_with_little_to_do_share_a_gpu() -> None:
+    """The proposer's servers alone would be busy for 6 % of the time."""
+    plans = search(case_of()).plans
+    light, apart = plans[0], next(plan for plan in plans if plan.layout.sharing == "none")
+    assert light.layout.sharing == "light"
+    assert light.games_per_hour > 1.4 * apart.games_per_hour
+    assert min(apart.busy[f"{policy}'s servers"] for policy in ("proposer", "coder")) < 0.1
+    *sharing, heavy = light.layout.servers
+    assert heavy.policy == "solver"
+    assert sum(one.memory.total for one in sharing) <= 80e9
+    layout = layout_of(light)
+    assert shared_gpus(layout) == {7: (7, 8)}
+    assert [host.policies[0] for host in layout.servers] == [
+        *["solver"] * 3,
+        "proposer",
+        "coder",
+    ]
+    assert [host.cache_tokens is None for host in layout.servers] == [True] * 3 + [False] * 2
+
+
+def test_a_slow_learner_is_the_bottleneck_and_wants_a_rank() -> None:
+    case = case_of(tokens={"solver": 20, "proposer": 50})
+    case = replace(case, assumed=replace(case.assumed, train_mfu=0.01))
+    plan = search(case).plans[0]
+    slow = {name: load for name, load in plan.loads.items() if name.startswith("learners")}
+    assert plan.bottleneck in slow
+    assert one_more(plan)[0].where.startswith("learner rank")
+    assert loads(case, plan.layout) == plan.loads
+
+
+@settings(max_examples=15, deadline=None)
+@given(NAMES, st.integers(1, 8), st.floats(24, 150), st.floats(0, 60), st.booleans())
+def test_more_memory_never_loses_a_layout(
+    name: str, gpus: int, memory: float, more: float, lora: bool
+) -> None:
+    small = search(case_of(name, gpus=gpus, memory=memory), lora=lora).plans
+    large = search(case_of(name, gpus=gpus, memory=memory + more), lora=lora).plans
+    assert bool(large) >= bool(small)
+    # Learners share their GPUs with servers only where nothing else fits.
+    if small and (small[0].layout.sharing == "all") == (large[0].layout.sharing == "all"):
+        assert {learners_of(plan) for plan in small} <= {learners_of(plan) for plan in large}
+
+
+@settings(max_examples=15, deadline=None)
+@given(NAMES, st.integers(4, 15), st.sampled_from([80, 141]), st.sampled_from(["A100", "H200"]))
+def test_more_gpus_never_play_fewer_games(name: str, gpus: int, memory: int, device: str) -> None:
+    few, many = (
+        search(case_of(name, gpus=n, memory=memory, device=device), lora=False).plans
+        for n in (gpus, gpus + 1)
+    )
+    if few:
+        assert many
+        assert many[0].games_per_hour >= few[0].games_per_hour * (1 - 1e-9)

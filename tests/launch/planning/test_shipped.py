@@ -1,0 +1,119 @@
+"""The configurations that the planner wrote: as it would write them now, loadable, and accepted by
+the checks before the start."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError
+from engine.layout import check_layout, job_of, shared_gpus, world_size
+from launch.config import RootConfig, followers, load_root, policies_of, settings_of
+from launch.planning.case import CONFIGS, TEMPLATES
+from launch.planning.models import find_model
+from launch.planning.shipped import SHIPPED, shipped, write_shipped
+from launch.preflight import check_memory, check_sharing
+
+names = pytest.mark.parametrize("name", SHIPPED)
+
+
+def with_sizes(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str
+) -> RootConfig:
+    """The configuration, its model known by size alone: nobody has the weights here."""
+    model = find_model(SHIPPED[name].split()[0])
+    (folder / "config.json").write_text(json.dumps(model.config))
+    monkeypatch.setattr("launch.preflight.model_shape", lambda _: model.shape)
+    return load_root(CONFIGS / f"{name}.yaml", [f"model.base={folder}", *overrides])
+
+
+@names
+def test_it_is_what_the_planner_writes(name: str) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    assert text == shipped(name).yaml, "run: python launch/plan.py --shipped"
+    head = "".join(line for line in text.splitlines() if line.startswith("#"))
+    assert "authors have not run it on GPUs" in head
+
+
+def test_all_of_them_are_written(tmp_path: Path) -> None:
+    written = {path.name for path in write_shipped(tmp_path)}
+    assert written == {f"{name}.yaml" for name in SHIPPED}
+    ours = {path.name for path in CONFIGS.glob("*gb.yaml")}
+    assert ours == written
+
+
+@names
+def test_it_passes_the_checks_of_layout_and_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_sizes(name, tmp_path, monkeypatch)
+    asked = shipped(name).case.cluster
+    world = world_size(config.layout)
+    if shipped(name).found.plans[0].layout.sharing == "none":
+        assert world == asked.total
+    check_layout(config.layout, policies_of(config), world, followers(config))
+    check_sharing(config)
+    check_memory(config)
+    assert config.layout.device_memory_gb == asked.memory / 1e9
+    assert list(settings_of(config)) == [shipped(name).case.recipe]
+
+
+@names
+def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
+    ours = load_root(CONFIGS / f"{name}.yaml").model_dump()
+    template = load_root(TEMPLATES[shipped(name).case.recipe]).model_dump()
+    for tree in (ours, template):
+        for section, keys in {
+            "run": ["name"],
+            "weights": ["via"],
+            "render": ["workers"],
+            "learner": ["lr", "tokens_per_micro_batch", "activation_checkpointing",
+                        "offload_optimizer", "lora"],
+        }.items():  # fmt: skip
+            for key in keys:
+                del tree[section][key]
+        del tree["model"], tree["layout"]
+    assert ours == template
+
+
+@names
+def test_servers_are_as_many_as_the_plan_says(name: str) -> None:
+    layout = load_root(CONFIGS / f"{name}.yaml").layout
+    for one in shipped(name).found.plans[0].layout.servers:
+        hosts = [host for host in layout.servers if host.policies == (one.policy,)]
+        assert len(hosts) == one.count
+        assert {host.tp for host in hosts} == {one.tp}
+    ports = [host.port for host in layout.servers]
+    assert len(set(ports)) == len(ports)
+
+
+def test_on_one_gpu_everything_is_there_and_weights_are_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "mm_zero_qwen3_vl_2b_1x80gb"
+    config = with_sizes(name, tmp_path, monkeypatch)
+    assert shared_gpus(config.layout) == {0: (0, 1, 2, 3)}
+    assert job_of(config.layout, 0).learner is not None
+    assert config.weights.via == "disk"
+    with pytest.raises(ConfigError, match=r"share GPU 0, and NCCL refuses.*set weights.via=disk"):
+        check_sharing(with_sizes(name, tmp_path, monkeypatch, "weights.via=broadcast"))
+
+
+def test_servers_that_leave_their_gpu_no_room_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = "layout.servers.2.cache_tokens=300000"
+    for name, gpu in (("mm_zero_qwen3_vl_2b_1x80gb", 0), ("mm_zero_qwen3_vl_2b_2x80gb", 1)):
+        config = with_sizes(name, tmp_path, monkeypatch, large)
+        with pytest.raises(ConfigError, match=rf"GPU {gpu} would hold .*lower cache_tokens") as no:
+            check_memory(config)
+        needed, available = map(float, re.findall(r"([\d.]+) GB of ([\d.]+)", str(no.value))[0])
+        assert needed > available == 80
+        parts = re.findall(r"layout\.[a-z]+\.\d ([\d.]+)", str(no.value))
+        assert sum(map(float, parts)) == pytest.approx(needed, abs=0.3)
+
+
+def test_what_cannot_be_played_yet_says_so_in_its_comment() -> None:
+    text = (CONFIGS / "vision_zero_internvl3_8b_8x80gb.yaml").read_text()
+    assert "It fits, but no server plays it yet" in text.replace("\n# ", " ")
