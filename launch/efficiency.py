@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.config import LayoutConfig
-from engine.layout import world_size
+from engine.layout import gpu_of, world_size
 from engine.monitor.config import CostsConfig
 from engine.monitor.one_more import OneMore, Units, one_more
 from engine.summary import busy_fractions
@@ -79,7 +79,8 @@ def units(layout: LayoutConfig, busy: Mapping[str, float]) -> list[Units]:
 
 def device_costs(layout: LayoutConfig, cfg: CostsConfig, wall_s: float) -> dict[str, Any]:
     """{devices, device_hours, energy_kwh, cost}, over all attempts."""
-    devices = world_size(layout)
+    # Only ranks of one node share devices.
+    devices = len({gpu_of(layout, rank, rank) for rank in range(world_size(layout))})
     hours = devices * wall_s / 3600
     return {
         "devices": devices,

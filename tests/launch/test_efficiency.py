@@ -48,6 +48,12 @@ def test_energy_and_cost_are_told_where_they_are_known() -> None:
     assert lines(unknown, {}) == []
 
 
+def test_ranks_that_share_a_gpu_are_one_device() -> None:
+    config = load_root(CONFIGS / "mm_zero_qwen3_vl_8b_8x80gb.yaml")
+    found = device_costs(config.layout, config.monitor.costs, wall_s=3600.0)
+    assert (found["devices"], found["device_hours"]) == (8, 8.0), "of nine ranks"
+
+
 def test_of_a_summary() -> None:
     config = load_root(CONFIGS / "quickstart.yaml")
     found = efficiency(
