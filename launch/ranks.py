@@ -1,11 +1,15 @@
 """The job of one rank under torchrun. Rank 0 prepares the run and owns the engine process.
 
+    all:         the roll call (`launch.rollcall`)
     rank 0:      lock and sweep the run folder -> "run" in the store -> start the engine
     server host: waits for "run", tells its ports to the store, supervises until "done"
     learner:     joins its group, connects to the engine, trains until told "bye"
 
-Whoever fails exits non-zero: torchrun's agent then ends all ranks and starts the next attempt,
-which resumes by itself. Children die with their rank (PDEATHSIG).
+Whoever fails exits non-zero: torchrun's agents then end all ranks and start the next attempt,
+which resumes by itself. Ranks die with their agent, and children with their rank (PDEATHSIG).
+
+The ranks may be on several nodes that share the run's folder. What they say in the store is no
+secret; the run's key is, and lies in the folder.
 """
 
 import asyncio
@@ -25,18 +29,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.distributed import PrefixStore, Store
+from torch.distributed import FileStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from engine import children
-from engine.config import LearnerGroupConfig, ServerHostConfig
-from engine.errors import ConfigError, EngineError
-from engine.layout import Job, check_layout, job_of, router_host
-from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
+from engine.config import LearnerGroupConfig, ServerHostConfig, digest
+from engine.errors import ConfigError, EngineError, FatalError
+from engine.layout import Job, check_layout, check_nodes, job_of, router_host
+from engine.nodes import ADDRESS, Node, interface_of, this_node
+from engine.rundir import RunDir, RunLock, key_digest, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
+from launch import rollcall
 from launch.config import RootConfig, followers, policies_of
 from launch.preflight import check_before_start, write_config
 
@@ -47,23 +53,25 @@ UNFILLED = "unfilled"
 SERVERS_STAY_S = 20.0
 """After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
 STORE_TIMEOUT = timedelta(seconds=600)
+STORE_FILE = "STREAMZERO_STORE_FILE"
+"""Environment, set by the front door: the store of a run on one node."""
+_BEGUN = "begun"
+"""In the store from the moment on when the checks of a first attempt have passed."""
+_FOLDER_LAG_S = 120.0
+"""How long another node may see an older state of the run's folder."""
 _SEED_STRIDE = 1_000_003
 """Between the seeds of two server hosts."""
 
 
 def run_rank(config: RootConfig, *, resume: bool) -> int:
     """Run this rank's job to its end; the exit status."""
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    children.die_with_parent()
+    rank, world, node = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), this_node()
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, policies_of(config), world, followers(config))
-    if rank == 0:
-        # A restarted attempt whose first one died before it made the folder starts afresh.
-        resume = resume and run.config.exists()
-        check_before_start(config, resume=resume, world=world)
-    shared, _, _ = next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))
-    # The agent's store outlives an attempt; its words must not reach the next one.
-    store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+    check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=node.count)
+    if (interface := interface_of(node.address)) is not None:
+        # By itself gloo listens at whatever address the host's name has.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -71,11 +79,69 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     if rank != 0 and job.server is not None:
         # An interrupt stops the run: servers stay until rank 0 has saved and says "done".
         signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY_S, stop))
+    shared = _open_store(rank, world)
+    own = rollcall.new_member(node, digest(config))
+    timeout_s = STORE_TIMEOUT.total_seconds()
     if rank == 0:
+        _check_first(config, run, shared, node, resume=resume)
+        members = rollcall.gather(shared, own, world, stop, timeout_s)
+        check_nodes(config.layout, [member.node for member in members])
+        store = PrefixStore(f"attempt/{rollcall.welcome(shared, members)}", shared)
         return _run_first(config, run, store, job, stop)
-    _heard(store, "run", stop)
+    attempt = rollcall.answer(shared, rank, own, stop, timeout_s)
+    store = PrefixStore(f"attempt/{attempt}", shared)
+    _enter(run, store, node, stop)
     _log_to(run.logs / f"rank{rank}.log")
     return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
+
+
+def _open_store(rank: int, world: int) -> Store:
+    """The store that outlives this attempt: a file of the front door's (`STORE_FILE`), where
+    nobody else on the network can reach it, or else torchrun's own."""
+    path = os.environ.get(STORE_FILE)
+    if path is not None:
+        return FileStore(path, -1)
+    return next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))[0]
+
+
+def _check_first(
+    config: RootConfig, run: RunDir, store: Store, node: Node, *, resume: bool
+) -> None:
+    """What rank 0 checks before anything starts. An attempt after the first one resumes, and
+    raises what no restart mends (FatalError)."""
+    has_begun = store.check([_BEGUN])
+    if has_begun and run.fatal.exists():
+        raise FatalError(run.fatal.read_text())
+    run.fatal.unlink(missing_ok=True)
+    # One whose first attempt died before it made the folder starts afresh.
+    resume = (resume or has_begun) and run.config.exists()
+    check_before_start(config, resume=resume, world=int(os.environ["WORLD_SIZE"]), node=node)
+    store.set(_BEGUN, "1")
+
+
+def _enter(run: RunDir, store: Store, node: Node, stop: threading.Event) -> None:
+    """Wait until rank 0 has prepared the run's folder; on other nodes, sweep them once.
+
+    Raises EngineError where this node does not see the folder that rank 0 sees.
+    """
+    _heard(store, "run", stop)
+    wanted, deadline_s = store.get("key").decode(), time.monotonic() + _FOLDER_LAG_S
+    while key_digest(run) != wanted:  # a network file system may be seconds behind
+        if time.monotonic() > deadline_s:
+            raise EngineError(
+                f"run.root: {run.path.resolve()} of node {node.rank} is not the folder that rank 0 "
+                "has prepared; put it on a file system that all nodes share, under the same path"
+            )
+        if stop.wait(0.1):
+            raise SystemExit(1)
+    if node.rank == int(store.get("node")):
+        return  # swept by rank 0
+    if int(os.environ["LOCAL_RANK"]) == 0:
+        run.create_here()
+        if swept := sweep_pids(run):
+            log.warning("swept processes that an earlier attempt left behind: %s", swept)
+        store.set(f"swept/{node.rank}", "1")
+    _heard(store, f"swept/{node.rank}", stop)
 
 
 def _later(seconds: float, stop: threading.Event) -> None:
@@ -88,7 +154,7 @@ def _run_first(
     config: RootConfig, run: RunDir, store: Store, job: Job, stop: threading.Event
 ) -> int:
     run.create()
-    lock = RunLock(run)
+    lock, node = RunLock(run), this_node()
     swept = sweep_pids(run)
     write_config(config, run)
     make_key(run)
@@ -97,7 +163,12 @@ def _run_first(
         log.warning("swept processes that an earlier attempt left behind: %s", swept)
     with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
         address = f"ipc://{folder}/engine.sock"
+        if node.count > 1:
+            (port,) = _free_ports(1, node.address)
+            address = f"tcp://{node.address}:{port}"
         store.set("engine", address)
+        store.set("node", str(node.rank))
+        store.set("key", key_digest(run) or "")
         store.set("run", str(run.path))
         engine_log = run.logs / "engine.log"
         engine = children.spawn(
@@ -188,6 +259,7 @@ def _run_learner(
         servers={name: tuple(urls[name]) for name in (*group.policies, *own)},
         followers=own,
         key=run.key.read_text(),
+        node_address=this_node().address,
         tensor_parallel={
             url: host.tp
             for host in config.layout.servers
@@ -201,8 +273,8 @@ def _run_learner(
 def _run_server(
     config: RootConfig, run: RunDir, store: Store, host: ServerHostConfig, stop: threading.Event
 ) -> int:
-    ports = [host.port + i for i in range(len(host.policies))] if host.port else _free_ports(host)
-    urls = {p: f"http://127.0.0.1:{port}" for p, port in zip(host.policies, ports, strict=True)}
+    address, num = this_node().address, len(host.policies)
+    ports = [host.port + i for i in range(num)] if host.port else _free_ports(num, address)
     index = config.layout.servers.index(host)
     try:
         check_interpreter(host.kind, host.python, f"layout.servers.{index}.python")
@@ -214,6 +286,8 @@ def _run_server(
         kind=host.kind,
         model_dirs=dict.fromkeys(host.policies, config.model.base),
         ports=dict(zip(host.policies, ports, strict=True)),
+        host=address,
+        label=f"rank{host.rank}",
         device=config.layout.device,
         tensor_parallel=host.tp,
         context_length=host.context_length,
@@ -230,7 +304,7 @@ def _run_server(
         has_priorities=_are_evaluated(config, host),
         starts_paused=any(policy in config.layout.routers for policy in host.policies),
     )
-    store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
+    store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or spec.urls))
     try:
         routers = _routers(config, host, spec, store, stop)
         asyncio.run(_supervise([spec, *routers], run, store, stop))
@@ -340,12 +414,16 @@ def _advertised(host: ServerHostConfig) -> dict[str, str]:
     return {policy: f"http://{name}:{int(port) + i}" for i, policy in enumerate(host.policies)}
 
 
-def _free_ports(host: ServerHostConfig) -> list[int]:
-    sockets = [socket.socket() for _ in host.policies]
+def _free_ports(num: int, address: str) -> list[int]:
+    sockets = [socket.socket() for _ in range(num)]
     try:
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((address, 0))
         return [one.getsockname()[1] for one in sockets]
+    except OSError as error:
+        raise EngineError(
+            f"{ADDRESS}: {address} is no address of this node ({error.strerror}); set it to one"
+        ) from None
     finally:
         for one in sockets:
             one.close()
