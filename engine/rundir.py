@@ -1,7 +1,7 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
-runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt  lock
-              dashboard.json  dashboard-token
+runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt
+              dashboard.json  dashboard-token  agents  lock
               checkpoints/<policy>/step-*/   evals/step-*/   bad_batches/   logs/
 
 All nodes of a run share it. The list of processes does not lie there: each machine has its own
@@ -67,6 +67,11 @@ class RunDir:
     def fatal(self) -> Path:
         """Why no restart mends this run."""
         return self.path / "fatal.txt"
+
+    @property
+    def agents(self) -> Path:
+        """Who started the ranks of its last attempt: they may go on with it unasked."""
+        return self.path / "agents"
 
     @property
     def dashboard(self) -> Path:

@@ -25,12 +25,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.distributed import FileStore, PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import FileStore, PrefixStore, Store, TCPStore
 
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig, digest
@@ -55,8 +55,8 @@ SERVERS_STAY_S = 20.0
 STORE_TIMEOUT = timedelta(seconds=600)
 STORE_FILE = "STREAMZERO_STORE_FILE"
 """Environment, set by the front door: the store of a run on one node."""
-_BEGUN = "begun"
-"""In the store from the moment on when the checks of a first attempt have passed."""
+_GOODBYE_S = 8.0
+"""How long rank 0 waits for the others to leave: at the end of a run they have little to do."""
 _FOLDER_LAG_S = 120.0
 """How long another node may see an older state of the run's folder."""
 _SEED_STRIDE = 1_000_003
@@ -83,40 +83,59 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     own = rollcall.new_member(node, digest(config))
     timeout_s = STORE_TIMEOUT.total_seconds()
     if rank == 0:
-        _check_first(config, run, shared, node, resume=resume)
         members = rollcall.gather(shared, own, world, stop, timeout_s)
-        check_nodes(config.layout, [member.node for member in members])
+        _check_first(config, run, members, resume=resume)
         store = PrefixStore(f"attempt/{rollcall.welcome(shared, members)}", shared)
         return _run_first(config, run, store, job, stop)
     attempt = rollcall.answer(shared, rank, own, stop, timeout_s)
     store = PrefixStore(f"attempt/{attempt}", shared)
     _enter(run, store, node, stop)
     _log_to(run.logs / f"rank{rank}.log")
-    return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
+    status = _run_job(config, run, store, job, stop, rank, lambda: _is_said(store, "done"))
+    with suppress(RuntimeError):  # rank 0 does not wait for long
+        store.set(f"left/{rank}", "1")
+    return status
 
 
 def _open_store(rank: int, world: int) -> Store:
-    """The store that outlives this attempt: a file of the front door's (`STORE_FILE`), where
-    nobody else on the network can reach it, or else torchrun's own."""
+    """What the ranks of all nodes say to each other: a file of the front door's (`STORE_FILE`),
+    where nobody else on the network can reach it, or else torchrun's own."""
     path = os.environ.get(STORE_FILE)
     if path is not None:
         return FileStore(path, -1)
-    return next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))[0]
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world,
+        is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=STORE_TIMEOUT,
+        wait_for_workers=False,  # as long as it waits it hears no signal
+    )
 
 
 def _check_first(
-    config: RootConfig, run: RunDir, store: Store, node: Node, *, resume: bool
+    config: RootConfig, run: RunDir, members: Sequence[rollcall.Member], *, resume: bool
 ) -> None:
-    """What rank 0 checks before anything starts. An attempt after the first one resumes, and
-    raises what no restart mends (FatalError)."""
-    has_begun = store.check([_BEGUN])
+    """What rank 0 checks before anything starts. An attempt of agents that have begun this run
+    resumes it, and raises what no restart mends (FatalError)."""
+    nodes = [member.node for member in members]
+    check_nodes(config.layout, nodes)
+    agents = {member.agent for member in members}
+    has_begun = run.agents.exists() and bool(agents & {*run.agents.read_text().split()})
     if has_begun and run.fatal.exists():
         raise FatalError(run.fatal.read_text())
     run.fatal.unlink(missing_ok=True)
     # One whose first attempt died before it made the folder starts afresh.
     resume = (resume or has_begun) and run.config.exists()
-    check_before_start(config, resume=resume, world=int(os.environ["WORLD_SIZE"]), node=node)
-    store.set(_BEGUN, "1")
+    check_before_start(config, resume=resume, world=len(members), node=nodes[0])
+    if nodes[0].count > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        print(
+            "streamzero: a node that is lost can't come back into this run: for that, set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on all nodes",
+            file=sys.stderr,
+        )
+    run.create()
+    run.agents.write_text("\n".join(sorted(agents)))
 
 
 def _enter(run: RunDir, store: Store, node: Node, stop: threading.Event) -> None:
@@ -198,11 +217,22 @@ def _run_first(
         finally:
             children.end(engine)
             store.set("done", "1")
+            _say_goodbye(store, int(os.environ["WORLD_SIZE"]))
         if status and not stop.is_set():
             print(f"streamzero: the engine ended with status {status}; see {engine_log}",
                   file=sys.stderr)  # fmt: skip
     lock.release()
     return status
+
+
+def _say_goodbye(store: Store, world: int) -> None:
+    """Wait until the other ranks have heard "done": the store may be this process's."""
+    deadline_s = time.monotonic() + _GOODBYE_S
+    while not store.check([f"left/{rank}" for rank in range(1, world)]):
+        if time.monotonic() > deadline_s:
+            log.warning("some ranks have not left after %s s", _GOODBYE_S)
+            return
+        time.sleep(0.05)
 
 
 def _run_job(
@@ -362,7 +392,7 @@ async def _supervise(
     ended = asyncio.Event()
 
     async def watch() -> None:
-        while not (stop.is_set() or await asyncio.to_thread(store.check, ["done"])):
+        while not (stop.is_set() or await asyncio.to_thread(_is_said, store, "done")):
             await asyncio.to_thread(stop.wait, 0.5)
         ended.set()
 
@@ -383,12 +413,20 @@ def _heard(store: Store, key: str, stop: threading.Event) -> str:
     `store.get` alone hears no signal: the agent would wait half a minute, then kill.
     """
     deadline_s = time.monotonic() + STORE_TIMEOUT.total_seconds()
-    while not store.check([key]):
+    while not _is_said(store, key):
         if stop.wait(0.1):
             raise SystemExit(1)
         if time.monotonic() > deadline_s:
             raise EngineError(f"no rank said {key!r} within {STORE_TIMEOUT}")
     return store.get(key).decode()
+
+
+def _is_said(store: Store, key: str) -> bool:
+    """Raises EngineError where the store is gone."""
+    try:
+        return store.check([key])
+    except RuntimeError as error:
+        raise EngineError("the store is gone: rank 0, or its agent, has ended") from error
 
 
 def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dict[str, list[str]]:

@@ -1,16 +1,17 @@
 """The roll call of an attempt: its ranks find each other, and agree that they mean the same run.
 
-torchrun's store outlives an attempt, with all that dead ranks have said in it; and each agent
+torchrun's store may outlive an attempt, with all that dead ranks have said in it; and each agent
 counts its own restarts, so that no number in the environment names an attempt for all. So rank 0
 wipes the list of who is present, and waits until every rank has (again) written itself there:
 
-    rank r -> present/r       a nonce, its node, a digest of its configuration; until it is welcome
+    rank r -> present/r       a nonce, its node and agent, a digest of its configuration
     rank 0 -> welcome/NONCE   the name of the attempt, under which all that follows is said
 
 torchrun starts no rank of an attempt before the ranks of the one before have ended.
 """
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -20,6 +21,7 @@ from typing import Protocol
 
 from engine.errors import ConfigError, EngineError
 from engine.nodes import Node
+from engine.rundir import start_time
 
 _POLL_S = 0.05
 
@@ -42,12 +44,17 @@ class Member:
 
     nonce: str
     node: Node
+    agent: str
+    """The process that has started it: the same for all attempts of one torchrun."""
     config: str
     """Digest of its configuration."""
 
 
 def new_member(node: Node, config: str) -> Member:
-    return Member(uuid.uuid4().hex, node, config)
+    """This rank."""
+    parent = os.getppid()
+    agent = f"{node.machine}:{parent}:{start_time(parent)}"
+    return Member(uuid.uuid4().hex, node, agent, config)
 
 
 def gather(
@@ -123,4 +130,4 @@ def _welcome(nonce: str) -> str:
 
 def _read(text: bytes) -> Member:
     told = json.loads(text)
-    return Member(told["nonce"], Node(**told["node"]), told["config"])
+    return Member(**{**told, "node": Node(**told["node"])})
