@@ -55,6 +55,8 @@ SERVERS_STAY_S = 20.0
 STORE_TIMEOUT = timedelta(seconds=600)
 STORE_FILE = "STREAMZERO_STORE_FILE"
 """Environment, set by the front door: the store of a run on one node."""
+_ENDED_WELL, _FAILED = "0", "1"
+"""What "done" says."""
 _GOODBYE_S = 8.0
 """How long rank 0 waits for the others to leave: at the end of a run they have little to do."""
 _FOLDER_LAG_S = 120.0
@@ -86,13 +88,18 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
         members = rollcall.gather(shared, own, world, stop, timeout_s)
         _check_first(config, run, members, resume=resume)
         store = PrefixStore(f"attempt/{rollcall.welcome(shared, members)}", shared)
-        return _run_first(config, run, store, job, stop)
+        status = _run_first(config, run, store, job, stop)
+        if status == 0 or stop.is_set():
+            _say_goodbye(store, world)
+        return status
     attempt = rollcall.answer(shared, rank, own, stop, timeout_s)
     store = PrefixStore(f"attempt/{attempt}", shared)
     _enter(run, store, node, stop)
     _log_to(run.logs / f"rank{rank}.log")
     status = _run_job(config, run, store, job, stop, rank, lambda: _is_said(store, "done"))
-    with suppress(RuntimeError):  # rank 0 does not wait for long
+    with suppress(RuntimeError):  # rank 0 may have left, if this one was told to stop
+        if store.check(["done"]) and store.get("done").decode() == _FAILED:
+            status = 1  # an agent whose ranks all end well is not there for the next attempt
         store.set(f"left/{rank}", "1")
     return status
 
@@ -207,6 +214,7 @@ def _run_first(
                     children.end(engine)  # this attempt is over: whoever waits for it sees
 
             threading.Thread(target=serve_here, daemon=True).start()
+        failed = True
         try:
             status = 0
             if job.learner is not None:
@@ -214,10 +222,10 @@ def _run_first(
                     config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
                 )
             status = _wait(engine, stop) or status
+            failed = status != 0
         finally:
             children.end(engine)
-            store.set("done", "1")
-            _say_goodbye(store, int(os.environ["WORLD_SIZE"]))
+            store.set("done", _FAILED if failed else _ENDED_WELL)
         if status and not stop.is_set():
             print(f"streamzero: the engine ended with status {status}; see {engine_log}",
                   file=sys.stderr)  # fmt: skip

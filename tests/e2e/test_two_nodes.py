@@ -12,6 +12,7 @@ from tests.e2e.command import (
     WITHOUT_MEASURING,
     Ended,
     Process,
+    Started,
     descendants,
     parent_of,
     selfplay,
@@ -34,7 +35,7 @@ from tests.e2e.records import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 4
+STEPS = 5
 START_S = 150.0
 """Two interpreters with torch more than elsewhere, on two cores."""
 
@@ -49,16 +50,17 @@ class Pair:
     """Of each node, while the run plays."""
     pids: list[set[int]] = field(default_factory=list)
     """Recorded in the run-time directory of each node, then."""
+    stores: set[int | None] = field(default_factory=set)
+    """Parents of those of node 0 that listen at every interface, then."""
     agent_pid: int = 0
     """Of node 0."""
-    orphans: set[Process] = field(default_factory=set)
-    """Of the killed node."""
     ended: list[Ended] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The learner is on node 0, the server on node 1, whose agent is killed once and comes back."""
+    """The learner is on node 0, the server on node 1. The engine is killed, and then the agent of
+    node 1, which comes back."""
     root, port = tmp_path_factory.mktemp("nodes"), free_ports(1)
     agents = [Agent(rank=rank, port=port, root=root) for rank in range(2)]
     one = Pair(RunDir(root / "runs" / "pair"), agents)
@@ -69,17 +71,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     first, second = agents
     with first.start(*arguments) as front:
         with second.start(*arguments) as other:
-            one.agent_pid = front.process.pid
             front.until(lambda: saved(one.dir, 1), "checkpoints of step 1", timeout_s=START_S)
-            for agent, seen in ((first, front), (second, other)):
-                agent.look(seen)
-                one.listens.append(listening(agent.family))
-                one.pids.append({int(path.name) for path in agent.runtime.glob("*/*/pids/*")})
+            look(one, front, other)
+            lose_the_engine(one, front)
+            second.look(other)
             kill(other)
-            front.until(lambda: not second.alive(), "the end of all that node 1 had", timeout_s=5.0)
-            one.orphans = second.alive()
+            front.until(lambda: not second.alive(), "the end of all of node 1", timeout_s=5.0)
         with second.start(*arguments) as other:
-            front.until(lambda: attempts_of(one.dir) == 2, "a second attempt", timeout_s=START_S)
+            front.until(lambda: attempts_of(one.dir) == 3, "a third attempt", timeout_s=START_S)
             for agent, seen in ((first, front), (second, other)):
                 agent.look(seen)
             one.ended = [front.wait(), other.wait()]
@@ -88,23 +87,51 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         process.kill()
 
 
+def look(one: Pair, *fronts: Started) -> None:
+    """Who is there, and who listens where."""
+    one.agent_pid = fronts[0].process.pid
+    for agent, seen in zip(one.agents, fronts, strict=True):
+        agent.look(seen)
+        one.listens.append(listening(agent.family))
+        one.pids.append({int(path.name) for path in agent.runtime.glob("*/*/pids/*")})
+    one.stores = {parent_of(pid) for pid in one.listens[0]["::"]}
+
+
+def lose_the_engine(one: Pair, front: Started) -> None:
+    """Both agents begin the next attempt, though nothing of node 1 has failed."""
+    (engine,) = (p for p in one.agents[0].family if is_engine(p))
+    engine.kill()
+    front.until(lambda: attempts_of(one.dir) == 2, "a second attempt", timeout_s=START_S)
+    steps = len(steps_of(one.dir))
+    front.until(lambda: len(steps_of(one.dir)) > steps, "a step of the second attempt")
+
+
+def is_engine(process: Process) -> bool:
+    try:
+        return b"launch.engine" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def saved(run: RunDir, step: int) -> bool:
     return all(f"{policy}: checkpoint of step {step}" in events_of(run) for policy in POLICIES)
 
 
-def test_it_plays_to_its_end_after_a_node_was_lost(pair: Pair) -> None:
+def test_it_plays_to_its_end_after_an_engine_and_a_node_were_lost(pair: Pair) -> None:
     assert [ended.status for ended in pair.ended] == [0, 0], pair.ended
     summary = summary_of(pair.dir)
     assert summary["steps"] == dict.fromkeys(POLICIES, STEPS)
-    assert summary["attempts"] == 2
+    assert summary["attempts"] == 3
     assert summary["games"]["in_flight"] == 0
     for policy in POLICIES:
         assert checkpoints_of(pair.dir, policy)[-1].name == f"step-{STEPS:08d}"
 
 
-def test_the_second_attempt_goes_on_where_the_first_had_saved(pair: Pair) -> None:
-    (line,) = [text for text in events_of(pair.dir) if text.startswith("attempt 2 goes on with ")]
-    assert all(int(step) >= 1 for step in re.findall(r"of step (\d+)", line)), line
+def test_each_attempt_goes_on_where_the_one_before_had_saved(pair: Pair) -> None:
+    for attempt in (2, 3):
+        begin = f"attempt {attempt} goes on with "
+        (line,) = [text for text in events_of(pair.dir) if text.startswith(begin)]
+        assert all(int(step) >= 1 for step in re.findall(r"of step (\d+)", line)), line
     check_lineage(pair.dir, STEPS)
     check_versions(pair.dir)
 
@@ -118,16 +145,14 @@ def test_the_books_balance(pair: Pair) -> None:
 def test_a_killed_agent_leaves_nothing_behind(pair: Pair) -> None:
     """torchrun's ranks outlive it by themselves, and their servers would hold ports and GPUs."""
     assert pair.agents[1].family
-    assert pair.orphans == set()
     assert all(agent.alive() == set() for agent in pair.agents)
 
 
 def test_each_node_listens_at_its_own_address(pair: Pair) -> None:
     """But for the store, which torch opens at every interface, in rank 0 as in the agents."""
     engine_node, server_node = pair.listens
-    stores = engine_node.pop("::", set())
-    assert {parent_of(pid) for pid in stores} == {pair.agent_pid}
-    assert set(engine_node) == {"127.0.0.1"}
+    assert pair.stores == {pair.agent_pid}
+    assert set(engine_node) == {"127.0.0.1", "::"}
     assert set(server_node) == {"127.0.0.2", "127.0.0.1"}  # gloo takes its interface's first
     servers = server_node["127.0.0.2"]
     assert servers <= pair.pids[1]
