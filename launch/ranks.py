@@ -96,6 +96,13 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     store = PrefixStore(f"attempt/{attempt}", shared)
     _enter(run, store, node, stop)
     _log_to(run.logs / f"rank{rank}.log")
+    return _job_of_another(config, run, store, job, stop, rank)
+
+
+def _job_of_another(
+    config: RootConfig, run: RunDir, store: Store, job: Job, stop: threading.Event, rank: int
+) -> int:
+    """The job of a rank other than 0; it ends as rank 0 does, and says that it leaves."""
     status = _run_job(config, run, store, job, stop, rank, lambda: _is_said(store, "done"))
     with suppress(RuntimeError):  # rank 0 may have left, if this one was told to stop
         if store.check(["done"]) and store.get("done").decode() == _FAILED:

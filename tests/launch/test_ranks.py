@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from engine import children
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, FatalError
 from engine.layout import Follower, Job
 from engine.learner import worker
-from engine.rundir import RunDir, make_key
-from launch import async_selfplay, ranks
+from engine.nodes import RUNTIME_DIR, Node
+from engine.rundir import RunDir, key_digest, make_key, record_pid
+from launch import async_selfplay, ranks, rollcall
 from launch.config import RootConfig, load_root
 from tests.engine.server_process import in_background
 
@@ -290,3 +291,123 @@ def test_help_is_instant_because_torch_is_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60)
     assert done.returncode == 0
     assert b"--resume" in done.stdout
+
+
+# -- several nodes ---------------------------------------------------------------------------------
+
+
+def member(rank: int, agent: str) -> rollcall.Member:
+    node = Node(rank=rank, count=1, local_ranks=2, address="127.0.0.1", machine="m")
+    return rollcall.Member(nonce=f"n{rank}", node=node, agent=agent, config="c")
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[RootConfig, RunDir]:
+    """A run that the agents x and y have begun."""
+    config = load_root(QUICKSTART, [f"run.root={tmp_path}", "run.name=begun"])
+    run = RunDir(tmp_path / "begun")
+    ranks._check_first(config, run, [member(0, "x"), member(1, "y")], resume=False)
+    run.config.write_text("")
+    return config, run
+
+
+def test_a_restart_never_takes_over_a_run_that_another_torchrun_began(
+    begun: tuple[RootConfig, RunDir],
+) -> None:
+    """The second attempt of a torchrun that was refused is refused as well."""
+    config, run = begun
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="exists; continue it with --resume or choose"):
+            ranks._check_first(config, run, [member(0, "v"), member(1, "w")], resume=False)
+    ranks._check_first(config, run, [member(0, "v"), member(1, "w")], resume=True)
+    ranks._check_first(config, run, [member(0, "v"), member(1, "w")], resume=False)
+
+
+@pytest.mark.parametrize("agents", [("x", "y"), ("x", "new"), ("new", "y")])
+def test_a_run_goes_on_while_one_of_its_agents_is_left(
+    begun: tuple[RootConfig, RunDir], agents: tuple[str, str]
+) -> None:
+    config, run = begun
+    members = [member(i, agent) for i, agent in enumerate(agents)]
+    ranks._check_first(config, run, members, resume=False)
+    assert set(run.agents.read_text().split()) == {*agents}
+
+
+def test_what_no_restart_mends_ends_the_later_attempts_and_no_other_run(
+    begun: tuple[RootConfig, RunDir],
+) -> None:
+    config, run = begun
+    run.fatal.write_text("bad batches")
+    with pytest.raises(FatalError, match="bad batches"):
+        ranks._check_first(config, run, [member(0, "x"), member(1, "y")], resume=False)
+    ranks._check_first(config, run, [member(0, "v"), member(1, "w")], resume=True)
+    assert not run.fatal.exists()
+
+
+def other_node(**values: str) -> FakeStore:
+    return FakeStore(run="there", node="0", **values)
+
+
+NODE_1 = Node(rank=1, count=2, local_ranks=2, address="127.0.0.2", machine="m")
+
+
+def test_a_node_that_sees_another_folder_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "_FOLDER_LAG_S", 0.0)
+    make_key(RunDir(tmp_path))
+    here, store = RunDir(tmp_path / "elsewhere"), other_node(key=key_digest(RunDir(tmp_path)) or "")
+    with pytest.raises(EngineError, match=r"run.root: .*elsewhere of node 1 is not the folder"):
+        ranks._enter(here, store, NODE_1, threading.Event())  # type: ignore[arg-type]
+
+
+def test_a_node_waits_for_a_folder_that_lags_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may still show the key of the attempt before."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run, before = RunDir(tmp_path), (tmp_path / "key").read_text()
+    make_key(run)
+    digest, key = key_digest(run) or "", run.key.read_text()
+    run.key.write_text(before)
+    store = other_node(key=digest)
+    store.set("swept/1", "1")
+    entering = in_background(lambda: ranks._enter(run, store, NODE_1, threading.Event()))  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        entering.result(0.3)
+    run.key.write_text(key)
+    entering.result(20.0)
+
+
+def test_the_first_rank_of_a_node_sweeps_it_before_any_other_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "runtime"))
+    run, stop = RunDir(tmp_path), threading.Event()
+    store = other_node(key=key_digest(run) or "")
+    orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        record_pid(run, orphan.pid)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        second = in_background(lambda: ranks._enter(run, store, NODE_1, stop))  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        assert orphan.poll() is None
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        ranks._enter(run, store, NODE_1, stop)  # type: ignore[arg-type]
+        assert orphan.wait(10.0) == -9
+        second.result(20.0)
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+@pytest.mark.parametrize("word, status", [("0", 0), ("1", 1)])
+def test_a_rank_ends_as_rank_0_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, status: int
+) -> None:
+    """An agent whose ranks all end well would not be there for the next attempt."""
+    store = FakeStore(done=word)
+    monkeypatch.setattr(ranks, "_run_job", lambda *_: 0)
+    assert ranks._job_of_another(None, None, store, None, threading.Event(), 1) == status  # type: ignore[arg-type]
+    assert store.values["left/1"]
