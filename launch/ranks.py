@@ -1,6 +1,6 @@
 """The job of one rank under torchrun. Rank 0 prepares the run and owns the engine process.
 
-    all:         the roll call (`launch.rollcall`)
+    all:         the roll call (`launch.attempt`)
     rank 0:      lock and sweep the run folder -> "run" in the store -> start the engine
     server host: waits for "run", tells its ports to the store, supervises until "done"
     learner:     joins its group, connects to the engine, trains until told "bye"
@@ -23,28 +23,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.distributed import FileStore, PrefixStore, Store, TCPStore
+from torch.distributed import Store
 
 from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig, digest
-from engine.errors import ConfigError, EngineError, FatalError
-from engine.layout import Job, check_layout, check_nodes, job_of, router_host
-from engine.nodes import ADDRESS, Node, interface_of, this_node
+from engine.errors import ConfigError, EngineError
+from engine.layout import Job, check_layout, job_of, router_host
+from engine.nodes import ADDRESS, interface_of, this_node
 from engine.rundir import RunDir, RunLock, key_digest, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
-from launch import rollcall
+from launch import attempt, rollcall
 from launch.config import RootConfig, followers, policies_of
-from launch.preflight import check_before_start, write_config
+from launch.preflight import write_config
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +49,6 @@ UNFILLED = "unfilled"
 """Version of a server that no learner has filled yet: no number, so nobody takes it for one."""
 SERVERS_STAY_S = 20.0
 """After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
-STORE_TIMEOUT = timedelta(seconds=600)
-STORE_FILE = "STREAMZERO_STORE_FILE"
-"""Environment, set by the front door: the store of a run on one node."""
-_ENDED_WELL, _FAILED = "0", "1"
-"""What "done" says."""
-_GOODBYE_S = 8.0
-"""How long rank 0 waits for the others to leave: at the end of a run they have little to do."""
-_FOLDER_LAG_S = 120.0
-"""How long another node may see an older state of the run's folder."""
 _SEED_STRIDE = 1_000_003
 """Between the seeds of two server hosts."""
 
@@ -81,100 +69,17 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     if rank != 0 and job.server is not None:
         # An interrupt stops the run: servers stay until rank 0 has saved and says "done".
         signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY_S, stop))
-    shared = _open_store(rank, world)
-    own = rollcall.new_member(node, digest(config))
-    timeout_s = STORE_TIMEOUT.total_seconds()
+    shared, own = attempt.open_store(rank, world), rollcall.new_member(node, digest(config))
     if rank == 0:
-        members = rollcall.gather(shared, own, world, stop, timeout_s)
-        _check_first(config, run, members, resume=resume)
-        store = PrefixStore(f"attempt/{rollcall.welcome(shared, members)}", shared)
+        store = attempt.begin(config, run, shared, own, world, stop, resume=resume)
         status = _run_first(config, run, store, job, stop)
         if status == 0 or stop.is_set():
-            _say_goodbye(store, world)
+            attempt.say_goodbye(store, world)
         return status
-    attempt = rollcall.answer(shared, rank, own, stop, timeout_s)
-    store = PrefixStore(f"attempt/{attempt}", shared)
-    _enter(run, store, node, stop)
+    store = attempt.join(run, shared, own, rank, stop)
     _log_to(run.logs / f"rank{rank}.log")
-    return _job_of_another(config, run, store, job, stop, rank)
-
-
-def _job_of_another(
-    config: RootConfig, run: RunDir, store: Store, job: Job, stop: threading.Event, rank: int
-) -> int:
-    """The job of a rank other than 0; it ends as rank 0 does, and says that it leaves."""
-    status = _run_job(config, run, store, job, stop, rank, lambda: _is_said(store, "done"))
-    with suppress(RuntimeError):  # rank 0 may have left, if this one was told to stop
-        if store.check(["done"]) and store.get("done").decode() == _FAILED:
-            status = 1  # an agent whose ranks all end well is not there for the next attempt
-        store.set(f"left/{rank}", "1")
-    return status
-
-
-def _open_store(rank: int, world: int) -> Store:
-    """What the ranks of all nodes say to each other: a file of the front door's (`STORE_FILE`),
-    where nobody else on the network can reach it, or else torchrun's own."""
-    path = os.environ.get(STORE_FILE)
-    if path is not None:
-        return FileStore(path, -1)
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        world,
-        is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        timeout=STORE_TIMEOUT,
-        wait_for_workers=False,  # as long as it waits it hears no signal
-    )
-
-
-def _check_first(
-    config: RootConfig, run: RunDir, members: Sequence[rollcall.Member], *, resume: bool
-) -> None:
-    """What rank 0 checks before anything starts. An attempt of agents that have begun this run
-    resumes it, and raises what no restart mends (FatalError)."""
-    nodes = [member.node for member in members]
-    check_nodes(config.layout, nodes)
-    agents = {member.agent for member in members}
-    has_begun = run.agents.exists() and bool(agents & {*run.agents.read_text().split()})
-    if has_begun and run.fatal.exists():
-        raise FatalError(run.fatal.read_text())
-    run.fatal.unlink(missing_ok=True)
-    # One whose first attempt died before it made the folder starts afresh.
-    resume = (resume or has_begun) and run.config.exists()
-    check_before_start(config, resume=resume, world=len(members), node=nodes[0])
-    if nodes[0].count > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        print(
-            "streamzero: a node that is lost can't come back into this run: for that, set "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on all nodes",
-            file=sys.stderr,
-        )
-    run.create()
-    run.agents.write_text("\n".join(sorted(agents)))
-
-
-def _enter(run: RunDir, store: Store, node: Node, stop: threading.Event) -> None:
-    """Wait until rank 0 has prepared the run's folder; on other nodes, sweep them once.
-
-    Raises EngineError where this node does not see the folder that rank 0 sees.
-    """
-    _heard(store, "run", stop)
-    wanted, deadline_s = store.get("key").decode(), time.monotonic() + _FOLDER_LAG_S
-    while key_digest(run) != wanted:  # a network file system may be seconds behind
-        if time.monotonic() > deadline_s:
-            raise EngineError(
-                f"run.root: {run.path.resolve()} of node {node.rank} is not the folder that rank 0 "
-                "has prepared; put it on a file system that all nodes share, under the same path"
-            )
-        if stop.wait(0.1):
-            raise SystemExit(1)
-    if node.rank == int(store.get("node")):
-        return  # swept by rank 0
-    if int(os.environ["LOCAL_RANK"]) == 0:
-        run.create_here()
-        if swept := sweep_pids(run):
-            log.warning("swept processes that an earlier attempt left behind: %s", swept)
-        store.set(f"swept/{node.rank}", "1")
-    _heard(store, f"swept/{node.rank}", stop)
+    status = _run_job(config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done"))
+    return attempt.leave(store, rank) or status
 
 
 def _later(seconds: float, stop: threading.Event) -> None:
@@ -232,22 +137,12 @@ def _run_first(
             failed = status != 0
         finally:
             children.end(engine)
-            store.set("done", _FAILED if failed else _ENDED_WELL)
+            attempt.end(store, failed=failed)
         if status and not stop.is_set():
             print(f"streamzero: the engine ended with status {status}; see {engine_log}",
                   file=sys.stderr)  # fmt: skip
     lock.release()
     return status
-
-
-def _say_goodbye(store: Store, world: int) -> None:
-    """Wait until the other ranks have heard "done": the store may be this process's."""
-    deadline_s = time.monotonic() + _GOODBYE_S
-    while not store.check([f"left/{rank}" for rank in range(1, world)]):
-        if time.monotonic() > deadline_s:
-            log.warning("some ranks have not left after %s s", _GOODBYE_S)
-            return
-        time.sleep(0.05)
 
 
 def _run_job(
@@ -300,7 +195,7 @@ def _run_learner(
         bad_batches=run.bad_batches,
         learner=config.learner,
         weights=config.weights,
-        address=_heard(store, "engine", stop),
+        address=attempt.heard(store, "engine", stop),
         servers={name: tuple(urls[name]) for name in (*group.policies, *own)},
         followers=own,
         key=run.key.read_text(),
@@ -407,7 +302,7 @@ async def _supervise(
     ended = asyncio.Event()
 
     async def watch() -> None:
-        while not (stop.is_set() or await asyncio.to_thread(_is_said, store, "done")):
+        while not (stop.is_set() or await asyncio.to_thread(attempt.is_said, store, "done")):
             await asyncio.to_thread(stop.wait, 0.5)
         ended.set()
 
@@ -422,33 +317,11 @@ async def _supervise(
             tasks.create_task(serve(spec, run.logs, ended, on_event))
 
 
-def _heard(store: Store, key: str, stop: threading.Event) -> str:
-    """What another rank says under `key`, once it has; exits when told to stop meanwhile.
-
-    `store.get` alone hears no signal: the agent would wait half a minute, then kill.
-    """
-    deadline_s = time.monotonic() + STORE_TIMEOUT.total_seconds()
-    while not _is_said(store, key):
-        if stop.wait(0.1):
-            raise SystemExit(1)
-        if time.monotonic() > deadline_s:
-            raise EngineError(f"no rank said {key!r} within {STORE_TIMEOUT}")
-    return store.get(key).decode()
-
-
-def _is_said(store: Store, key: str) -> bool:
-    """Raises EngineError where the store is gone."""
-    try:
-        return store.check([key])
-    except RuntimeError as error:
-        raise EngineError("the store is gone: rank 0, or its agent, has ended") from error
-
-
 def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dict[str, list[str]]:
     """{policy or follower: [url]} as the server hosts told the store; waits for them."""
     urls: dict[str, list[str]] = {}
     for host in config.layout.servers:
-        for policy, url in json.loads(_heard(store, f"servers/{host.rank}", stop)).items():
+        for policy, url in json.loads(attempt.heard(store, f"servers/{host.rank}", stop)).items():
             urls.setdefault(policy, []).append(url)
     return urls
 
