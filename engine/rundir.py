@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 from dataclasses import dataclass
@@ -112,6 +113,10 @@ class RunDir:
         """Make what this machine alone has. Raises ConfigError where it cannot be made."""
         make_runtime_dir(self.path)
         self.pids.mkdir(exist_ok=True)
+
+    def forget_here(self) -> None:
+        """Remove what this machine alone has: the run has ended well."""
+        shutil.rmtree(runtime_dir(self.path), ignore_errors=True)
 
 
 def make_key(run: RunDir) -> None:

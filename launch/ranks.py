@@ -75,11 +75,16 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
         status = _run_first(config, run, store, job, stop)
         if status == 0 or stop.is_set():
             attempt.say_goodbye(store, world)
-        return status
-    store = attempt.join(run, shared, own, rank, stop)
-    _log_to(run.logs / f"rank{rank}.log")
-    status = _run_job(config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done"))
-    return attempt.leave(store, rank) or status
+    else:
+        store = attempt.join(run, shared, own, rank, stop)
+        _log_to(run.logs / f"rank{rank}.log")
+        status = _run_job(
+            config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done")
+        )
+        status = attempt.leave(store, rank) or status
+    if status == 0 and int(os.environ["LOCAL_RANK"]) == 0:
+        run.forget_here()
+    return status
 
 
 def _later(seconds: float, stop: threading.Event) -> None:

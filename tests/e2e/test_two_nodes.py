@@ -164,6 +164,7 @@ def test_process_ids_stay_with_their_node(pair: Pair) -> None:
     assert pair.pids[1]
     assert pair.pids[0] <= own[0]
     assert pair.pids[1] <= own[1]
+    assert not [path for agent in pair.agents for path in agent.runtime.glob("*/*/pids/*")]
 
 
 def test_learners_on_both_nodes_train_one_copy_of_the_weights(tmp_path: Path) -> None:

@@ -94,6 +94,19 @@ def test_processes_of_another_node_are_left_alone(
         process.wait()
 
 
+def test_a_run_that_ended_well_leaves_nothing_on_the_machine(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "node"))
+    record_pid(run, os.getpid())
+    assert run.pids.is_dir()
+    run.forget_here()
+    run.forget_here()
+    assert not [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
+    assert sweep_pids(run) == []
+    assert run.path.is_dir()
+
+
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 def test_where_the_file_system_has_no_locks_the_machine_has(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, error: int
