@@ -49,6 +49,12 @@ def spawn(
         )
 
 
+def die_with_parent() -> None:
+    """From now on the kernel kills this process when its parent dies (on Linux)."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
 def last_lines(log: Path, count: int = 15) -> str:
     """The last lines of a child's log, for an error message."""
     try:

@@ -70,7 +70,8 @@ class ServerHostConfig(Section):
     """Of the first policy, the others follow; 0: free ports are chosen."""
     advertise: str | None = Field(None, pattern=r"^[^:/]+:[0-9]+$")
     """HOST:PORT under which others reach the first policy, the next ports the others; None: as
-    it listens. For what stands in between: a container's port mapping, NAT, a proxy."""
+    it listens, on loopback or at its node's address (`engine.nodes`). For what stands in between: a
+    container's port mapping, NAT, a proxy."""
     tp: int = Field(1, ge=1)
     python: Path | None = None
     """Interpreter of the servers, where they have an environment of their own; its torch must be of
@@ -99,8 +100,8 @@ class LayoutConfig(Section):
     choice: {solver: shared, coder: shared} gives two roles one set of weights."""
     routers: Mapping[str, Annotated[str, Field(pattern=r"^[^:/]+:[0-9]+$")]] = {}
     """{policy or follower: HOST:PORT}: its requests go to SGLang's own router, which the first of
-    its server hosts starts at this address; without one the engine chooses the server. For many
-    servers; `engine/servers/router.py` says what it lacks."""
+    its server hosts starts at this address, one of its node; without one the engine chooses the
+    server. For many servers; `engine/servers/router.py` says what it lacks."""
     gpu_of: Mapping[int, Annotated[int, Field(ge=0)]] = {}
     """{rank: its GPU}, where ranks share one; the others have the GPU of their local rank. On one
     node. A learner and its servers on one GPU need `weights.via: disk`: NCCL refuses two of its
@@ -109,7 +110,7 @@ class LayoutConfig(Section):
     """Of one learner's GPU, in 10^9 bytes: what would not fit is refused before anything starts.
     None: CUDA ranks find out when they begin."""
     host_memory_gb: float | None = Field(None, gt=0)
-    """Of the learners' host, as far as they may have it; None: not checked."""
+    """Of a node with learners, as far as they may have it; None: not checked."""
 
 
 class StreamsConfig(Section):

@@ -1,11 +1,13 @@
 """Who runs where: ranks -> learner groups and server hosts. Checked before anything starts."""
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.config import LayoutConfig, LearnerGroupConfig, ServerHostConfig
 from engine.errors import ConfigError
+from engine.nodes import ADDRESS, Node, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,12 @@ def check_layout(
     policies: Collection[str],
     world: int | None = None,
     followers: Mapping[str, Follower] = MappingProxyType({}),
+    *,
+    num_nodes: int = 1,
 ) -> None:
     """Raise ConfigError unless every rank has at most one job, every policy a learner group and
-    a server, and every follower a server. `world`: the number of ranks that torchrun started,
-    where known."""
+    a server, and every follower a server. `world`: the number of ranks that torchrun started, where
+    known, on `num_nodes`."""
     owners: dict[int, str] = {}
     for i, group in enumerate(layout.learners):
         for rank in group.ranks:
@@ -84,14 +88,29 @@ def check_layout(
                 f"layout.routers: there are no servers of {name!r}; there are those of "
                 f"{', '.join(dict.fromkeys(served))}"
             )
-    _check_gpus(layout)
+    _check_gpus(layout, num_nodes)
     needed = world_size(layout)
     if world is not None and world != needed:
         raise ConfigError(
-            f"layout: it needs {needed} ranks, torchrun started {world}; run: "
-            f"torchrun --standalone --max-restarts=3 --nproc-per-node={needed} "
-            "launch/async_selfplay.py CONFIG"
+            f"layout: it needs {needed} ranks, torchrun started {world}; "
+            f"{_torchrun(needed, num_nodes)} launch/async_selfplay.py CONFIG"
         )
+
+
+def check_nodes(layout: LayoutConfig, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError where a checked layout does not fit to where its ranks are. `nodes`: of
+    every rank."""
+    for i, host in enumerate(layout.servers):
+        own = range(host.rank, host.rank + host.tp)
+        if len({nodes[rank].rank for rank in own}) > 1:
+            raise ConfigError(
+                f"layout.servers.{i}.tp: ranks {own[0]}-{own[-1]} are on more than one node, a "
+                f"server's GPUs must be on one; {_ranks_of(nodes)}"
+            )
+    for i, group in enumerate(layout.learners):
+        _check_copies(i, group, nodes)
+    if len({node.machine for node in nodes}) > 1:
+        _check_addresses(layout, nodes)
 
 
 def job_of(layout: LayoutConfig, rank: int) -> Job:
@@ -134,16 +153,74 @@ def router_url(layout: LayoutConfig, policy: str) -> str | None:
     return None if address is None else f"http://{address}"
 
 
+def _torchrun(world: int, num_nodes: int) -> str:
+    """What to run, without the script."""
+    if num_nodes == 1:
+        return f"run: torchrun --standalone --max-restarts=3 --nproc-per-node={world}"
+    each = "N" if world % num_nodes else world // num_nodes
+    return (
+        f"on each node run: torchrun --nnodes={num_nodes} --nproc-per-node={each} "
+        "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT --max-restarts=3"
+    )
+
+
+def _ranks_of(nodes: Sequence[Node]) -> str:
+    """Which ranks are where, for a message."""
+    places: dict[int, list[int]] = {}
+    for rank, node in enumerate(nodes):
+        places.setdefault(node.rank, []).append(rank)
+    return ", ".join(f"node {n} has ranks {r[0]}-{r[-1]}" for n, r in sorted(places.items()))
+
+
+def _check_copies(index: int, group: LearnerGroupConfig, nodes: Sequence[Node]) -> None:
+    """Refuse copies of the weights that cross nodes where in another order of ranks none would."""
+    shard = group.shard
+    if shard is None or shard == len(group.ranks):
+        return
+    fits = all(
+        num % shard == 0 for num in Counter(nodes[rank].rank for rank in group.ranks).values()
+    )
+    for first in range(0, len(group.ranks), shard):
+        copy = group.ranks[first : first + shard]
+        if fits and len({nodes[rank].rank for rank in copy}) > 1:
+            raise ConfigError(
+                f"layout.learners.{index}.ranks: each {shard} in a row share one copy of the "
+                f"weights, and {list(copy)} are on more than one node; order them by node: "
+                f"{_ranks_of(nodes)}"
+            )
+
+
+def _check_addresses(layout: LayoutConfig, nodes: Sequence[Node]) -> None:
+    """Refuse loopback between machines."""
+    for node in nodes:
+        if is_loopback(node.address):
+            raise ConfigError(
+                f"{ADDRESS}: node {node.rank} takes {node.address} for its own address, where "
+                "other machines do not reach it; set it on that node to an address where they do"
+            )
+    for policy, address in layout.routers.items():
+        name = address.rpartition(":")[0]
+        if name == "localhost" or name.startswith("127."):
+            raise ConfigError(
+                f"layout.routers.{policy}: {address} is not reached from other nodes; give an "
+                f"address of the node of rank {router_host(layout, policy).rank}"
+            )
+
+
 def _claim(owners: dict[int, str], rank: int, owner: str) -> None:
     if rank in owners:
         raise ConfigError(f"{owner}: rank {rank} already belongs to {owners[rank]}")
     owners[rank] = owner
 
 
-def _check_gpus(layout: LayoutConfig) -> None:
+def _check_gpus(layout: LayoutConfig, num_nodes: int) -> None:
     """Raise ConfigError for GPUs that can not be shared as `gpu_of` says."""
     if not layout.gpu_of:
         return
+    if num_nodes > 1:
+        raise ConfigError(
+            f"layout.gpu_of: ranks share GPUs on one node, and there are {num_nodes}; leave it out"
+        )
     if layout.device != "cuda":
         raise ConfigError("layout.gpu_of: there are no GPUs with device=cpu; leave it out")
     world = world_size(layout)

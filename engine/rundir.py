@@ -1,19 +1,29 @@
 """The run directory: its paths, its lock, and the list of its processes.
 
 runs/<name>/  config.yaml  run.db  metrics.jsonl  summary.json  report.html  key  fatal.txt
-              dashboard.json  dashboard-token
-              checkpoints/<policy>/step-*/   evals/step-*/   bad_batches/   logs/   pids/
+              dashboard.json  dashboard-token  agents  lock
+              checkpoints/<policy>/step-*/   evals/step-*/   bad_batches/   logs/
+
+All nodes of a run share it. The list of processes does not lie there: each machine has its own
+(`engine.nodes.runtime_dir`).
 """
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
 import secrets
+import shutil
 import signal
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.nodes import make_runtime_dir, runtime_dir
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,8 @@ class RunDir:
 
     @property
     def pids(self) -> Path:
-        return self.path / "pids"
+        """Of this machine."""
+        return runtime_dir(self.path) / "pids"
 
     @property
     def key(self) -> Path:
@@ -57,6 +68,11 @@ class RunDir:
     def fatal(self) -> Path:
         """Why no restart mends this run."""
         return self.path / "fatal.txt"
+
+    @property
+    def agents(self) -> Path:
+        """Who started the ranks of its last attempt: they may go on with it unasked."""
+        return self.path / "agents"
 
     @property
     def dashboard(self) -> Path:
@@ -83,7 +99,7 @@ class RunDir:
 
     def create(self) -> None:
         """Make the folders. Raises ConfigError where they cannot be made."""
-        for folder in (self.path, self.logs, self.pids):
+        for folder in (self.path, self.logs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -91,6 +107,16 @@ class RunDir:
                     f"run.root: {folder} cannot be made: {error.strerror}; "
                     "choose a folder that can be written"
                 ) from None
+        self.create_here()
+
+    def create_here(self) -> None:
+        """Make what this machine alone has. Raises ConfigError where it cannot be made."""
+        make_runtime_dir(self.path)
+        self.pids.mkdir(exist_ok=True)
+
+    def forget_here(self) -> None:
+        """Remove what this machine alone has: the run has ended well."""
+        shutil.rmtree(runtime_dir(self.path), ignore_errors=True)
 
 
 def make_key(run: RunDir) -> None:
@@ -101,36 +127,63 @@ def make_key(run: RunDir) -> None:
         file.write(secrets.token_hex(32))
 
 
+def key_digest(run: RunDir) -> str | None:
+    """Tells whether two nodes read the same key, without telling it; None where there is none."""
+    try:
+        return hashlib.sha256(b"digest of " + run.key.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
 class RunLock:
     """An exclusive lock on a run directory, held as long as this process (or the object) lives.
 
-    The descriptor is close-on-exec, so no child can keep a dead run locked.
+    The descriptor is close-on-exec, so no child can keep a dead run locked. The lock lies in the
+    run directory, so that it holds for all machines that share it; where its file system has no
+    locks, in the run-time directory of this machine.
     Raises ConfigError where another process holds it.
     """
 
     def __init__(self, run: RunDir) -> None:
         path = run.path / "lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = _open_lock(path)
         except OSError as error:
             raise ConfigError(
                 f"run.root: {path} cannot be opened: {error.strerror}; "
                 "choose a folder that can be written"
             ) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
+        owner = _lock(self._descriptor)
+        if owner is None:
+            os.close(self._descriptor)
+            self._descriptor = _open_lock(make_runtime_dir(run.path) / "lock")
+            owner = _lock(self._descriptor)
+        if owner:
             os.close(self._descriptor)
             raise ConfigError(
-                f"run.name: {run.path} is in use by process {owner or 'unknown'}; "
+                f"run.name: {run.path} is in use by process {owner}; "
                 "stop that run first, or choose another run.name"
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, str(os.getpid()).encode())
+            )
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _lock(descriptor: int) -> str | None:
+    """Lock it: "" where that was done, else who has it; None: this file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _HELD:
+            return None
+        return os.read(descriptor, 256).decode(errors="replace").strip() or "unknown"
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()} of {socket.gethostname()}".encode())
+    return ""
 
 
 def start_time(pid: int) -> str | None:
@@ -144,11 +197,13 @@ def start_time(pid: int) -> str | None:
 
 def record_pid(run: RunDir, pid: int) -> None:
     """Remember a child, so that the next start can sweep it if this one dies without a word."""
+    run.pids.mkdir(parents=True, exist_ok=True)
     (run.pids / str(pid)).write_text(start_time(pid) or "")
 
 
 def sweep_pids(run: RunDir) -> list[int]:
-    """Kill what a dead attempt left behind; only processes whose start time still matches."""
+    """Kill what a dead attempt left behind on this machine; only processes whose start time still
+    matches."""
     killed = []
     for entry in sorted(run.pids.glob("[0-9]*")):
         pid = int(entry.name)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from engine.buckets import Bucket
 from engine.errors import WeightSyncError
+from engine.nodes import LOOPBACK
 from engine.server_calls import Call, call_server
 from engine.weight_groups import broadcast, leave_group, make_group
 
@@ -39,7 +40,7 @@ class ServerLink:
         *,
         backend: str = "gloo",
         tensor_parallel: int = 1,
-        address: str = "127.0.0.1",
+        address: str = LOOPBACK,
         key: str | None = None,
     ) -> None:
         self.url = url

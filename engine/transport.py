@@ -1,15 +1,23 @@
 """Engine <-> learner groups over ZMQ: a msgpack header and raw frames; never a pickle.
 
 The engine binds a ROUTER; rank 0 of each learner group connects a DEALER. A message is a map with
-a `kind`, and pictures by content hash, each sent once as a frame of its own (`engine.wire`). The
-socket lies in a folder that only this user can enter.
+a `kind`, and pictures by content hash, each sent once as a frame of its own (`engine.wire`).
+
+On one node the socket (ipc://) lies in a folder that only this user can enter. Between nodes it is
+tcp://, encrypted and authenticated both ways (ZeroMQ's CURVE): both ends make their key pairs from
+the run's key, so that who can't read that gets no further than the handshake.
 """
 
+import hashlib
+import hmac
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import zmq
 import zmq.asyncio
+from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
 
 from engine.errors import TransportError
 from engine.wire import from_frames, to_frames
@@ -17,14 +25,54 @@ from engine.wire import from_frames, to_frames
 Message = dict[str, Any]
 Images = dict[str, bytes]
 LINGER_MS = 2000
+_DOMAIN = "streamzero"
+"""Whatever its name: without one ZeroMQ may skip the question who comes in."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Of CURVE, as ZeroMQ writes them (Z85)."""
+
+    public: bytes
+    secret: bytes
+
+
+def key_pair(run_key: str, end: Literal["engine", "learner"]) -> KeyPair:
+    """The key pair of one end of the run's sockets. Any 32 bytes are a secret of Curve25519."""
+    secret = z85.encode(hmac.digest(run_key.encode(), f"curve {end}".encode(), hashlib.sha256))
+    return KeyPair(zmq.curve_public(secret), secret)
+
+
+class _OnlyLearners:
+    """Answers ZeroMQ's question whether the owner of a public key may come in."""
+
+    def __init__(self, run_key: str) -> None:
+        self._public = key_pair(run_key, "learner").public
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return hmac.compare_digest(key, self._public)
 
 
 class EngineSocket:
-    """The engine's end. Peers are known by their ZMQ identity."""
+    """The engine's end. Peers are known by their ZMQ identity.
 
-    def __init__(self, address: str) -> None:
+    `key`: the run's; tcp:// asks for it (TransportError without one). There it is to be made
+    within a running event loop.
+    """
+
+    def __init__(self, address: str, key: str | None = None) -> None:
+        guard = _guard(address, key)
         self._context = zmq.asyncio.Context()
+        self._doorkeeper: AsyncioAuthenticator | None = None
         self._socket = self._context.socket(zmq.ROUTER)
+        if guard is not None:
+            self._doorkeeper = AsyncioAuthenticator(self._context)
+            self._doorkeeper.start()
+            self._doorkeeper.configure_curve_callback(_DOMAIN, _OnlyLearners(guard))
+            own = key_pair(guard, "engine")
+            self._socket.curve_secretkey, self._socket.curve_publickey = own.secret, own.public
+            self._socket.curve_server = True
+            self._socket.zap_domain = _DOMAIN.encode()
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         # A peer that comes back under its old name takes over from its dead self.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -43,17 +91,24 @@ class EngineSocket:
 
     def close(self) -> None:
         self._socket.close()
+        if self._doorkeeper is not None:
+            self._doorkeeper.stop()
         self._context.term()
 
 
 class LearnerSocket:
-    """A learner group's end; blocking, used by one thread."""
+    """A learner group's end; blocking, used by one thread. `key`: as of `EngineSocket`."""
 
-    def __init__(self, address: str, identity: str) -> None:
+    def __init__(self, address: str, identity: str, key: str | None = None) -> None:
+        guard = _guard(address, key)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.setsockopt(zmq.IDENTITY, identity.encode())
+        if guard is not None:
+            own = key_pair(guard, "learner")
+            self._socket.curve_secretkey, self._socket.curve_publickey = own.secret, own.public
+            self._socket.curve_serverkey = key_pair(guard, "engine").public
         self._socket.connect(address)
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -69,6 +124,15 @@ class LearnerSocket:
     def close(self) -> None:
         self._socket.close()
         self._context.term()
+
+
+def _guard(address: str, key: str | None) -> str | None:
+    """The key that closes a socket of the network to others; None where it is not one."""
+    if not address.startswith("tcp://"):
+        return None
+    if not key:
+        raise TransportError(f"{address}: a socket that others can reach needs the run's key")
+    return key
 
 
 def _checked(message: Message) -> Message:

@@ -4,7 +4,10 @@
 
 starts one process per rank; each finds its job in the config's layout: learner rank, or host of
 rollout servers. Rank 0 also starts the engine. Called by plain python instead, this script checks
-everything first and then runs that torchrun command.
+everything first and then runs torchrun. On M nodes that share the folder of runs, on each of them:
+
+    torchrun --nnodes=M --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT \
+        --max-restarts=3 launch/async_selfplay.py CONFIG
 """
 
 import argparse
@@ -13,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -94,15 +98,7 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         for change in changes(config, run):
             print(f"streamzero: resumed with another setting: {change}")
     run.create()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--max-restarts={MAX_RESTARTS}", f"--nproc-per-node={world_size(config.layout)}",
-        __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
-    ]  # fmt: skip
     log = run.logs / "torchrun.log"
-    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    # One host: gloo need not listen where others could reach it.
-    env["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     stopped: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
 
@@ -115,13 +111,20 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         signal.signal(number, pass_on)
     # Said when it is true: from here on an interrupt reaches the ranks, which save.
     print(f"streamzero: run {run.path}; Ctrl-C saves and stops, --resume continues", flush=True)
-    child = children.spawn(
-        command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM, env=env
-    )
-    started.append(child)
-    if stopped:  # it came before there was anybody to hear it
-        child.send_signal(stopped[0])
-    status = child.wait()
+    with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
+        options, env = torchrun_on_one_node(Path(folder))
+        command = [
+            sys.executable, "-m", "torch.distributed.run", *options,
+            f"--max-restarts={MAX_RESTARTS}", f"--nproc-per-node={world_size(config.layout)}",
+            __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
+        ]  # fmt: skip
+        child = children.spawn(
+            command, log=log, keep_stdout=True, die_with_parent=signal.SIGTERM, env=env
+        )
+        started.append(child)
+        if stopped:  # it came before there was anybody to hear it
+            child.send_signal(stopped[0])
+        status = child.wait()
     if stopped:
         again = shlex.join(
             [sys.executable, __file__, str(args.config.resolve()), *overrides, "--resume"]
@@ -141,6 +144,22 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
     return status
 
 
+def torchrun_on_one_node(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Options and environment with which torchrun listens nowhere: its stores are files of
+    `folder`. Those of `--standalone` would listen on every interface, and let anybody in."""
+    options = [
+        "--nnodes=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={folder / 'rendezvous'}",
+        "--rdzv-conf=store_type=file",
+    ]
+    return options, {
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "STREAMZERO_STORE_FILE": str(folder / "store"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
 def run_rank(args: argparse.Namespace) -> int:
     """The job of this rank. Torch is imported only from here on."""
     from engine.rundir import RunDir
@@ -148,17 +167,11 @@ def run_rank(args: argparse.Namespace) -> int:
     from launch.ranks import run_rank as run
 
     config = load_root(args.config, args.overrides)
-    fatal = RunDir(config.run.root / config.run.name).fatal
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-        if os.environ["RANK"] == "0":
-            fatal.unlink(missing_ok=True)
-    elif fatal.exists():  # torchrun restarts whatever ends badly
-        raise FatalError(fatal.read_text())
     try:
         return run(config, resume=args.resume)
-    except FatalError as error:
+    except FatalError as error:  # torchrun restarts whatever ends badly: rank 0 looks for this
         with suppress(OSError):
-            fatal.write_text(str(error))
+            RunDir(config.run.root / config.run.name).fatal.write_text(str(error))
         raise
 
 

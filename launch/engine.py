@@ -118,7 +118,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         watcher.gates = {n: one.gate for n, one in playing.items() if one.gate is not None}
         rules = rules_of(config)
         desk = Desk(
-            socket=EngineSocket(address),
+            socket=EngineSocket(address, run.key.read_text()),
             buffer=buffer,
             rules=rules,
             max_judge_age=config.streams.max_judge_age,

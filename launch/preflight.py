@@ -16,6 +16,7 @@ from engine.learner.costs import ModelShape, model_shape
 from engine.learner.memory import GB, MemoryEstimate, learner_memory
 from engine.learner.memory_check import check_device, check_host, compute_bytes, setup_of
 from engine.monitor.sinks import check_sinks
+from engine.nodes import LOOPBACK, Node
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
@@ -34,10 +35,14 @@ def free_name(root: Path, name: str) -> str:
     return candidate
 
 
-def check_before_start(config: RootConfig, *, resume: bool, world: int | None = None) -> None:
+def check_before_start(
+    config: RootConfig, *, resume: bool, world: int | None = None, node: Node | None = None
+) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
-    ports."""
-    check_layout(config.layout, policies_of(config), world, followers(config))
+    ports. `node`: of the rank that asks; None: there is one node. Hosts of servers on other nodes
+    look for themselves."""
+    num_nodes = 1 if node is None else node.count
+    check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=num_nodes)
     check_sharing(config)
     for name, recipe in recipes_of(config).items():
         is_measured = config.eval.heldout_items > 0 or config.eval.dev_items > 0
@@ -48,12 +53,15 @@ def check_before_start(config: RootConfig, *, resume: bool, world: int | None = 
         check_lora(config.model.base, config.learner.lora)
     check_evals(config)
     check_sinks(config.monitor.sinks)
-    check_memory(config)
+    check_memory(config, None if node is None else node.local_ranks)
     check_run_dir(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
+        if node is not None and host.rank // node.local_ranks != node.rank:
+            continue
         check_server_host(host, config.layout.device, f"layout.servers.{i}")
         for offset in range(len(host.policies) if host.port else 0):
-            _check_port(host.port + offset, f"layout.servers.{i}.port")
+            address = LOOPBACK if node is None else node.address
+            _check_port(address, host.port + offset, f"layout.servers.{i}.port")
 
 
 def check_evals(config: RootConfig) -> None:
@@ -73,14 +81,15 @@ def check_evals(config: RootConfig) -> None:
         raise ConfigError(f"evals.data: {cfg.data} is no folder of rows, nor hub")
 
 
-def check_memory(config: RootConfig) -> None:
-    """Refuse learners that don't fit into the memory that the layout says there is."""
+def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
+    """Refuse learners that don't fit into the memory that the layout says there is. `local_ranks`:
+    of each node; None: there is one."""
     layout, base = config.layout, config.model.base
     if layout.device_memory_gb is None and layout.host_memory_gb is None:
         return
     shape = model_shape(base)
     pinned = [follower.policy for follower in followers(config).values()]
-    estimates = {}
+    hosts: dict[int, dict[str, MemoryEstimate]] = {}
     for i, group in enumerate(layout.learners):
         setup = setup_of(
             base,
@@ -95,11 +104,14 @@ def check_memory(config: RootConfig) -> None:
         where = f"layout.learners.{i}"
         if layout.device_memory_gb is not None:
             check_device(where, shape, setup, layout.device_memory_gb * GB)
-        estimates[where] = learner_memory(shape, setup)
+        host = 0 if local_ranks is None else group.ranks[0] // local_ranks
+        hosts.setdefault(host, {})[where] = learner_memory(shape, setup)
     if layout.device_memory_gb is not None:
-        _check_shared(config, shape, estimates, layout.device_memory_gb * GB)
+        every = {where: one for host in hosts.values() for where, one in host.items()}
+        _check_shared(config, shape, every, layout.device_memory_gb * GB)
     if layout.host_memory_gb is not None:
-        check_host(estimates, layout.host_memory_gb * GB)
+        for estimates in hosts.values():
+            check_host(estimates, layout.host_memory_gb * GB)
 
 
 def check_sharing(config: RootConfig) -> None:
@@ -204,11 +216,11 @@ def write_config(config: RootConfig, run: RunDir) -> None:
     temporary.replace(run.config)
 
 
-def _check_port(port: int, where: str) -> None:
+def _check_port(address: str, port: int, where: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             raise ConfigError(
                 f"{where}: port {port} is in use; choose another, or 0 for a free one"

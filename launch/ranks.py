@@ -1,11 +1,15 @@
 """The job of one rank under torchrun. Rank 0 prepares the run and owns the engine process.
 
+    all:         the roll call (`launch.attempt`)
     rank 0:      lock and sweep the run folder -> "run" in the store -> start the engine
     server host: waits for "run", tells its ports to the store, supervises until "done"
     learner:     joins its group, connects to the engine, trains until told "bye"
 
-Whoever fails exits non-zero: torchrun's agent then ends all ranks and starts the next attempt,
-which resumes by itself. Children die with their rank (PDEATHSIG).
+Whoever fails exits non-zero: torchrun's agents then end all ranks and start the next attempt,
+which resumes by itself. Ranks die with their agent, and children with their rank (PDEATHSIG).
+
+The ranks may be on several nodes that share the run's folder. What they say in the store is no
+secret; the run's key is, and lies in the folder.
 """
 
 import asyncio
@@ -19,26 +23,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.distributed import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import Store
 
 from engine import children
-from engine.config import LearnerGroupConfig, ServerHostConfig
+from engine.config import LearnerGroupConfig, ServerHostConfig, digest
 from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, gpu_of, job_of, router_host
-from engine.rundir import RunDir, RunLock, make_key, record_pid, sweep_pids
+from engine.nodes import ADDRESS, interface_of, this_node
+from engine.rundir import RunDir, RunLock, key_digest, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
+from launch import attempt, rollcall
 from launch.config import RootConfig, followers, policies_of
-from launch.preflight import check_before_start, write_config
+from launch.preflight import write_config
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +49,19 @@ UNFILLED = "unfilled"
 """Version of a server that no learner has filled yet: no number, so nobody takes it for one."""
 SERVERS_STAY_S = 20.0
 """After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
-STORE_TIMEOUT = timedelta(seconds=600)
 _SEED_STRIDE = 1_000_003
 """Between the seeds of two server hosts."""
 
 
 def run_rank(config: RootConfig, *, resume: bool) -> int:
     """Run this rank's job to its end; the exit status."""
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    children.die_with_parent()
+    rank, world, node = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), this_node()
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, policies_of(config), world, followers(config))
-    if rank == 0:
-        # A restarted attempt whose first one died before it made the folder starts afresh.
-        resume = resume and run.config.exists()
-        check_before_start(config, resume=resume, world=world)
-    shared, _, _ = next(iter(rendezvous("env://", rank, world, timeout=STORE_TIMEOUT)))
-    # The agent's store outlives an attempt; its words must not reach the next one.
-    store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+    check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=node.count)
+    if (interface := interface_of(node.address)) is not None:
+        # By itself gloo listens at whatever address the host's name has.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -71,11 +69,22 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     if rank != 0 and job.server is not None:
         # An interrupt stops the run: servers stay until rank 0 has saved and says "done".
         signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY_S, stop))
+    shared, own = attempt.open_store(rank, world), rollcall.new_member(node, digest(config))
     if rank == 0:
-        return _run_first(config, run, store, job, stop)
-    _heard(store, "run", stop)
-    _log_to(run.logs / f"rank{rank}.log")
-    return _run_job(config, run, store, job, stop, rank, lambda: store.check(["done"]))
+        store = attempt.begin(config, run, shared, own, world, stop, resume=resume)
+        status = _run_first(config, run, store, job, stop)
+        if status == 0 or stop.is_set():
+            attempt.say_goodbye(store, world)
+    else:
+        store = attempt.join(run, shared, own, rank, stop)
+        _log_to(run.logs / f"rank{rank}.log")
+        status = _run_job(
+            config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done")
+        )
+        status = attempt.leave(store, rank) or status
+    if status == 0 and int(os.environ["LOCAL_RANK"]) == 0:
+        run.forget_here()
+    return status
 
 
 def _later(seconds: float, stop: threading.Event) -> None:
@@ -88,7 +97,7 @@ def _run_first(
     config: RootConfig, run: RunDir, store: Store, job: Job, stop: threading.Event
 ) -> int:
     run.create()
-    lock = RunLock(run)
+    lock, node = RunLock(run), this_node()
     swept = sweep_pids(run)
     write_config(config, run)
     make_key(run)
@@ -97,7 +106,12 @@ def _run_first(
         log.warning("swept processes that an earlier attempt left behind: %s", swept)
     with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
         address = f"ipc://{folder}/engine.sock"
+        if node.count > 1:
+            (port,) = _free_ports(1, node.address)
+            address = f"tcp://{node.address}:{port}"
         store.set("engine", address)
+        store.set("node", str(node.rank))
+        store.set("key", key_digest(run) or "")
         store.set("run", str(run.path))
         engine_log = run.logs / "engine.log"
         engine = children.spawn(
@@ -117,6 +131,7 @@ def _run_first(
                     children.end(engine)  # this attempt is over: whoever waits for it sees
 
             threading.Thread(target=serve_here, daemon=True).start()
+        failed = True
         try:
             status = 0
             if job.learner is not None:
@@ -124,9 +139,10 @@ def _run_first(
                     config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
                 )
             status = _wait(engine, stop) or status
+            failed = status != 0
         finally:
             children.end(engine)
-            store.set("done", "1")
+            attempt.end(store, failed=failed)
         if status and not stop.is_set():
             print(f"streamzero: the engine ended with status {status}; see {engine_log}",
                   file=sys.stderr)  # fmt: skip
@@ -184,10 +200,11 @@ def _run_learner(
         bad_batches=run.bad_batches,
         learner=config.learner,
         weights=config.weights,
-        address=_heard(store, "engine", stop),
+        address=attempt.heard(store, "engine", stop),
         servers={name: tuple(urls[name]) for name in (*group.policies, *own)},
         followers=own,
         key=run.key.read_text(),
+        node_address=this_node().address,
         tensor_parallel={
             url: host.tp
             for host in config.layout.servers
@@ -201,8 +218,8 @@ def _run_learner(
 def _run_server(
     config: RootConfig, run: RunDir, store: Store, host: ServerHostConfig, stop: threading.Event
 ) -> int:
-    ports = [host.port + i for i in range(len(host.policies))] if host.port else _free_ports(host)
-    urls = {p: f"http://127.0.0.1:{port}" for p, port in zip(host.policies, ports, strict=True)}
+    address, num = this_node().address, len(host.policies)
+    ports = [host.port + i for i in range(num)] if host.port else _free_ports(num, address)
     index = config.layout.servers.index(host)
     try:
         check_interpreter(host.kind, host.python, f"layout.servers.{index}.python")
@@ -214,6 +231,8 @@ def _run_server(
         kind=host.kind,
         model_dirs=dict.fromkeys(host.policies, config.model.base),
         ports=dict(zip(host.policies, ports, strict=True)),
+        host=address,
+        label=f"rank{host.rank}",
         device=config.layout.device,
         tensor_parallel=host.tp,
         context_length=host.context_length,
@@ -231,7 +250,7 @@ def _run_server(
         has_priorities=_are_evaluated(config, host),
         starts_paused=any(policy in config.layout.routers for policy in host.policies),
     )
-    store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or urls))
+    store.set(f"servers/{host.rank}", json.dumps(_advertised(host) or spec.urls))
     try:
         routers = _routers(config, host, spec, store, stop)
         asyncio.run(_supervise([spec, *routers], run, store, stop))
@@ -289,7 +308,7 @@ async def _supervise(
     ended = asyncio.Event()
 
     async def watch() -> None:
-        while not (stop.is_set() or await asyncio.to_thread(store.check, ["done"])):
+        while not (stop.is_set() or await asyncio.to_thread(attempt.is_said, store, "done")):
             await asyncio.to_thread(stop.wait, 0.5)
         ended.set()
 
@@ -304,25 +323,11 @@ async def _supervise(
             tasks.create_task(serve(spec, run.logs, ended, on_event))
 
 
-def _heard(store: Store, key: str, stop: threading.Event) -> str:
-    """What another rank says under `key`, once it has; exits when told to stop meanwhile.
-
-    `store.get` alone hears no signal: the agent would wait half a minute, then kill.
-    """
-    deadline_s = time.monotonic() + STORE_TIMEOUT.total_seconds()
-    while not store.check([key]):
-        if stop.wait(0.1):
-            raise SystemExit(1)
-        if time.monotonic() > deadline_s:
-            raise EngineError(f"no rank said {key!r} within {STORE_TIMEOUT}")
-    return store.get(key).decode()
-
-
 def _server_urls(config: RootConfig, store: Store, stop: threading.Event) -> dict[str, list[str]]:
     """{policy or follower: [url]} as the server hosts told the store; waits for them."""
     urls: dict[str, list[str]] = {}
     for host in config.layout.servers:
-        for policy, url in json.loads(_heard(store, f"servers/{host.rank}", stop)).items():
+        for policy, url in json.loads(attempt.heard(store, f"servers/{host.rank}", stop)).items():
             urls.setdefault(policy, []).append(url)
     return urls
 
@@ -341,12 +346,16 @@ def _advertised(host: ServerHostConfig) -> dict[str, str]:
     return {policy: f"http://{name}:{int(port) + i}" for i, policy in enumerate(host.policies)}
 
 
-def _free_ports(host: ServerHostConfig) -> list[int]:
-    sockets = [socket.socket() for _ in host.policies]
+def _free_ports(num: int, address: str) -> list[int]:
+    sockets = [socket.socket() for _ in range(num)]
     try:
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((address, 0))
         return [one.getsockname()[1] for one in sockets]
+    except OSError as error:
+        raise EngineError(
+            f"{ADDRESS}: {address} is no address of this node ({error.strerror}); set it to one"
+        ) from None
     finally:
         for one in sockets:
             one.close()

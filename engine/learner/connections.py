@@ -73,7 +73,11 @@ class Connections:
             if misfit:
                 raise FatalError(f"{url} does not hold the model of {spec.base}: {misfit}")
         link = ServerLink(
-            url, backend=spec.backend, tensor_parallel=spec.tensor_parallel[url], key=spec.key
+            url,
+            backend=spec.backend,
+            tensor_parallel=spec.tensor_parallel[url],
+            address=spec.node_address,
+            key=spec.key,
         )
         if spec.weights.via == "broadcast":
             link.connect(spec.weights.timeout_s)

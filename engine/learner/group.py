@@ -34,6 +34,7 @@ from engine.learner.costs import model_shape
 from engine.learner.memory_check import check_device, setup_of
 from engine.learner.preparation import Prepared
 from engine.learner.trainer import PolicyTrainer, StepReport, load_reference
+from engine.nodes import LOOPBACK
 from engine.transport import Images, Message
 from engine.types import Group
 from engine.wire import decode_group, from_frames, to_frames
@@ -74,7 +75,9 @@ class LearnerSpec:
     followers: Mapping[str, Follower] = field(default_factory=dict)
     """Of this group's policies."""
     key: str | None = None
-    """What servers ask for (`RunDir.key`)."""
+    """What servers, and the engine beyond this node, ask for (`RunDir.key`)."""
+    node_address: str = LOOPBACK
+    """Where servers reach this rank."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ class Leader:
         self._group = group
         self._should_stop = should_stop
         self._is_engine_gone = is_engine_gone
-        self._socket = LearnerSocket(spec.address, identity="learner-" + "-".join(spec.policies))
+        identity = "learner-" + "-".join(spec.policies)
+        self._socket = LearnerSocket(spec.address, identity, spec.key)
         self._publisher = Publisher(group, self._socket.send)
         self._attempt = 0
         self._kept: dict[str, dict[int, int]] = {}

@@ -18,6 +18,7 @@ from typing import Literal
 
 from engine.config import ServerHostConfig
 from engine.errors import ConfigError
+from engine.nodes import LOOPBACK
 from engine.servers.router import router_command
 
 OLDEST_SGLANG = (0, 5, 21)
@@ -36,7 +37,10 @@ class ServerSpec:
     """{policy: folder whose weights it starts with}; empty for a router."""
     ports: Mapping[str, int]
     """{policy: port}."""
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
+    """Address at which it listens. Beyond loopback it asks for a key."""
+    label: str = ""
+    """Tells servers of the same policies apart, in the names of their logs."""
     device: str = "cpu"
     tensor_parallel: int = 1
     context_length: int = 512
@@ -102,7 +106,7 @@ class ServerSpec:
     @property
     def name(self) -> str:
         """For log files."""
-        return f"{self.kind}-{'-'.join(self.ports)}"
+        return "-".join((self.kind, *self.ports, *([self.label] if self.label else [])))
 
 
 def command_line(spec: ServerSpec, keys: Path | None = None) -> list[str]:

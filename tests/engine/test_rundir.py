@@ -1,5 +1,7 @@
 """One process per run directory; what a dead attempt left is swept, and nothing else."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +11,16 @@ import pytest
 
 from engine import children
 from engine.errors import ConfigError
-from engine.rundir import RunDir, RunLock, record_pid, start_time, sweep_pids
+from engine.nodes import RUNTIME_DIR
+from engine.rundir import (
+    RunDir,
+    RunLock,
+    key_digest,
+    make_key,
+    record_pid,
+    start_time,
+    sweep_pids,
+)
 
 
 @pytest.fixture
@@ -63,6 +74,66 @@ def test_the_sweep_kills_only_what_was_recorded(run: RunDir) -> None:
         for process in (orphan, bystander):
             process.kill()
             process.wait()
+
+
+def test_processes_of_another_node_are_left_alone(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder is shared, and process ids are not: here the same number on two nodes."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "node0"))
+        record_pid(run, process.pid)
+        monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "node1"))
+        assert sweep_pids(run) == []
+        assert process.poll() is None
+        monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "node0"))
+        assert sweep_pids(run) == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_that_ended_well_leaves_nothing_on_the_machine(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "node"))
+    record_pid(run, os.getpid())
+    assert run.pids.is_dir()
+    run.forget_here()
+    run.forget_here()
+    assert not [path for path in (tmp_path / "node").rglob("*") if path.is_file()]
+    assert sweep_pids(run) == []
+    assert run.path.is_dir()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_the_file_system_has_no_locks_the_machine_has(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    shared, flock = run.path / "lock", fcntl.flock
+
+    def flock_of_some(descriptor: int, operation: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")) == shared.resolve():
+            raise OSError(error, os.strerror(error))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_some)
+    lock = RunLock(run)
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} of "):
+        RunLock(run)
+    lock.release()
+    RunLock(run).release()
+
+
+def test_two_nodes_can_compare_keys_without_telling_them(run: RunDir) -> None:
+    assert key_digest(run) is None
+    make_key(run)
+    first, key = key_digest(run), run.key.read_text()
+    assert first == key_digest(RunDir(run.path))
+    assert key not in (first or "")
+    make_key(run)
+    assert key_digest(run) != first
 
 
 def test_children_die_with_their_parent(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the front door knows of a run that is to be resumed."""
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.monitor import sinks
+from engine.nodes import Node
 from engine.rundir import RunDir
 from launch.async_selfplay import CONFIGS
 from launch.config import RootConfig, load_root
@@ -179,3 +181,38 @@ def test_a_folder_of_a_library_s_name_is_not_the_library(
     monkeypatch.syspath_prepend(tmp_path)
     assert not sinks._is_installed("no_such_library")
     assert sinks._is_installed("json")
+
+
+def node(rank: int, local_ranks: int = 1) -> Node:
+    return Node(
+        rank=rank, count=2, local_ranks=local_ranks, address=f"127.0.0.{rank + 1}", machine="m"
+    )
+
+
+def test_only_the_ports_of_the_own_node_are_looked_at(tmp_path: Path) -> None:
+    """The server is on rank 1; on another node its port may well be taken."""
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        wanted = [f"run.root={tmp_path}", f"layout.servers.0.port={port}"]
+        wanted += ["layout.servers.0.policies=[proposer, coder, solver]"]
+        config = load_root(CONFIGS / "quickstart.yaml", wanted)
+        check_before_start(config, resume=False, world=2, node=node(0))
+        with pytest.raises(ConfigError, match=f"layout.servers.0.port: port {port} is in use"):
+            check_before_start(config, resume=False, world=2, node=node(1))
+
+
+def test_the_memory_of_a_node_is_that_of_the_learners_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups that do not fit on one host, each on a node of its own."""
+    monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    groups = "[{ranks: [0], policies: [proposer, coder]}, {ranks: [1], policies: [solver]}]"
+    wanted = [f"model.base={tmp_path}", f"layout.learners={groups}"]
+    wanted += ["layout.servers.0.rank=2", "learner.offload_optimizer=true"]
+    wanted += ["layout.host_memory_gb=500"]
+    config = load_root(CONFIGS / "quickstart.yaml", wanted)
+    check_memory(config, local_ranks=1)
+    for together in (None, 2):
+        with pytest.raises(ConfigError, match=r"layout.host_memory_gb: the learners need \d+ GB"):
+            check_memory(config, local_ranks=together)

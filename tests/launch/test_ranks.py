@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import DistNetworkError
 
 from engine import children
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, FatalError
 from engine.layout import Follower, Job
 from engine.learner import worker
-from engine.rundir import RunDir, make_key
-from launch import async_selfplay, ranks
+from engine.nodes import RUNTIME_DIR, Node
+from engine.rundir import RunDir, key_digest, make_key, record_pid
+from launch import async_selfplay, attempt, ranks, rollcall
 from launch.config import RootConfig, load_root
 from tests.engine.server_process import in_background
 
@@ -227,7 +229,7 @@ def test_a_learner_group_publishes_to_the_followers_of_its_own_policies(
 
 def test_a_rank_that_waits_for_another_hears_a_stop() -> None:
     stop = threading.Event()
-    waiting = in_background(lambda: ranks._heard(FakeStore(), "run", stop))  # type: ignore[arg-type]
+    waiting = in_background(lambda: attempt.heard(FakeStore(), "run", stop))  # type: ignore[arg-type]
     stop.set()
     with pytest.raises(SystemExit) as ended:
         waiting.result(10.0)
@@ -236,15 +238,15 @@ def test_a_rank_that_waits_for_another_hears_a_stop() -> None:
 
 def test_a_rank_that_waits_hears_the_word_when_it_comes() -> None:
     store = FakeStore()
-    waiting = in_background(lambda: ranks._heard(store, "run", threading.Event()))  # type: ignore[arg-type]
+    waiting = in_background(lambda: attempt.heard(store, "run", threading.Event()))  # type: ignore[arg-type]
     store.set("run", "runs/a")
     assert waiting.result(10.0) == "runs/a"
 
 
 def test_a_rank_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "STORE_TIMEOUT", ranks.timedelta(0))
+    monkeypatch.setattr(attempt, "STORE_TIMEOUT", attempt.timedelta(0))
     with pytest.raises(EngineError, match="no rank said 'run'"):
-        ranks._heard(FakeStore(), "run", threading.Event())  # type: ignore[arg-type]
+        attempt.heard(FakeStore(), "run", threading.Event())  # type: ignore[arg-type]
 
 
 def test_the_servers_of_all_hosts_are_gathered_by_policy(config: RootConfig) -> None:
@@ -301,3 +303,136 @@ def test_help_is_instant_because_torch_is_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60)
     assert done.returncode == 0
     assert b"--resume" in done.stdout
+
+
+# -- several nodes ---------------------------------------------------------------------------------
+
+
+def member(rank: int, agent: str) -> rollcall.Member:
+    node = Node(rank=rank, count=1, local_ranks=2, address="127.0.0.1", machine="m")
+    return rollcall.Member(nonce=f"n{rank}", node=node, agent=agent, config="c")
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[RootConfig, RunDir]:
+    """A run that the agents x and y have begun."""
+    config = load_root(QUICKSTART, [f"run.root={tmp_path}", "run.name=begun"])
+    run = RunDir(tmp_path / "begun")
+    attempt.check(config, run, [member(0, "x"), member(1, "y")], resume=False)
+    run.config.write_text("")
+    return config, run
+
+
+def test_a_restart_never_takes_over_a_run_that_another_torchrun_began(
+    begun: tuple[RootConfig, RunDir],
+) -> None:
+    """The second attempt of a torchrun that was refused is refused as well."""
+    config, run = begun
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="exists; continue it with --resume or choose"):
+            attempt.check(config, run, [member(0, "v"), member(1, "w")], resume=False)
+    attempt.check(config, run, [member(0, "v"), member(1, "w")], resume=True)
+    attempt.check(config, run, [member(0, "v"), member(1, "w")], resume=False)
+
+
+@pytest.mark.parametrize("agents", [("x", "y"), ("x", "new"), ("new", "y")])
+def test_a_run_goes_on_while_one_of_its_agents_is_left(
+    begun: tuple[RootConfig, RunDir], agents: tuple[str, str]
+) -> None:
+    config, run = begun
+    members = [member(i, agent) for i, agent in enumerate(agents)]
+    attempt.check(config, run, members, resume=False)
+    assert set(run.agents.read_text().split()) == {*agents}
+
+
+def test_what_no_restart_mends_ends_the_later_attempts_and_no_other_run(
+    begun: tuple[RootConfig, RunDir],
+) -> None:
+    config, run = begun
+    run.fatal.write_text("bad batches")
+    with pytest.raises(FatalError, match="bad batches"):
+        attempt.check(config, run, [member(0, "x"), member(1, "y")], resume=False)
+    attempt.check(config, run, [member(0, "v"), member(1, "w")], resume=True)
+    assert not run.fatal.exists()
+
+
+def other_node(**values: str) -> FakeStore:
+    return FakeStore(run="there", node="0", **values)
+
+
+NODE_1 = Node(rank=1, count=2, local_ranks=2, address="127.0.0.2", machine="m")
+
+
+def test_a_node_that_sees_another_folder_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "_FOLDER_LAG_S", 0.0)
+    make_key(RunDir(tmp_path))
+    here, store = RunDir(tmp_path / "elsewhere"), other_node(key=key_digest(RunDir(tmp_path)) or "")
+    with pytest.raises(EngineError, match=r"run.root: .*elsewhere of node 1 is not the folder"):
+        attempt.enter(here, store, NODE_1, threading.Event())  # type: ignore[arg-type]
+
+
+def test_a_node_waits_for_a_folder_that_lags_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may still show the key of the attempt before."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run, before = RunDir(tmp_path), (tmp_path / "key").read_text()
+    make_key(run)
+    digest, key = key_digest(run) or "", run.key.read_text()
+    run.key.write_text(before)
+    store = other_node(key=digest)
+    store.set("swept/1", "1")
+    entering = in_background(lambda: attempt.enter(run, store, NODE_1, threading.Event()))  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        entering.result(0.3)
+    run.key.write_text(key)
+    entering.result(20.0)
+
+
+def test_the_first_rank_of_a_node_sweeps_it_before_any_other_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "runtime"))
+    run, stop = RunDir(tmp_path), threading.Event()
+    store = other_node(key=key_digest(run) or "")
+    orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        record_pid(run, orphan.pid)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        second = in_background(lambda: attempt.enter(run, store, NODE_1, stop))  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        assert orphan.poll() is None
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        attempt.enter(run, store, NODE_1, stop)  # type: ignore[arg-type]
+        assert orphan.wait(10.0) == -9
+        second.result(20.0)
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_rank_ends_as_rank_0_does(failed: bool) -> None:
+    """An agent whose ranks all end well would not be there for the next attempt."""
+    store = FakeStore()
+    attempt.end(store, failed=failed)  # type: ignore[arg-type]
+    assert attempt.leave(store, 1) == int(failed)  # type: ignore[arg-type]
+    attempt.say_goodbye(store, world=2)  # type: ignore[arg-type]
+
+
+def test_nobody_waits_for_ranks_that_never_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "_GOODBYE_S", 0.1)
+    attempt.say_goodbye(FakeStore(**{"left/1": "1"}), world=3)  # type: ignore[arg-type]
+
+
+def test_a_store_that_is_gone_is_said_in_one_line() -> None:
+    class Gone(FakeStore):
+        def check(self, keys: list[str]) -> bool:
+            raise DistNetworkError("Broken pipe\n and a stack")
+
+    with pytest.raises(EngineError, match=r"^the store is gone: rank 0, or its agent, has ended$"):
+        attempt.heard(Gone(), "run", threading.Event())  # type: ignore[arg-type]
+    assert attempt.leave(Gone(), 1) == 0  # type: ignore[arg-type]

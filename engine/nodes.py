@@ -1,0 +1,155 @@
+"""The machines of a run: which one this is, where the others reach it, and what stays on it.
+
+torchrun starts one agent per node and tells its ranks how many there are. With one node nothing
+leaves loopback. The run's folder is shared by all nodes; what only means something on one machine
+(process ids) lies in the run-time directory of that machine.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import ipaddress
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+ADDRESS = "STREAMZERO_NODE_ADDRESS"
+"""Environment: the IPv4 address under which other nodes reach this one."""
+RUNTIME_DIR = "STREAMZERO_RUNTIME_DIR"
+"""Environment: a folder of this machine and user alone; default: below the temporary folder."""
+_SIOCGIFADDR = 0x8915
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the run, as one of its ranks sees it."""
+
+    rank: int
+    """Of its agent among all agents."""
+    count: int
+    local_ranks: int
+    """Ranks that its agent started."""
+    address: str
+    """IPv4 address under which others reach it."""
+    machine: str
+    """Differs between machines, and between two starts of one."""
+
+
+def this_node(environ: Mapping[str, str] = os.environ) -> Node:
+    """The node of this rank. Raises ConfigError for an address that can't be one.
+
+    By default the address is the one from which this machine talks to the agent that keeps the
+    store (MASTER_ADDR): the network that torchrun itself uses.
+    """
+    count = int(environ.get("GROUP_WORLD_SIZE", "1"))
+    given = environ.get(ADDRESS)
+    if count == 1:
+        address = LOOPBACK
+    elif given is not None:
+        address = _checked(given)
+    else:
+        address = address_towards(environ["MASTER_ADDR"])
+    return Node(
+        rank=int(environ.get("GROUP_RANK", "0")),
+        count=count,
+        local_ranks=int(environ.get("LOCAL_WORLD_SIZE", environ.get("WORLD_SIZE", "1"))),
+        address=address,
+        machine=machine_id(),
+    )
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.IPv4Address(address).is_loopback
+
+
+def address_towards(host: str) -> str:
+    """This machine's own IPv4 address on the way to `host`. Raises ConfigError without a way."""
+    try:
+        # A UDP socket that is connected sends nothing; it only asks for the route.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(
+            f"{ADDRESS}: no IPv4 way to torchrun's store at {host} ({error.strerror or error}); "
+            "set it to the address under which other nodes reach this one"
+        ) from None
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has `address`; None where it is not known (an alias, say)."""
+    wanted = LOOPBACK if is_loopback(address) else address
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == wanted:
+                    return name
+    return None
+
+
+@cache
+def machine_id() -> str:
+    """This boot of this machine, and this container on it: where a process id means something."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    for space in ("pid", "net"):
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink(f"/proc/self/ns/{space}"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def runtime_dir(run: Path) -> Path:
+    """What belongs to the run `run` on this machine alone; its parents are not made here.
+
+    Below the temporary folder, not $XDG_RUNTIME_DIR, which is removed when its user logs out, while
+    a run may go on.
+    """
+    name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+    return _own_runtime_dir() / machine_id() / name
+
+
+def make_runtime_dir(run: Path) -> Path:
+    """Make it. Raises ConfigError where another user could write into it."""
+    base, path = _own_runtime_dir(), runtime_dir(run)
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = base.stat(follow_symlinks=False)
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise ConfigError(
+                f"{RUNTIME_DIR}: {base} can be written by others; choose a folder of your own"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{RUNTIME_DIR}: {base} cannot be made: {error.strerror}; choose a folder of this "
+            "machine that can be written"
+        ) from None
+    return path
+
+
+def _own_runtime_dir() -> Path:
+    given = os.environ.get(RUNTIME_DIR)
+    return Path(given) if given else Path(tempfile.gettempdir()) / f"streamzero-{os.getuid()}"
+
+
+def _checked(address: str) -> str:
+    try:
+        parsed = ipaddress.IPv4Address(address)
+    except ValueError:
+        raise ConfigError(
+            f"{ADDRESS}: {address!r} is no IPv4 address; want one of this node"
+        ) from None
+    if parsed.is_unspecified:
+        raise ConfigError(f"{ADDRESS}: {address} is every interface; want one address of this node")
+    return address
