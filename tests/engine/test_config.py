@@ -241,5 +241,10 @@ def test_a_wrong_world_size_prints_the_torchrun_line() -> None:
 def test_a_key_in_the_wrong_section_is_shown_its_place(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'streams.backend'; did you mean 'layout.backend'\?"):
         load(Root, path, ["streams.backend=gloo"])
-    with pytest.raises(ConfigError, match=r"'streams.zzz'; streams has games_per_step, "):
+    with pytest.raises(ConfigError, match=r"'streams.zzz'; streams has schedule, "):
         load(Root, path, ["streams.zzz=1"])
+
+
+def test_gpus_are_shared_on_one_node_only() -> None:
+    with pytest.raises(ConfigError, match=r"layout\.gpu_of: .*one node, and there are 2"):
+        check_layout(sharing({1: 1, 2: 1}), ("a", "b"), world=3, num_nodes=2)
