@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "launch/README.md")
 SKIPPED: Mapping[str, str] = {
     "HOST:": "needs servers of your own",
-    "HOST ": "needs machines of your own",
+    "--nnodes": "needs machines of your own",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "for machines of your own",
     ".[gpu]": "needs a GPU",
     ".[flash-attn]": "needs a GPU",
     "sbatch": "needs a Slurm cluster",
