@@ -8,6 +8,8 @@
     python launch/bench.py weights --sizes-mb 64 1024
     python launch/bench.py staleness --ages 0 2 8 32 --chart staleness.svg
     python launch/bench.py evals
+    python launch/bench.py monitor
+    python launch/bench.py engine --prompt-tokens 1500 --answer-tokens 1000
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
@@ -20,6 +22,8 @@ requests in flight.
 without.
 `evals`: how busy the runner of evaluations keeps a server, against a loop of batches; or what it
 keeps through kills.
+`monitor`: share of the engine's processor time that goes into watching it, and what browsers cost.
+`engine`: requests and groups per core-second of the engine, against plain HTTP and plain inserts.
 """
 
 import argparse
@@ -36,6 +40,7 @@ _PARTS = {
     "elastic": "games/s: servers that follow the demand against a fixed split",
     "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
+    "engine": "requests/s and groups/s that one engine process sustains, and where its time goes",
     "monitor": "processor time of watching a run; what clients of the dashboard cost it",
     "evals": "how busy the runner of evaluations keeps a server; what it keeps through kills",
 }

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -91,22 +91,26 @@ def shares(profile: Mapping[str, int]) -> dict[str, float]:
             continue
         total += number
         frames = stack.split(";")
-        own = [i for i, frame in enumerate(frames) if _is_any(frame, _MONITORING)]
-        if any(_is_any(frame, _SERVING) for frame in frames):
-            found["serving"] += number
-            found["monitoring"] += number
-        elif any(_is_any(frame, _GAME) for frame in frames):
+        if any(_is_any(frame, _GAME) for frame in frames):
             found["game"] += number
-        elif own and not _passes_through(frames, own[-1]):
+        elif is_monitoring(frames):
             found["monitoring"] += number
+            found["serving"] += number * any(_is_any(frame, _SERVING) for frame in frames)
     return {name: number / max(1, total) for name, number in found.items()}
+
+
+def is_monitoring(frames: Sequence[str]) -> bool:
+    """Whether a stack is time of watching, all of it: outermost frame first."""
+    own = [i for i, frame in enumerate(frames) if _is_any(frame, _MONITORING)]
+    is_serving = any(_is_any(frame, _SERVING) for frame in frames)
+    return is_serving or bool(own and not _passes_through(frames, own[-1]))
 
 
 def _is_any(frame: str, parts: tuple[str, ...]) -> bool:
     return any(part in frame for part in parts)
 
 
-def _passes_through(frames: list[str], innermost: int) -> bool:
+def _passes_through(frames: Sequence[str], innermost: int) -> bool:
     """A game's request, under way inside of what watches it."""
     return _THROUGH in frames[innermost] and innermost < len(frames) - 1
 
@@ -152,7 +156,7 @@ def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
     the buffer: what the engine tells of them is older while somebody watches than when somebody
     comes."""
     try:
-        seconds = _processor_s(engine)
+        seconds = processor_s(engine)
     except OSError:
         return None
     buffer = Buffer.open(run_dir.database, read_only=True)
@@ -162,7 +166,7 @@ def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
         buffer.close()
 
 
-def _processor_s(pid: int) -> float:
+def processor_s(pid: int) -> float:
     """Of a process, user and system. Raises OSError where it is gone."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
