@@ -47,7 +47,25 @@ class Leased:
     """Of its oldest token, in steps of its own policy, when it was leased."""
     judge_age: int
     """The largest age over the other policies that had a hand in its rewards; 0: none had."""
-    group: Group
+    header: Mapping[str, Any]
+    """Of the group, as `engine.wire` encodes it: it goes on to the learner as it was stored."""
+    images: Mapping[str, bytes]
+    """PNG by content hash."""
+
+    @property
+    def rewards(self) -> list[float]:
+        """By rollout."""
+        return list(self.header["rewards"])
+
+    @property
+    def versions(self) -> set[int]:
+        """That sampled tokens of its rollouts."""
+        return {version for row in self.header["rollouts"] for _, version in row["segments"]}
+
+    @property
+    def group(self) -> Group:
+        """Decoded anew each time. Raises TransportError where it is damaged."""
+        return decode_group(self.header, self.images)
 
 
 class Buffer:
@@ -180,7 +198,7 @@ class Buffer:
         reason = drop or group.extra.get("drop")
         if reason is None and not group.has_signal:
             reason = "zero_variance"
-        header, images = encode_group(group)
+        header, images = encode_group(group) if reason is None else ({}, {})
         with self.transaction():
             if not self._rows(
                 "SELECT 1 FROM games WHERE id = ? AND state = 'in_flight'", (group.game,)
@@ -270,7 +288,7 @@ class Buffer:
             "AND attempt = ? AND state IN ('leased', 'trained') ORDER BY id",
             key,
         )
-        return [Leased(id_, age, judge, self._decode(id_, data)) for id_, age, judge, data in rows]
+        return [Leased(id_, age, judge, *self._stored(id_, data)) for id_, age, judge, data in rows]
 
     def trained(self, policy: str, request: int, attempt: int, step: int) -> int:
         """The request's batch became part of weights of `step`; the number of its groups."""
@@ -475,7 +493,8 @@ class Buffer:
                 names,
             )
 
-    def _decode(self, id_: int, payload: bytes | None) -> Group:
+    def _stored(self, id_: int, payload: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """(header, pictures) of a row, as they were submitted."""
         if payload is None:
             raise EngineError(f"{self.path}: group {id_} has no payload any more")
         images = dict(
@@ -485,7 +504,7 @@ class Buffer:
                 (id_,),
             )
         )
-        return decode_group(unpack(payload), images)
+        return unpack(payload), images
 
     def _ages(
         self, policy: str, versions: Mapping[str, Sequence[int]], steps: Mapping[str, int]

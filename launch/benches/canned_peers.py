@@ -64,9 +64,7 @@ class Servers:
 
     def _generated(self, policy: str, body: dict[str, Any]) -> web.Response:
         reply = next(self._replies[policy])
-        pictures = [
-            base64.b64decode(picture[:_PNG_HEAD]) for picture in body.get("image_data", ())
-        ]
+        pictures = [base64.b64decode(picture[:_PNG_HEAD]) for picture in body.get("image_data", ())]
         version = str(self.versions[policy])
         meta: dict[str, Any] = {
             "id": body["rid"],
@@ -97,7 +95,7 @@ def learn(address: str, servers: Servers, urls: dict[str, list[str]], prefetch: 
     socket = LearnerSocket(address, "learner")
     state = {"step": 0, "request": 0}
     try:
-        socket.send({"kind": "hello", "policies": {policy: state for policy in urls}})
+        socket.send({"kind": "hello", "policies": dict.fromkeys(urls, state)})
         welcome = _received(socket)
         requests: Counter[str] = Counter()
 

@@ -232,7 +232,7 @@ def _payload_bytes(run_dir: RunDir) -> int:
 
 
 def _insert_s(path: Path, num_bytes: int) -> float:
-    """Processor seconds of a transaction with one row of so many bytes, as the buffer's are kept."""
+    """Processor seconds of a transaction with one row of so many bytes, set up as the buffer is."""
     payload = os.urandom(num_bytes)
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")

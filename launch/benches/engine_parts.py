@@ -21,7 +21,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "batches to learners": ("engine/desk.py", "engine/transport.py", "zmq/"),
     "admission, games": ("engine/admission.py", "engine/games.py", "engine/loop.py"),
 }
-"""The innermost frame that is of a part decides. Helpers are their callers': JSON, `engine.wire`."""
+"""The innermost frame of a part decides. Helpers are their callers': JSON, `engine.wire`."""
 JSON = "JSON of requests and answers"
 MONITORING = "monitoring"
 REST = "asyncio, the rest"

@@ -75,6 +75,28 @@ def test_a_group_goes_from_ready_to_leased_to_trained(buffer: Buffer) -> None:
     assert buffer.ages() == {"solver": {3: 2}}
 
 
+def test_what_is_told_of_a_leased_group_is_what_was_submitted(buffer: Buffer) -> None:
+    game = buffer.start_game("mm_zero")
+    group = make_group(game, versions=(1, 1), rewards=(0.25, 1.0), judges={"coder": (1, 1)})
+    buffer.submit(group)
+    buffer.end_game(game)
+    (row,) = lease(buffer, 1, [game])
+    assert row.group == group
+    assert row.rewards == [0.25, 1.0]
+    assert row.versions == {version for r in group.rollouts for version in r.versions} == {1}
+    assert list(row.images.values()) == [PNG]
+
+
+def test_a_group_that_nobody_will_train_leaves_neither_payload_nor_picture(buffer: Buffer) -> None:
+    game = buffer.start_game("mm_zero")
+    assert not buffer.submit(make_group(game, extra={"drop": "too_easy"}))
+    assert not buffer.submit(make_group(game, rewards=(1.0, 1.0)))
+    assert buffer.image(content_hash(PNG)) is None
+    with sqlite3.connect(buffer.path) as db:
+        assert db.execute("SELECT payload FROM groups").fetchall() == [(None,), (None,)]
+    assert groups(buffer)["dropped"] == {"too_easy": 1, "zero_variance": 1}
+
+
 def test_a_repeated_request_gives_the_same_groups_also_trained_ones(buffer: Buffer) -> None:
     first, other = play(buffer), play(buffer)
     batch = lease(buffer, 1, [first])
