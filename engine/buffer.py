@@ -29,7 +29,7 @@ from typing import Any
 from engine import accounts, schema
 from engine.admission import ReadyGame
 from engine.errors import EngineError
-from engine.notes import evenly, first_and_last, newest, one, without_pictures
+from engine.notes import evenly, first_and_last, newest, one, to_json
 from engine.types import Group
 from engine.versions import Restore, Version, VersionLedger
 from engine.wire import decode_group, encode_group, pack, unpack
@@ -139,8 +139,7 @@ class Buffer:
         ValueError where the game is not in flight.
         """
         with self.transaction():
-            images: dict[str, bytes] = {}
-            text = json.dumps(without_pictures(notes, images)) if notes else None
+            text, images = to_json(notes) if notes else (None, {})
             state = "finished" if dropped is None else "dropped"
             ended = self._db.execute(
                 "UPDATE games SET state = ?, reason = ?, ended_s = ?, notes = ? "

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--window-s", type=float, default=15.0)
+    parser.add_argument("--parts", type=int, default=0, help="functions of monitoring to print")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -79,7 +80,10 @@ def run(options: argparse.Namespace) -> None:
             process.wait()
         finally:
             process.terminate()
-        _print(windows, shares(read_profile(profile)), options)
+        stacks = read_profile(profile)
+    _print(windows, shares(stacks), options)
+    for part, share in by_function(stacks, options.parts):
+        print(f"    {share:.4f}  {part}")
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
@@ -97,6 +101,21 @@ def shares(profile: Mapping[str, int]) -> dict[str, float]:
             found["monitoring"] += number
             found["serving"] += number * any(_is_any(frame, _SERVING) for frame in frames)
     return {name: number / max(1, total) for name, number in found.items()}
+
+
+def by_function(profile: Mapping[str, int], number: int) -> list[tuple[str, float]]:
+    """The functions through which most of the time of monitoring is entered, and their shares."""
+    sums: dict[str, int] = {}
+    for stack, time_ in profile.items():
+        frames = stack.split(";")
+        if _AT_THE_END in stack or not is_monitoring(frames):
+            continue
+        own = [frame for frame in frames if _is_any(frame, _MONITORING)]
+        entry = " > ".join(frame.rpartition("/")[2] for frame in own[:3]) or "serving"
+        sums[entry] = sums.get(entry, 0) + time_
+    total = max(1, sum(n for stack, n in profile.items() if _AT_THE_END not in stack))
+    most = sorted(sums.items(), key=lambda item: -item[1])[:number]
+    return [(entry, time_ / total) for entry, time_ in most]
 
 
 def is_monitoring(frames: Sequence[str]) -> bool:
