@@ -166,7 +166,7 @@ class RoleSampler:
             ids=tuple(ids),
             ids_json=encoded,
             images=images,
-            images_json=json.dumps([base64.b64encode(image).decode() for image in images]).encode(),
+            images_json=b"[%s]" % b", ".join(b'"%s"' % base64.b64encode(image) for image in images),
             length=self._encoder.prompt_tokens(ids, images),
             prefix=hashlib.sha256(b"".join(images) or encoded).digest(),
             params=params,

@@ -227,7 +227,7 @@ async def _round_trips(body: Mapping[str, Any], url: str) -> dict[str, float]:
 def _payload_bytes(run_dir: RunDir) -> int:
     """In the mean, of the groups that the run still has."""
     with sqlite3.connect(f"file:{run_dir.database}?mode=ro", uri=True) as db:
-        row = db.execute("SELECT avg(length(payload)) FROM groups").fetchone()
+        row = db.execute("SELECT avg(length(payload)) FROM payloads").fetchone()
     return int(row[0] or 0)
 
 

@@ -93,8 +93,31 @@ def test_a_group_that_nobody_will_train_leaves_neither_payload_nor_picture(buffe
     assert not buffer.submit(make_group(game, rewards=(1.0, 1.0)))
     assert buffer.image(content_hash(PNG)) is None
     with sqlite3.connect(buffer.path) as db:
-        assert db.execute("SELECT payload FROM groups").fetchall() == [(None,), (None,)]
+        assert db.execute("SELECT * FROM payloads").fetchall() == []
     assert groups(buffer)["dropped"] == {"too_easy": 1, "zero_variance": 1}
+
+
+def test_payloads_are_there_as_long_as_something_may_train_them(buffer: Buffer) -> None:
+    def kept() -> int:
+        with sqlite3.connect(buffer.path) as db:
+            known = db.execute("SELECT count(*) FROM groups JOIN payloads ON group_id = id")
+            (number,) = known.fetchone()
+            assert db.execute("SELECT count(*) FROM payloads").fetchone() == (number,)
+            return int(number)
+
+    games = [play(buffer) for _ in range(4)]
+    assert kept() == 4
+    assert len(lease(buffer, 1, games[:1])) == len(lease(buffer, 2, games[1:2])) == 1
+    buffer.trained("solver", 1, 1, 1)
+    assert kept() == 4, "a restore may want what is trained, and what is leased"
+    buffer.bad_batch("solver", 2, 1)
+    assert kept() == 3
+    buffer.forget("solver", 1)
+    assert kept() == 2
+    buffer.restore("solver", step=0, request=0, attempt=2)
+    assert groups(buffer)["dropped"] == {"bad_batch": 1, "payload_freed": 1}
+    assert buffer.drop_ready("solver", "finished") == 2
+    assert kept() == 0
 
 
 def test_a_repeated_request_gives_the_same_groups_also_trained_ones(buffer: Buffer) -> None:
@@ -323,7 +346,7 @@ def test_another_schema_and_another_file_are_refused_in_one_line(tmp_path: Path)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(ConfigError, match="schema 9, but this version reads 2"):
+    with pytest.raises(ConfigError, match="schema 9, but this version reads 3"):
         Buffer.open(path)
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="not a usable buffer"):
