@@ -4,12 +4,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from engine import accounts
 from engine.admission import ReadyGame
 from engine.buffer import Buffer, Leased
 from engine.conservation import violations
@@ -420,3 +424,79 @@ def test_kill_9_in_the_middle_of_anything_keeps_the_law(tmp_path: Path) -> None:
     assert row["ready"] > 0
     assert buffer.counts()["games"]["in_flight"] == 0
     buffer.close()
+
+
+def told(buffer: Buffer) -> dict[str, Any]:
+    return {"counts": buffer.counts(), "funnel": buffer.funnel(), "ages": buffer.ages()}
+
+
+def undo(buffer: Buffer, request: int) -> None:
+    """A game whose transaction fails at its end. Raises RuntimeError."""
+    with buffer.transaction():
+        game = buffer.start_game("mm_zero")
+        buffer.submit(make_group(game))
+        buffer.end_game(game)
+        lease(buffer, request, [game])
+        assert buffer.counts()["games"]["finished"] >= 1
+        raise RuntimeError
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 10), max_size=40), st.randoms(use_true_random=False))
+def test_counts_that_are_kept_are_those_of_the_tables(
+    actions: list[int], rng: random.Random
+) -> None:
+    """Whatever happens in whatever order, also what is undone: SQL is the oracle."""
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = Buffer.open(Path(folder) / "run.db")
+        reader = Buffer.open(buffer.path, read_only=True)
+        for policy in ("solver", "coder"):
+            buffer.reserve_version(policy, 0, 1)
+        in_flight: list[int] = []
+        ended: list[int] = []
+        request = step = 0
+        for action in actions:
+            if action <= 1:
+                in_flight.append(buffer.start_game("mm_zero"))
+            elif action <= 4 and in_flight:
+                game, stream = rng.choice(in_flight), rng.choice(["solver", "coder"])
+                extra = {"drop": "too_easy"} if rng.random() < 0.3 else {}
+                rewards = (0.0, float(rng.random() < 0.8))
+                buffer.submit(make_group(game, stream=stream, rewards=rewards, extra=extra))
+            elif action == 5 and in_flight:
+                ended.append(in_flight.pop())
+                buffer.end_game(ended[-1], dropped=rng.choice([None, "deadline"]))
+            elif action == 6:
+                request += 1
+                lease(buffer, request, ended[-3:], step=step + rng.choice([0, 0, 9]))
+            elif action == 7:
+                step += buffer.trained("solver", rng.randint(0, request), 1, step + 1) > 0
+            elif action == 8:
+                buffer.bad_batch("solver", rng.randint(0, request), 1)
+                buffer.drop_ready("coder", "finished")
+            elif action == 9:
+                buffer.restore("solver", step=0, request=rng.randint(0, request), attempt=2)
+            elif action == 10:
+                with pytest.raises(RuntimeError):
+                    undo(buffer, request + 1)
+            if rng.random() < 0.7:  # else several things happen between two looks
+                assert told(buffer) == told(reader)
+        assert told(buffer) == told(reader)
+        assert violations(buffer.counts()) == []
+        reader.close()
+        buffer.close()
+
+
+def test_counts_are_not_summed_over_the_tables_each_time(
+    buffer: Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.counts()
+    monkeypatch.setattr(accounts, "read_states", lambda db: pytest.fail("summed anew"))
+    games = [play(buffer) for _ in range(3)]
+    lease(buffer, 1, games[:2])
+    buffer.trained("solver", 1, 1, 1)
+    row = groups(buffer)
+    assert (row["ready"], row["leased"], row["trained"], row["submitted"]) == (1, 0, 2, 3)
+    assert buffer.ages() == {"solver": {0: 2}}
+    assert buffer.funnel()["solver"]["trained"] == 2
+    assert buffer.counts()["games"]["finished"] == 3
