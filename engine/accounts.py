@@ -5,10 +5,17 @@ submitted is counted once, durably: `submitted/<stream>`, `sampled/`, `usable/` 
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.types import Group
+
+GameState = tuple[str, str | None]
+"""(state, reason)"""
+GroupState = tuple[str, str, str | None]
+"""(stream, state, reason)"""
 
 
 def on_submit(group: Group) -> dict[str, int]:
@@ -27,33 +34,54 @@ def on_submit(group: Group) -> dict[str, int]:
     }
 
 
-def counts(db: sqlite3.Connection, counters: Mapping[str, float]) -> dict[str, Any]:
+@dataclass(slots=True)
+class States:
+    """How many games and groups are in each state now. A number may be 0."""
+
+    games: Counter[GameState] = field(default_factory=Counter)
+    groups: Counter[GroupState] = field(default_factory=Counter)
+    ages: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Of what was trained, by (stream, age at the lease)."""
+
+
+def read_states(db: sqlite3.Connection) -> States:
+    """By looks at the whole tables: the longer a run is, the longer it takes."""
+    states = States()
+    for *game, number in db.execute(
+        "SELECT state, reason, count(*) FROM games GROUP BY state, reason"
+    ):
+        states.games[game[0], game[1]] = number
+    for stream, state, reason, number in db.execute(
+        "SELECT stream, state, reason, count(*) FROM groups GROUP BY stream, state, reason"
+    ):
+        states.groups[stream, state, reason] = number
+    for stream, age, number in db.execute(
+        "SELECT stream, age, count(*) FROM groups WHERE state = 'trained' GROUP BY stream, age"
+    ):
+        states.ages[stream, age] = number
+    return states
+
+
+def counts(states: States, counters: Mapping[str, float]) -> dict[str, Any]:
     """{"games": {...}, "groups": {stream: {...}}}, in the words of `summary.json`."""
     games: dict[str, Any] = {"started": int(counters.get("games_started", 0))}
     games |= {"finished": 0, "dropped": {}, "in_flight": 0}
-    for state, reason, number in db.execute(
-        "SELECT state, reason, count(*) FROM games GROUP BY state, reason"
-    ):
+    for (state, reason), number in _sorted(states.games):
         _count(games, state, reason, number)
     groups: dict[str, dict[str, Any]] = {
         stream: {"submitted": number, "trained": 0, "dropped": {}, "ready": 0, "leased": 0}
         for stream, number in _by_stream(counters, "submitted").items()
     }
-    for stream, state, reason, number in db.execute(
-        "SELECT stream, state, reason, count(*) FROM groups GROUP BY stream, state, reason"
-    ):
+    for (stream, state, reason), number in _sorted(states.groups):
         _count(groups[stream], state, reason, number)
     return {"games": games, "groups": groups}
 
 
-def funnel(db: sqlite3.Connection, counters: Mapping[str, float]) -> dict[str, dict[str, int]]:
+def funnel(states: States, counters: Mapping[str, float]) -> dict[str, dict[str, int]]:
     """{stream: {sampled, usable, groups, kept, trained}}: rollouts twice, then groups.
 
     Each number is at most the one before it of its kind, and a group is there with its rollouts.
     """
-    trained = dict(
-        db.execute("SELECT stream, count(*) FROM groups WHERE state = 'trained' GROUP BY stream")
-    )
     known = {name: _by_stream(counters, name) for name in ("sampled", "usable", "kept")}
     return {
         stream: {
@@ -61,10 +89,24 @@ def funnel(db: sqlite3.Connection, counters: Mapping[str, float]) -> dict[str, d
             "usable": known["usable"].get(stream, 0),
             "groups": groups,
             "kept": known["kept"].get(stream, 0),
-            "trained": trained.get(stream, 0),
+            "trained": states.groups[stream, "trained", None],
         }
         for stream, groups in _by_stream(counters, "submitted").items()
     }
+
+
+def ages(states: States) -> dict[str, dict[int, int]]:
+    """{stream: {age at the lease: groups}} of what was trained."""
+    histogram: dict[str, dict[int, int]] = {}
+    for (stream, age), number in _sorted(states.ages):
+        histogram.setdefault(stream, {})[age] = number
+    return histogram
+
+
+def _sorted(numbers: Mapping[Any, int]) -> list[tuple[Any, int]]:
+    """Those that are not 0, in the order of their keys; None first."""
+    found = [item for item in numbers.items() if item[1]]
+    return sorted(found, key=lambda item: [(part is not None, part) for part in item[0]])
 
 
 def _by_stream(counters: Mapping[str, float], kind: str) -> dict[str, int]:

@@ -20,20 +20,22 @@ thread, the engine's event loop. One process owns the file: the run directory's 
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine import accounts, schema
 from engine.admission import ReadyGame
 from engine.errors import EngineError
-from engine.notes import evenly, first_and_last, newest, one, without_pictures
+from engine.notes import evenly, first_and_last, newest, one, to_json
 from engine.types import Group
 from engine.versions import Restore, Version, VersionLedger
 from engine.wire import decode_group, encode_group, pack, unpack
 
+_What = Literal["games", "groups", "ages"]
 _KEPT_STATES = 1000
 """States of a recipe; one is kept at each step, and no checkpoint is older than so many steps."""
 
@@ -47,16 +49,42 @@ class Leased:
     """Of its oldest token, in steps of its own policy, when it was leased."""
     judge_age: int
     """The largest age over the other policies that had a hand in its rewards; 0: none had."""
-    group: Group
+    header: Mapping[str, Any]
+    """Of the group, as `engine.wire` encodes it: it goes on to the learner as it was stored."""
+    images: Mapping[str, bytes]
+    """PNG by content hash."""
+
+    @property
+    def rewards(self) -> list[float]:
+        """By rollout."""
+        return list(self.header["rewards"])
+
+    @property
+    def versions(self) -> set[int]:
+        """That sampled tokens of its rollouts."""
+        return {version for row in self.header["rollouts"] for _, version in row["segments"]}
+
+    @property
+    def group(self) -> Group:
+        """Decoded anew each time. Raises TransportError where it is damaged."""
+        return decode_group(self.header, self.images)
 
 
 class Buffer:
     """Games, groups, versions and counters of one run. Open it with `Buffer.open`."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, is_owner: bool = True
+    ) -> None:
+        """`is_owner`: nobody else writes to the file."""
         self.path = path
+        self._is_owner = is_owner
         self._db = connection
         self._depth = 0
+        self._states: accounts.States | None = None
+        """Kept up to date by what happens often; None: to be read again, as after all else."""
+        self._moves: list[tuple[Counter[Any], Any, Any, int]] = []
+        """(of which, from, to, how many): what the open transaction changes in them."""
         self.ledger = VersionLedger(
             (Version(*row) for row in self._rows("SELECT * FROM versions")),
             (Restore(*row) for row in self._rows("SELECT * FROM restores ORDER BY attempt")),
@@ -65,7 +93,7 @@ class Buffer:
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> "Buffer":
         """Open or create the file. Raises ConfigError where it can't be used."""
-        return cls(schema.connect(path, read_only=read_only), path)
+        return cls(schema.connect(path, read_only=read_only), path, is_owner=not read_only)
 
     def close(self) -> None:
         self._db.close()
@@ -86,6 +114,10 @@ class Buffer:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
+            for numbers, before, after, number in self._moves:
+                if before is not None:
+                    numbers[before] -= number
+                numbers[after] += number
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -94,6 +126,7 @@ class Buffer:
             raise
         finally:
             self._depth -= 1
+            self._moves.clear()
             if durable:
                 self._db.execute("PRAGMA synchronous = NORMAL")
 
@@ -110,6 +143,7 @@ class Buffer:
                 "INSERT INTO games (recipe, state, started_s) VALUES (?, 'in_flight', ?)",
                 (recipe, time.time()),
             )
+            self._moved("games", None, ("in_flight", None))
             return _inserted(row)
 
     def end_game(
@@ -121,8 +155,7 @@ class Buffer:
         ValueError where the game is not in flight.
         """
         with self.transaction():
-            images: dict[str, bytes] = {}
-            text = json.dumps(without_pictures(notes, images)) if notes else None
+            text, images = to_json(notes) if notes else (None, {})
             state = "finished" if dropped is None else "dropped"
             ended = self._db.execute(
                 "UPDATE games SET state = ?, reason = ?, ended_s = ?, notes = ? "
@@ -131,6 +164,7 @@ class Buffer:
             )
             if ended.rowcount != 1:
                 raise ValueError(f"game {game} is not in flight")
+            self._moved("games", ("in_flight", None), (state, dropped))
             self._store_images(images)
             self._many("INSERT INTO game_images VALUES (?, ?)", ((h, game) for h in images))
 
@@ -180,7 +214,8 @@ class Buffer:
         reason = drop or group.extra.get("drop")
         if reason is None and not group.has_signal:
             reason = "zero_variance"
-        header, images = encode_group(group)
+        state = "ready" if reason is None else "dropped"
+        header, images = encode_group(group) if reason is None else ({}, {})
         with self.transaction():
             if not self._rows(
                 "SELECT 1 FROM games WHERE id = ? AND state = 'in_flight'", (group.game,)
@@ -188,20 +223,23 @@ class Buffer:
                 raise ValueError(f"{group.stream}: game {group.game} is not in flight")
             self.add_all(accounts.on_submit(group))
             row = self._db.execute(
-                "INSERT INTO groups (stream, policy, game, state, reason, versions, created_s, "
-                "payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO groups (stream, policy, game, state, reason, versions, created_s) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     group.stream,
                     group.policy,
                     group.game,
-                    "ready" if reason is None else "dropped",
+                    state,
                     reason,
                     json.dumps(_all_versions(group)),
                     time.time(),
-                    pack(header) if reason is None else None,
                 ),
             )
+            self._moved("groups", None, (group.stream, state, reason))
             if reason is None:
+                self._db.execute(
+                    "INSERT INTO payloads VALUES (?, ?)", (_inserted(row), pack(header))
+                )
                 self._store_images(images)
                 self._many(
                     "INSERT INTO group_images VALUES (?, ?)",
@@ -256,6 +294,8 @@ class Buffer:
                                 "age = ?, judge_age = ? WHERE id = ?",
                                 (request, attempt, age, judge_age, id_),
                             )
+                            ready, leased = (stream, "ready", None), (stream, "leased", None)
+                            self._moved("groups", ready, leased)
             return self.leased(policy, request, attempt) or []
 
     def leased(self, policy: str, request: int, attempt: int) -> list[Leased] | None:
@@ -266,19 +306,26 @@ class Buffer:
         ):
             return None
         rows = self._rows(
-            "SELECT id, age, judge_age, payload FROM groups WHERE policy = ? AND request = ? "
-            "AND attempt = ? AND state IN ('leased', 'trained') ORDER BY id",
+            "SELECT id, age, judge_age, payload FROM groups LEFT JOIN payloads ON group_id = id "
+            "WHERE policy = ? AND request = ? AND attempt = ? AND state IN ('leased', 'trained') "
+            "ORDER BY id",
             key,
         )
-        return [Leased(id_, age, judge, self._decode(id_, data)) for id_, age, judge, data in rows]
+        return [Leased(id_, age, judge, *self._stored(id_, data)) for id_, age, judge, data in rows]
 
     def trained(self, policy: str, request: int, attempt: int, step: int) -> int:
         """The request's batch became part of weights of `step`; the number of its groups."""
+        batch = "WHERE policy = ? AND request = ? AND attempt = ? AND state = 'leased'"
+        key = (policy, request, attempt)
         with self.transaction():
+            for stream, age, number in self._rows(
+                f"SELECT stream, age, count(*) FROM groups {batch} GROUP BY stream, age", key
+            ):
+                leased, trained = (stream, "leased", None), (stream, "trained", None)
+                self._moved("groups", leased, trained, number)
+                self._moved("ages", None, (stream, age), number)
             done = self._db.execute(
-                "UPDATE groups SET state = 'trained', step = ? WHERE policy = ? AND request = ? "
-                "AND attempt = ? AND state = 'leased'",
-                (step, policy, request, attempt),
+                f"UPDATE groups SET state = 'trained', step = ? {batch}", (step, *key)
             )
         return done.rowcount
 
@@ -303,7 +350,7 @@ class Buffer:
             self._clear(
                 self._ids(
                     "WHERE policy = ? AND request <= ? AND state = 'trained' "
-                    "AND payload IS NOT NULL",
+                    "AND EXISTS (SELECT 1 FROM payloads WHERE group_id = id)",
                     (policy, request),
                 )
             )
@@ -311,6 +358,7 @@ class Buffer:
     def begin_attempt(self) -> int:
         """A new life of the run: its number (1, 2, ...). Games in flight are lost with the old."""
         with self.transaction(durable=True):
+            self._states = None
             self._add("attempts", 1)
             self._db.execute(
                 "UPDATE games SET state = 'dropped', reason = 'lost_in_crash', ended_s = ? "
@@ -338,6 +386,7 @@ class Buffer:
         later ones are undone. Repeating the call changes nothing.
         """
         with self.transaction(durable=True):
+            self._states = None
             self._db.execute(
                 "UPDATE groups SET state = 'trained', step = ? "
                 "WHERE policy = ? AND state = 'leased' AND request <= ?",
@@ -346,7 +395,8 @@ class Buffer:
             # From behind the checkpoints that were kept (all corrupt): nothing to train with.
             self._drop(
                 self._ids(
-                    "WHERE policy = ? AND request > ? AND state = 'trained' AND payload IS NULL",
+                    "WHERE policy = ? AND request > ? AND state = 'trained' "
+                    "AND NOT EXISTS (SELECT 1 FROM payloads WHERE group_id = id)",
                     (policy, request),
                 ),
                 "payload_freed",
@@ -413,20 +463,15 @@ class Buffer:
 
     def counts(self) -> dict[str, Any]:
         """{"games": {...}, "groups": {stream: {...}}}, in the words of `summary.json`."""
-        return accounts.counts(self._db, self.counters())
+        return accounts.counts(self._now(), self.counters())
 
     def funnel(self) -> dict[str, dict[str, int]]:
         """{stream: {sampled, usable (rollouts), groups, kept, trained}}, in order of the loss."""
-        return accounts.funnel(self._db, self.counters())
+        return accounts.funnel(self._now(), self.counters())
 
     def ages(self) -> dict[str, dict[int, int]]:
         """{stream: {age at the lease: groups}} of what was trained."""
-        histogram: dict[str, dict[int, int]] = {}
-        for stream, age, number in self._rows(
-            "SELECT stream, age, count(*) FROM groups WHERE state = 'trained' GROUP BY stream, age"
-        ):
-            histogram.setdefault(stream, {})[age] = number
-        return histogram
+        return accounts.ages(self._now())
 
     def judge_ages(self) -> dict[int, int]:
         """{largest age of another policy in its rewards: groups} of what was trained."""
@@ -435,6 +480,19 @@ class Buffer:
                 "SELECT judge_age, count(*) FROM groups WHERE state = 'trained' GROUP BY judge_age"
             )
         )
+
+    def _now(self) -> accounts.States:
+        if not self._is_owner or self._depth:  # others write, or what is read may be undone
+            return accounts.read_states(self._db)
+        if self._states is None:
+            self._states = accounts.read_states(self._db)
+        return self._states
+
+    def _moved(self, what: _What, before: Any, after: Any, number: int = 1) -> None:
+        """So many games or groups change their state; nothing where that is to be read anyway."""
+        if self._states is not None:
+            numbers: Counter[Any] = getattr(self._states, what)
+            self._moves.append((numbers, before, after, number))
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._db.execute(query, values).fetchall()
@@ -456,6 +514,7 @@ class Buffer:
         self._many("INSERT OR IGNORE INTO images VALUES (?, ?)", images.items())
 
     def _drop(self, ids: Sequence[int], reason: str) -> None:
+        self._states = None
         self._many(
             "UPDATE groups SET state = 'dropped', reason = ? WHERE id = ?",
             ((reason, id_) for id_ in ids),
@@ -466,7 +525,7 @@ class Buffer:
         """Free the payloads of rows, and the pictures that no other row or game needs."""
         for id_ in ids:
             names = self._rows("SELECT hash FROM group_images WHERE group_id = ?", (id_,))
-            self._db.execute("UPDATE groups SET payload = NULL WHERE id = ?", (id_,))
+            self._db.execute("DELETE FROM payloads WHERE group_id = ?", (id_,))
             self._db.execute("DELETE FROM group_images WHERE group_id = ?", (id_,))
             self._many(
                 "DELETE FROM images WHERE hash = ?1 "
@@ -475,7 +534,8 @@ class Buffer:
                 names,
             )
 
-    def _decode(self, id_: int, payload: bytes | None) -> Group:
+    def _stored(self, id_: int, payload: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """(header, pictures) of a row, as they were submitted."""
         if payload is None:
             raise EngineError(f"{self.path}: group {id_} has no payload any more")
         images = dict(
@@ -485,7 +545,7 @@ class Buffer:
                 (id_,),
             )
         )
-        return decode_group(unpack(payload), images)
+        return unpack(payload), images
 
     def _ages(
         self, policy: str, versions: Mapping[str, Sequence[int]], steps: Mapping[str, int]

@@ -38,7 +38,6 @@ from engine.errors import FatalError, TransportError
 from engine.layout import Follower
 from engine.stages import Stages
 from engine.transport import EngineSocket, Message
-from engine.wire import encode_group
 
 log = logging.getLogger(__name__)
 
@@ -292,9 +291,8 @@ class Desk:
         rows: list[dict[str, Any]] = []
         images: dict[str, bytes] = {}
         for leased in batch.groups:
-            header, pictures = encode_group(leased.group)
-            rows.append(header)
-            images.update(pictures)
+            rows.append(dict(leased.header))
+            images.update(leased.images)
         answer: Message = {"kind": "batch", "policy": policy, "request": parked.request}
         answer |= {"groups": rows}
         if batch.groups:
@@ -307,8 +305,7 @@ class Desk:
     def _ages(self, batch: Batch) -> list[tuple[int, int]]:
         """(version, age) of the policy's weights that sampled the batch, in steps of its own."""
         policy, step = batch.consumption.policy, batch.consumption.step
-        segments = (s for g in batch.groups for r in g.group.rollouts for s in r.segments)
-        versions = sorted({segment.version for segment in segments})
+        versions = sorted(set().union(*(leased.versions for leased in batch.groups)))
         return [(version, self.buffer.ledger.age(policy, version, step)) for version in versions]
 
     def _new_versions(self, policy: str, step: int) -> dict[str, int]:

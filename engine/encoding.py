@@ -9,9 +9,10 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +20,19 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
 
 from engine.errors import ConfigError
 from engine.types import Message
 
+_KEPT_TEXTS = 1024
+"""Prompts whose ids are remembered: some ten megabytes."""
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
+_PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
+_HIDDEN = (byte for byte in range(256) if byte not in _PRINTED)
+_BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {chr(256 + n): b for n, b in enumerate(_HIDDEN)}
+"""The byte that a character of a byte-level token stands for (GPT-2's alphabet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +107,13 @@ class TextEncoder:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the rendered messages and the generation prompt; one placeholder per image."""
         safe = [message | {"content": self._safe(message["content"])} for message in messages]
-        text = self.template.render(messages=safe, add_generation_prompt=True)
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return list(self._ids_of(self.template.render(messages=safe, add_generation_prompt=True)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        if self._spelled is None:
+            return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return b"".join(map(self._spelled.__getitem__, ids)).decode(errors="replace")
 
     def num_images(self, ids: Sequence[int]) -> int:
         """Image placeholders in `ids`."""
@@ -117,6 +127,19 @@ class TextEncoder:
             return None
         return len(ids) + sum(self.grid.num_tokens(image) - 1 for image in images)
 
+    @cached_property
+    def _ids_of(self) -> Callable[[str], tuple[int, ...]]:
+        # Drawings of one card, and the questions about each of them, are asked for in equal words.
+        return lru_cache(_KEPT_TEXTS)(self._encoded)
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _spelled(self) -> "_Spelled | None":
+        """None where only the library knows how tokens become text."""
+        return _Spelled(self.tokenizer) if isinstance(self.tokenizer.decoder, ByteLevel) else None
+
     def _safe(self, content: Any) -> Any:
         """`content` with every special token in its text broken by a space."""
         if isinstance(content, str):
@@ -125,6 +148,28 @@ class TextEncoder:
             part | {"text": self._safe(part["text"])} if "text" in part else part
             for part in content
         ]
+
+
+class _Spelled(dict[int, bytes]):
+    """The bytes of the tokens of a byte-level vocabulary, each looked up when it is first met; none
+    of special tokens, and of ids that there are not. A tenth of the library's time (ours)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._token_of = tokenizer.id_to_token
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+
+    def __missing__(self, id_: int) -> bytes:
+        token = self._token_of(id_)
+        if token is None or token in self._special:
+            spelled = b""
+        elif all(character in _BYTE_OF for character in token):
+            spelled = bytes(_BYTE_OF[character] for character in token)
+        else:
+            spelled = token.encode()
+        self[id_] = spelled
+        return spelled
 
 
 def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from engine.types import SamplingParams
 _ABORT_S = 2.0
 """Wall seconds for telling a server that a request is no longer wanted."""
 _REFUSED = (400, 413, 422)
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,10 @@ class Prompt:
 
     ids: tuple[int, ...]
     images: tuple[bytes, ...]
-    images_base64: tuple[str, ...]
+    ids_json: bytes
+    """`ids` as JSON: encoded once for all requests."""
+    images_json: bytes
+    """The images in base64, as JSON."""
     length: int | None
     """Of the expanded prompt; None where not known."""
     prefix: bytes
@@ -102,10 +106,10 @@ class Client:
         except ProtocolError as error:
             return Failure("protocol", f"{url}: {error}", isinstance(error, ForeignWeights))
 
-    async def _post(self, url: str, body: dict[str, Any], events: list[bytes]) -> int:
+    async def _post(self, url: str, body: bytes, events: list[bytes]) -> int:
         """Send the request; the status. `events` always holds the first event and the newest, or
         the answer."""
-        async with self.session.post(f"{url}/generate", json=body) as response:
+        async with self.session.post(f"{url}/generate", data=body, headers=_JSON) as response:
             if self.stream_interval is None or response.status != 200:
                 events[:] = [await response.read()]
             else:
@@ -113,11 +117,11 @@ class Client:
                     events[:] = [*events[:1], payload]
             return response.status
 
-    def _body(self, rid: str, prompt: Prompt, done: Sequence[int]) -> dict[str, Any]:
+    def _body(self, rid: str, prompt: Prompt, done: Sequence[int]) -> bytes:
+        """The JSON of a request. The long parts, ids and images, are those of `prompt`."""
         params = prompt.params
         body: dict[str, Any] = {
             "rid": rid,
-            "input_ids": [*prompt.ids, *done],
             # Every value is sent: else a model's own generation defaults apply.
             "sampling_params": {
                 "max_new_tokens": params.max_new_tokens - len(done),
@@ -140,9 +144,13 @@ class Client:
         }
         if self.stream_interval is not None:
             body["sampling_params"]["stream_interval"] = self.stream_interval
+        ids = prompt.ids_json
+        if done:
+            ids = b"%s, %s" % (ids[:-1], json.dumps(list(done)).encode()[1:])
+        parts = [json.dumps(body).encode()[:-1], b', "input_ids": ', ids]
         if prompt.images:
-            body["image_data"] = list(prompt.images_base64)
-        return body
+            parts += [b', "image_data": ', prompt.images_json]
+        return b"".join((*parts, b"}"))
 
     async def _abort(self, url: str, rid: str) -> None:
         """Tell the server, as well as can be, that nobody waits for `rid` any more."""

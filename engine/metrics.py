@@ -26,16 +26,15 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from engine.types import Group
+from engine.types import Group, has_signal
 
 MAX_SILENCE_S = 600.0
 """After so long without anything new, and twice as long as usual, a rate is 0."""
-MAX_UNREAD = 16
-"""Groups that a meter holds whole, at most."""
 MAX_READ = 4 << 20
 """Bytes of a metrics file that `read_steps` reads at most: some hours of a small run."""
 _NEAR = 64 << 10
@@ -160,35 +159,23 @@ class GroupMeter:
     def __init__(self, window: int = 200) -> None:
         self._window = window
         self._streams: dict[str, _Recent] = {}
-        self._unread: list[Group] = []
 
     def add(self, group: Group) -> None:
-        """Called for every group, so it reads several at a time, which takes half as long."""
-        self._unread.append(group)
-        if len(self._unread) >= MAX_UNREAD:
-            self._read()
-
-    def _read(self) -> None:
-        """Keep what `means` needs of the new groups (never the rollouts: they are large). The rest
-        is done there, and not for all."""
-        for group in self._unread:
-            recent = self._streams.get(group.stream)
-            if recent is None:
-                recent = self._streams[group.stream] = _Recent(self._window)
-            number = len(group.rollouts)
-            tokens = truncated = 0
-            for rollout in group.rollouts:
-                tokens += len(rollout.token_ids)
-                truncated += rollout.finish == "length"
-            reward = sum(group.rewards) / number
-            shares = (reward, tokens / number, truncated / number)
-            recent.rewards.append(reward)
-            recent.new.append((shares, group.has_signal, group.terms, group.extra))
-        self._unread.clear()
+        """Called for every group, so it only puts down what `means` needs (never the rollouts: they
+        are large). The rest is done there, and not for all."""
+        recent = self._streams.get(group.stream)
+        if recent is None:
+            recent = self._streams[group.stream] = _Recent(self._window)
+        rollouts = group.rollouts
+        tokens = sum(map(len, map(_TOKEN_IDS, rollouts)))
+        truncated = [*map(_FINISH, rollouts)].count("length")
+        recent.rewards.append(sum(group.rewards) / len(rollouts))
+        recent.new.append(
+            (group.rewards, tokens, truncated, group.advantages, group.terms, group.extra)
+        )
 
     def reward(self, stream: str) -> float | None:
         """The mean of a stream's rewards alone: cheap. None where there is no group."""
-        self._read()
         recent = self._streams.get(stream)
         return sum(recent.rewards) / len(recent.rewards) if recent else None
 
@@ -197,7 +184,6 @@ class GroupMeter:
 
         `kept` is the share that a filter or zero variance did not take.
         """
-        self._read()
         streams: dict[str, dict[str, float]] = {}
         for stream, recent in self._streams.items():
             for group in recent.new:
@@ -208,8 +194,16 @@ class GroupMeter:
         return streams
 
 
-_Kept = tuple[tuple[float, float, float], bool, Sequence[Mapping[str, float]], Mapping[str, Any]]
-"""(mean reward, mean tokens, share truncated), has_signal, terms, extra."""
+_TOKEN_IDS, _FINISH = attrgetter("token_ids"), attrgetter("finish")
+_Kept = tuple[
+    Sequence[float],
+    int,
+    int,
+    Sequence[float] | None,
+    Sequence[Mapping[str, float]],
+    Mapping[str, Any],
+]
+"""Rewards, tokens and truncated rollouts (sums), advantages, terms, extra."""
 
 
 class _Recent:
@@ -243,14 +237,21 @@ def _means(rows: Iterable[_Row]) -> dict[str, float]:
 
 
 def _measures(
-    shares: tuple[float, float, float],
-    has_signal: bool,
+    rewards: Sequence[float],
+    tokens: int,
+    truncated: int,
+    advantages: Sequence[float] | None,
     terms: Sequence[Mapping[str, float]],
     extra: Mapping[str, Any],
 ) -> dict[str, float]:
-    reward, tokens, truncated = shares
-    kept = float(has_signal and extra.get("drop") is None)
-    row = {"reward": reward, "kept": kept, "tokens": tokens, "truncated": truncated}
+    number = len(rewards)
+    kept = has_signal(rewards, advantages) and extra.get("drop") is None
+    row = {
+        "reward": sum(rewards) / number,
+        "kept": float(kept),
+        "tokens": tokens / number,
+        "truncated": truncated / number,
+    }
     sums: dict[str, float] = {}
     for own in terms:
         for name, value in own.items():

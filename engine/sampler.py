@@ -15,6 +15,7 @@ A request ends as a rollout, or as a named failure of its game:
 import asyncio
 import base64
 import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -81,6 +82,7 @@ def client_session(key: str | None = None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {key}"} if key else None,
         connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),  # nobody sets any: not to look for them
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
     )
 
@@ -157,15 +159,16 @@ class RoleSampler:
                 f"{len(images)} images"
             )
         # One such id ends an SGLang server, and with it everyone's requests.
-        if not all(0 <= token < self._encoder.vocab_size for token in ids):
+        if ids and not 0 <= min(ids) <= max(ids) < self._encoder.vocab_size:
             raise ValueError(f"{self._role}: a prompt id is not in the model's vocabulary")
-        shared = b"".join(images) or b",".join(b"%d" % token for token in ids)
+        encoded = json.dumps(ids).encode()
         return Prompt(
             ids=tuple(ids),
+            ids_json=encoded,
             images=images,
-            images_base64=tuple(base64.b64encode(image).decode() for image in images),
+            images_json=b"[%s]" % b", ".join(b'"%s"' % base64.b64encode(image) for image in images),
             length=self._encoder.prompt_tokens(ids, images),
-            prefix=hashlib.sha256(shared).digest(),
+            prefix=hashlib.sha256(b"".join(images) or encoded).digest(),
             params=params,
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _TABLES = """
 CREATE TABLE games (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -28,9 +28,11 @@ CREATE TABLE groups (
   step INTEGER,                          -- that trained it
   age INTEGER, judge_age INTEGER,        -- at the lease, in steps
   versions TEXT NOT NULL,                -- JSON: {policy: [version, ...]}, all that had a hand
-  created_s REAL NOT NULL,
-  payload BLOB                           -- null once nothing can train it any more
+  created_s REAL NOT NULL
 );
+CREATE TABLE payloads (                  -- of the groups that something may still train
+  group_id INTEGER PRIMARY KEY, payload BLOB NOT NULL
+);                                       -- apart: SQLite writes a row anew when its state changes
 CREATE INDEX groups_by_state ON groups (stream, state, reason);
 CREATE INDEX groups_by_lease ON groups (policy, request);
 CREATE INDEX groups_by_game ON groups (game, stream, state);

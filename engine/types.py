@@ -140,9 +140,14 @@ class Group:
     @property
     def has_signal(self) -> bool:
         """False where every advantage is zero, so that no gradient comes of it."""
-        if self.advantages is not None:
-            return any(self.advantages)
-        return max(self.rewards) > min(self.rewards)
+        return has_signal(self.rewards, self.advantages)
+
+
+def has_signal(rewards: Sequence[float], advantages: Sequence[float] | None) -> bool:
+    """Of a group with these: `Group.has_signal`."""
+    if advantages is not None:
+        return any(advantages)
+    return max(rewards) > min(rewards)
 
 
 def version_range(rollouts: Sequence[Rollout]) -> dict[str, tuple[int, int]]:

@@ -54,18 +54,20 @@ def unpack(data: bytes) -> Any:
 def encode_group(group: Group) -> tuple[dict[str, Any], dict[str, bytes]]:
     """(header of plain data, {content hash: PNG}) of a group."""
     images: dict[str, bytes] = {}
-    prompts: dict[bytes, int] = {}
+    prompts: dict[tuple[int, ...], int] = {}
+    names: dict[bytes, str] = {}
     rollouts = []
     for rollout in group.rollouts:
-        hashes = [content_hash(png) for png in rollout.images]
-        images.update(zip(hashes, rollout.images, strict=True))
-        prompt = np.asarray(rollout.prompt_ids, _IDS).tobytes()
+        for png in rollout.images:  # most groups have one picture, which all share
+            if png not in names:
+                names[png] = content_hash(png)
+                images[names[png]] = png
         rollouts.append(
             {
                 "policy": rollout.policy,
                 "role": rollout.role,
-                "prompt": prompts.setdefault(prompt, len(prompts)),
-                "images": hashes,
+                "prompt": prompts.setdefault(rollout.prompt_ids, len(prompts)),
+                "images": [names[png] for png in rollout.images],
                 "token_ids": np.asarray(rollout.token_ids, _IDS).tobytes(),
                 "logprobs": np.asarray(rollout.logprobs, _FLOATS).tobytes(),
                 "segments": [[segment.first, segment.version] for segment in rollout.segments],
@@ -81,7 +83,7 @@ def encode_group(group: Group) -> tuple[dict[str, Any], dict[str, bytes]]:
         "format": FORMAT,
         "stream": group.stream,
         "game": group.game,
-        "prompts": list(prompts),
+        "prompts": [np.asarray(prompt, _IDS).tobytes() for prompt in prompts],
         "rollouts": rollouts,
         "rewards": list(group.rewards),
         "terms": [dict(row) for row in group.terms],

@@ -10,6 +10,8 @@
     python launch/bench.py evals
     python launch/bench.py schedule --steps 60 --seeds 0 1 2
     python launch/bench.py soak --minutes 60
+    python launch/bench.py monitor
+    python launch/bench.py engine --prompt-tokens 1500 --answer-tokens 1000
 
 `server`: tokens/s of the embedded server, over HTTP, against plain `model.generate`.
 `render`: processor time per picture of the render pool, against the renderer that MM-Zero
@@ -24,6 +26,8 @@ without.
 keeps through kills.
 `schedule`: streaming against the papers' phases, and where the gain is from.
 `soak`: whether memory, open files and rate stay as they are.
+`monitor`: share of the engine's processor time that goes into watching it, and what browsers cost.
+`engine`: requests and groups per core-second of the engine, against plain HTTP and plain inserts.
 """
 
 import argparse
@@ -40,6 +44,7 @@ _PARTS = {
     "elastic": "games/s: servers that follow the demand against a fixed split",
     "weights": "GB/s of a publication against a plain broadcast; what it costs requests in flight",
     "staleness": "accuracy by the age of the training data, with correction and without",
+    "engine": "requests/s and groups/s that one engine process sustains, and where its time goes",
     "monitor": "processor time of watching a run; what clients of the dashboard cost it",
     "schedule": "wall-clock of streaming against the papers' phases",
     "soak": "memory, open files and rate of a run over an hour",

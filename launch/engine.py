@@ -315,10 +315,12 @@ def bind(
             watcher.on_note(key, value)
 
         timeline = Timeline()
-        note(TIMELINE, timeline.note)
         watched = observed(samplers, players, watcher.waiting, timeline)
         drawing = ObservedRenderer(renderer.of(game), watcher.waiting, timeline)
-        await play(game, Table(game, watched, drawing, grader, submit, observe))
+        try:
+            await play(game, Table(game, watched, drawing, grader, submit, observe))
+        finally:  # of a game that was cut off, too
+            note(TIMELINE, timeline.note)
 
     return play_game
 

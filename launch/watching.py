@@ -185,7 +185,7 @@ class Watcher:
         self._tally.measured(policy, tokens)
 
     def on_step(self, policy: str, message: Message, batch: Sequence[Leased]) -> None:
-        rewards = [reward for row in batch for reward in row.group.rewards]
+        rewards = [reward for row in batch for reward in row.rewards]
         self._tally.trained(policy, int(message["metrics"].get("tokens", 0)))
         self._tally.worked(self._learners[policy], message["busy_s"], message["alive_s"])
         self._snapshots.on_step(policy, message["metrics"])

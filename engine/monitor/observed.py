@@ -22,21 +22,28 @@ TIMELINE = "timeline"
 
 
 class Timeline:
-    """What happened in one game, in the form above."""
+    """What happened in one game. While it is played, things are only put down; `note` has the form
+    above, and is asked for once, at its end."""
 
     def __init__(self) -> None:
         self.started_s = time.time()
-        self._servers: dict[str, int] = {}
-        self.note: dict[str, Any] = {
-            "started_s": round(self.started_s, 3),
-            "servers": [],
-            "samples": [],
-            "pictures": [],
-        }
+        self._samples: list[tuple[str, Sequence[Rollout]]] = []
+        """The game keeps these rollouts anyway, until it ends."""
+        self._pictures: list[tuple[float, float, str]] = []
+        """(begun, ended, outcome)"""
 
     def sampled(self, role: str, rollouts: Sequence[Rollout]) -> None:
-        origin_s, servers = self.started_s, self._servers
-        self.note["samples"] += [
+        self._samples.append((role, rollouts))
+
+    def rendered(self, started_s: float, result: Picture | Invalid) -> None:
+        outcome = result.reason if isinstance(result, Invalid) else "picture"
+        self._pictures.append((started_s, time.time(), outcome))
+
+    @property
+    def note(self) -> dict[str, Any]:
+        origin_s = self.started_s
+        servers: dict[str, int] = {}
+        samples = [
             (
                 role,
                 int((rollout.started_s - origin_s) * 1e3),
@@ -45,15 +52,19 @@ class Timeline:
                 rollout.segments[-1].version,
                 servers.setdefault(rollout.server, len(servers)),
             )
+            for role, rollouts in self._samples
             for rollout in rollouts
         ]
-        if len(servers) > len(self.note["servers"]):
-            self.note["servers"] = list(servers)
-
-    def rendered(self, started_s: float, result: Picture | Invalid) -> None:
-        outcome = result.reason if isinstance(result, Invalid) else "picture"
-        begun_ms = int((started_s - self.started_s) * 1e3)
-        self.note["pictures"].append([begun_ms, int((time.time() - started_s) * 1e3), outcome])
+        pictures = [
+            (int((started_s - origin_s) * 1e3), int((ended_s - started_s) * 1e3), outcome)
+            for started_s, ended_s, outcome in self._pictures
+        ]
+        return {
+            "started_s": round(origin_s, 3),
+            "servers": list(servers),
+            "samples": samples,
+            "pictures": pictures,
+        }
 
 
 class ObservedSampler:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--window-s", type=float, default=15.0)
+    parser.add_argument("--parts", type=int, default=0, help="functions of monitoring to print")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -79,7 +80,10 @@ def run(options: argparse.Namespace) -> None:
             process.wait()
         finally:
             process.terminate()
-        _print(windows, shares(read_profile(profile)), options)
+        stacks = read_profile(profile)
+    _print(windows, shares(stacks), options)
+    for part, share in by_function(stacks, options.parts):
+        print(f"    {share:.4f}  {part}")
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
@@ -91,22 +95,41 @@ def shares(profile: Mapping[str, int]) -> dict[str, float]:
             continue
         total += number
         frames = stack.split(";")
-        own = [i for i, frame in enumerate(frames) if _is_any(frame, _MONITORING)]
-        if any(_is_any(frame, _SERVING) for frame in frames):
-            found["serving"] += number
-            found["monitoring"] += number
-        elif any(_is_any(frame, _GAME) for frame in frames):
+        if any(_is_any(frame, _GAME) for frame in frames):
             found["game"] += number
-        elif own and not _passes_through(frames, own[-1]):
+        elif is_monitoring(frames):
             found["monitoring"] += number
+            found["serving"] += number * any(_is_any(frame, _SERVING) for frame in frames)
     return {name: number / max(1, total) for name, number in found.items()}
+
+
+def by_function(profile: Mapping[str, int], number: int) -> list[tuple[str, float]]:
+    """The functions through which most of the time of monitoring is entered, and their shares."""
+    sums: dict[str, int] = {}
+    for stack, time_ in profile.items():
+        frames = stack.split(";")
+        if _AT_THE_END in stack or not is_monitoring(frames):
+            continue
+        own = [frame for frame in frames if _is_any(frame, _MONITORING)]
+        entry = " > ".join(frame.rpartition("/")[2] for frame in own[:3]) or "serving"
+        sums[entry] = sums.get(entry, 0) + time_
+    total = max(1, sum(n for stack, n in profile.items() if _AT_THE_END not in stack))
+    most = sorted(sums.items(), key=lambda item: -item[1])[:number]
+    return [(entry, time_ / total) for entry, time_ in most]
+
+
+def is_monitoring(frames: Sequence[str]) -> bool:
+    """Whether a stack is time of watching, all of it: outermost frame first."""
+    own = [i for i, frame in enumerate(frames) if _is_any(frame, _MONITORING)]
+    is_serving = any(_is_any(frame, _SERVING) for frame in frames)
+    return is_serving or bool(own and not _passes_through(frames, own[-1]))
 
 
 def _is_any(frame: str, parts: tuple[str, ...]) -> bool:
     return any(part in frame for part in parts)
 
 
-def _passes_through(frames: list[str], innermost: int) -> bool:
+def _passes_through(frames: Sequence[str], innermost: int) -> bool:
     """A game's request, under way inside of what watches it."""
     return _THROUGH in frames[innermost] and innermost < len(frames) - 1
 
@@ -152,7 +175,7 @@ def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
     the buffer: what the engine tells of them is older while somebody watches than when somebody
     comes."""
     try:
-        seconds = _processor_s(engine)
+        seconds = processor_s(engine)
     except OSError:
         return None
     buffer = Buffer.open(run_dir.database, read_only=True)
@@ -162,7 +185,7 @@ def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
         buffer.close()
 
 
-def _processor_s(pid: int) -> float:
+def processor_s(pid: int) -> float:
     """Of a process, user and system. Raises OSError where it is gone."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

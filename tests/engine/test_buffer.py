@@ -4,12 +4,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from engine import accounts
 from engine.admission import ReadyGame
 from engine.buffer import Buffer, Leased
 from engine.conservation import violations
@@ -73,6 +77,51 @@ def test_a_group_goes_from_ready_to_leased_to_trained(buffer: Buffer) -> None:
         **{"trained": 2, "dropped": {}, "ready": 0, "leased": 0},
     }
     assert buffer.ages() == {"solver": {3: 2}}
+
+
+def test_what_is_told_of_a_leased_group_is_what_was_submitted(buffer: Buffer) -> None:
+    game = buffer.start_game("mm_zero")
+    group = make_group(game, versions=(1, 1), rewards=(0.25, 1.0), judges={"coder": (1, 1)})
+    buffer.submit(group)
+    buffer.end_game(game)
+    (row,) = lease(buffer, 1, [game])
+    assert row.group == group
+    assert row.rewards == [0.25, 1.0]
+    assert row.versions == {version for r in group.rollouts for version in r.versions} == {1}
+    assert list(row.images.values()) == [PNG]
+
+
+def test_a_group_that_nobody_will_train_leaves_neither_payload_nor_picture(buffer: Buffer) -> None:
+    game = buffer.start_game("mm_zero")
+    assert not buffer.submit(make_group(game, extra={"drop": "too_easy"}))
+    assert not buffer.submit(make_group(game, rewards=(1.0, 1.0)))
+    assert buffer.image(content_hash(PNG)) is None
+    with sqlite3.connect(buffer.path) as db:
+        assert db.execute("SELECT * FROM payloads").fetchall() == []
+    assert groups(buffer)["dropped"] == {"too_easy": 1, "zero_variance": 1}
+
+
+def test_payloads_are_there_as_long_as_something_may_train_them(buffer: Buffer) -> None:
+    def kept() -> int:
+        with sqlite3.connect(buffer.path) as db:
+            known = db.execute("SELECT count(*) FROM groups JOIN payloads ON group_id = id")
+            (number,) = known.fetchone()
+            assert db.execute("SELECT count(*) FROM payloads").fetchone() == (number,)
+            return int(number)
+
+    games = [play(buffer) for _ in range(4)]
+    assert kept() == 4
+    assert len(lease(buffer, 1, games[:1])) == len(lease(buffer, 2, games[1:2])) == 1
+    buffer.trained("solver", 1, 1, 1)
+    assert kept() == 4, "a restore may want what is trained, and what is leased"
+    buffer.bad_batch("solver", 2, 1)
+    assert kept() == 3
+    buffer.forget("solver", 1)
+    assert kept() == 2
+    buffer.restore("solver", step=0, request=0, attempt=2)
+    assert groups(buffer)["dropped"] == {"bad_batch": 1, "payload_freed": 1}
+    assert buffer.drop_ready("solver", "finished") == 2
+    assert kept() == 0
 
 
 def test_a_repeated_request_gives_the_same_groups_also_trained_ones(buffer: Buffer) -> None:
@@ -301,7 +350,7 @@ def test_another_schema_and_another_file_are_refused_in_one_line(tmp_path: Path)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(ConfigError, match="schema 9, but this version reads 2"):
+    with pytest.raises(ConfigError, match="schema 9, but this version reads 3"):
         Buffer.open(path)
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="not a usable buffer"):
@@ -375,3 +424,79 @@ def test_kill_9_in_the_middle_of_anything_keeps_the_law(tmp_path: Path) -> None:
     assert row["ready"] > 0
     assert buffer.counts()["games"]["in_flight"] == 0
     buffer.close()
+
+
+def told(buffer: Buffer) -> dict[str, Any]:
+    return {"counts": buffer.counts(), "funnel": buffer.funnel(), "ages": buffer.ages()}
+
+
+def undo(buffer: Buffer, request: int) -> None:
+    """A game whose transaction fails at its end. Raises RuntimeError."""
+    with buffer.transaction():
+        game = buffer.start_game("mm_zero")
+        buffer.submit(make_group(game))
+        buffer.end_game(game)
+        lease(buffer, request, [game])
+        assert buffer.counts()["games"]["finished"] >= 1
+        raise RuntimeError
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 10), max_size=40), st.randoms(use_true_random=False))
+def test_counts_that_are_kept_are_those_of_the_tables(
+    actions: list[int], rng: random.Random
+) -> None:
+    """Whatever happens in whatever order, also what is undone: SQL is the oracle."""
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = Buffer.open(Path(folder) / "run.db")
+        reader = Buffer.open(buffer.path, read_only=True)
+        for policy in ("solver", "coder"):
+            buffer.reserve_version(policy, 0, 1)
+        in_flight: list[int] = []
+        ended: list[int] = []
+        request = step = 0
+        for action in actions:
+            if action <= 1:
+                in_flight.append(buffer.start_game("mm_zero"))
+            elif action <= 4 and in_flight:
+                game, stream = rng.choice(in_flight), rng.choice(["solver", "coder"])
+                extra = {"drop": "too_easy"} if rng.random() < 0.3 else {}
+                rewards = (0.0, float(rng.random() < 0.8))
+                buffer.submit(make_group(game, stream=stream, rewards=rewards, extra=extra))
+            elif action == 5 and in_flight:
+                ended.append(in_flight.pop())
+                buffer.end_game(ended[-1], dropped=rng.choice([None, "deadline"]))
+            elif action == 6:
+                request += 1
+                lease(buffer, request, ended[-3:], step=step + rng.choice([0, 0, 9]))
+            elif action == 7:
+                step += buffer.trained("solver", rng.randint(0, request), 1, step + 1) > 0
+            elif action == 8:
+                buffer.bad_batch("solver", rng.randint(0, request), 1)
+                buffer.drop_ready("coder", "finished")
+            elif action == 9:
+                buffer.restore("solver", step=0, request=rng.randint(0, request), attempt=2)
+            elif action == 10:
+                with pytest.raises(RuntimeError):
+                    undo(buffer, request + 1)
+            if rng.random() < 0.7:  # else several things happen between two looks
+                assert told(buffer) == told(reader)
+        assert told(buffer) == told(reader)
+        assert violations(buffer.counts()) == []
+        reader.close()
+        buffer.close()
+
+
+def test_counts_are_not_summed_over_the_tables_each_time(
+    buffer: Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.counts()
+    monkeypatch.setattr(accounts, "read_states", lambda db: pytest.fail("summed anew"))
+    games = [play(buffer) for _ in range(3)]
+    lease(buffer, 1, games[:2])
+    buffer.trained("solver", 1, 1, 1)
+    row = groups(buffer)
+    assert (row["ready"], row["leased"], row["trained"], row["submitted"]) == (1, 0, 2, 3)
+    assert buffer.ages() == {"solver": {0: 2}}
+    assert buffer.funnel()["solver"]["trained"] == 2
+    assert buffer.counts()["games"]["finished"] == 3

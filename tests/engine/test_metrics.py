@@ -1,14 +1,16 @@
+import gc
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType, ModuleType
 
 import pytest
 
 from engine import metrics
 from engine.metrics import GroupMeter, MetricLog, RateMeter, read_metrics
-from tests.engine.make_groups import make_group
+from engine.types import Rollout
+from tests.engine.make_groups import make_group, make_rollout
 
 
 def test_lines_are_appended_and_read_back(tmp_path: Path) -> None:
@@ -133,7 +135,32 @@ def test_means_over_recent_groups_count_dropped_ones_too() -> None:
     assert "extra/label" not in means
 
 
-def test_a_meter_holds_few_groups_whole_and_tells_of_all_that_came() -> None:
+def test_tokens_and_what_was_cut_off_are_counted_over_rollouts_and_their_groups() -> None:
+    long = replace(make_rollout(versions=(1, 2, 3)), finish="length")
+    short = make_rollout()
+    meter = GroupMeter()
+    meter.add(replace(make_group(rewards=(0.0, 1.0)), rollouts=(long, short)))
+    meter.add(replace(make_group(rewards=(0.0, 1.0)), rollouts=(short, short)))
+    means = meter.means()["solver"]
+    assert means["tokens"] == ((4 + 2) / 2 + 2) / 2
+    assert means["truncated"] == (0.5 + 0.0) / 2
+    given = replace(make_group(rewards=(1.0, 1.0)), advantages=(0.5, -0.5))
+    meter.add(given)
+    assert meter.means()["solver"]["kept"] == 1.0, "given advantages are a signal"
+
+
+def reachable(root: object) -> list[object]:
+    """All that `root` holds, itself included; classes and functions are nobody's."""
+    found, left = {id(root): root}, [root]
+    while left:
+        for one in gc.get_referents(left.pop()):
+            if id(one) not in found and not isinstance(one, type | FunctionType | ModuleType):
+                found[id(one)] = one
+                left.append(one)
+    return [*found.values()]
+
+
+def test_a_meter_holds_no_rollout_and_tells_of_all_that_came() -> None:
     meter = GroupMeter(window=50)
     groups = [
         make_group(rewards=(float(k), 1.0), extra={"share": k / 9} if k % 3 else {"other": 1})
@@ -141,7 +168,8 @@ def test_a_meter_holds_few_groups_whole_and_tells_of_all_that_came() -> None:
     ]
     for group in groups:
         meter.add(group)
-        assert len(meter._unread) < metrics.MAX_UNREAD
+    assert not any(isinstance(one, Rollout) for one in reachable(meter))
+    assert any(isinstance(one, Rollout) for one in reachable(groups))
     recent = groups[-50:]
     rewards = [sum(group.rewards) / 2 for group in recent]
     assert meter.reward("solver") == pytest.approx(sum(rewards) / 50)

@@ -1,6 +1,7 @@
 """The small parts behind the views: who waits where, what limits, curves, timelines."""
 
 import asyncio
+import json
 import math
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ from engine.monitor.shared import Shared
 from engine.monitor.snapshot import PolicyView, Station, StreamView
 from engine.monitor.traces import chrome_trace, step_times
 from engine.monitor.waiting import Waiting
-from engine.types import Invalid
+from engine.types import Invalid, Picture, Segment
 from tests.engine.fakes import make_rollout
 
 
@@ -234,6 +235,34 @@ def test_a_failure_is_told_to_who_asked_and_not_kept() -> None:
 
 
 # timelines
+
+
+def test_a_timeline_tells_every_rollout_and_picture_in_the_order_of_their_ends() -> None:
+    timeline = Timeline()
+    begun = timeline.started_s
+    early = make_rollout(started_s=begun + 1, finished_s=begun + 2.5, server="http://a")
+    late = make_rollout(
+        started_s=begun + 2,
+        finished_s=begun + 4,
+        server="http://b",
+        segments=(Segment(0, 3), Segment(1, 4)),
+    )
+    timeline.sampled("coder", [early])
+    timeline.rendered(begun, Invalid("timeout"))
+    timeline.sampled("solver", [late, early])
+    timeline.rendered(begun, Picture(b"", 1, 1))
+    note = timeline.note
+    assert note["servers"] == ["http://a", "http://b"]
+    near = [
+        ("coder", 1000, 1500, 2, 1, 0),
+        ("solver", 2000, 2000, 2, 4, 1),
+        ("solver", 1000, 1500, 2, 1, 0),
+    ]
+    for told, row in zip(note["samples"], near, strict=True):
+        assert told[0] == row[0]
+        assert told[1:] == pytest.approx(row[1:], abs=1)  # milliseconds, cut off
+    assert [outcome for *_, outcome in note["pictures"]] == ["timeout", "picture"]
+    assert json.loads(json.dumps(timeline.note)) == json.loads(json.dumps(note))
 
 
 def test_a_trace_has_every_part_of_a_game_and_rows_without_overlap() -> None:

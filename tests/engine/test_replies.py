@@ -39,6 +39,15 @@ GARBAGE: dict[str, Callable[[Body], Any]] = {
     "no token": lambda body: answer(body, [], spans=[]),
     "too many tokens": lambda body: answer(body, list(range(20, 29))),
     "an unknown token": lambda body: answer(body, [VOCAB]),
+    "a token of another type": _changed(
+        output_ids=[20, True], output_token_logprobs=[[-1.0, 20, None], [-1.0, True, None]]
+    ),
+    "half a token": _changed(
+        output_ids=[20.0, 21], output_token_logprobs=[[-1.0, 20.0, None], [-1.0, 21, None]]
+    ),
+    "a log-prob that is a list": _changed(
+        output_token_logprobs=[[[-1.0], 20, None], [-1.0, 21, None]]
+    ),
     "a negative token": lambda body: answer(body, [-1]),
     "other ids": _changed(output_ids=[20, 22]),
     "no log-prob": _changed(output_token_logprobs=[[None, 20, None], [-1.0, 21, None]]),

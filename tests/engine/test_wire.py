@@ -37,6 +37,18 @@ def test_a_shared_picture_and_prompt_travel_once() -> None:
     assert len(header["prompts"]) == 1
 
 
+def test_prompts_and_pictures_that_differ_all_travel() -> None:
+    rollouts = tuple(
+        replace(make_rollout(images=images), prompt_ids=prompt)
+        for prompt, images in (((1, 2), (b"a",)), ((1, 3), (b"b", b"a")), ((1, 2), (b"c",)))
+    )
+    group = replace(make_group(rewards=(0, 1, 0)), rollouts=rollouts)
+    header, images = encode_group(group)
+    assert set(images.values()) == {b"a", b"b", b"c"}
+    assert [row["prompt"] for row in header["rollouts"]] == [0, 1, 0]
+    assert through_the_wire(group) == group
+
+
 @given(
     st.lists(
         st.tuples(

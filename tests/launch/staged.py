@@ -218,7 +218,6 @@ class Staged:
             game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
         ) -> None:
             timeline = Timeline()
-            note(TIMELINE, timeline.note)
             seats = observed(samplers, {role: role for role in ROLES}, watcher.waiting, timeline)
             drawing = ObservedRenderer(renderer, watcher.waiting, timeline)
             picture = None
@@ -235,6 +234,7 @@ class Staged:
             proposals = [_proposal(next(numbers))]
             note("proposals", proposals)
             watcher.on_note("proposals", proposals)
+            note(TIMELINE, timeline.note)
 
         return lambda **given: Games(**{**given, "plays": {"": play}, "on_group": watcher.on_group})
 

@@ -19,6 +19,7 @@ from engine.monitor.snapshot import Snapshot
 from engine.monitor.terminal import view
 from engine.routing import ServerPool
 from engine.rundir import RunDir
+from engine.wire import encode_group
 from launch import signs, watching
 from launch.config import load_root
 from launch.snapshots import Snapshots
@@ -67,7 +68,7 @@ def watched(
 
 
 def a_step(watcher: Watcher, policy: str, busy_s: float) -> None:
-    batch = [Leased(1, 0, 0, make_group(stream=policy))]
+    batch = [Leased(1, 0, 0, *encode_group(make_group(stream=policy)))]
     message = {
         "step": 1, "skipped": False, "reason": "", "metrics": {"tokens": 5},
         "busy_s": busy_s, "alive_s": 10.0,
