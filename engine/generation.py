@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import aiohttp
+from pydantic_core import from_json
 
 from engine.errors import EngineError
 from engine.liveness import Liveness, Silent
@@ -174,8 +175,14 @@ def _refusal(url: str, status: int, answer: Any) -> Failure:
 
 def _json(data: Sequence[bytes]) -> Any:
     """The value of the only element; None where there is none, or it is no JSON."""
-    try:
-        return json.loads(data[0]) if data else None
+    if not data:
+        return None
+    try:  # reads an answer's log-probs three times as fast as the standard library
+        return from_json(data[0], cache_strings=False)
+    except (ValueError, RecursionError):
+        pass
+    try:  # and it alone takes a text with half a surrogate pair
+        return json.loads(data[0])
     except (ValueError, RecursionError):
         return None
 

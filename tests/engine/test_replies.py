@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine import sampler as sampler_module
 from engine.errors import GameDropped
+from engine.generation import _json
 from engine.replies import Asked, ProtocolError, parse_reply
 from tests.engine.fake_servers import EOS, PARAMS, VOCAB, Body, answer, stage
 
@@ -134,3 +136,22 @@ def test_no_answer_raises_anything_else(key: str, value: Any, ids: Any) -> None:
         with contextlib.suppress(ProtocolError):
             reply = parse_reply(bad, asked)
             assert len(reply.token_ids) == len(reply.logprobs)
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), max_size=50), st.text(max_size=20))
+def test_an_answer_is_read_as_the_standard_library_reads_it(
+    logprobs: list[float], text: str
+) -> None:
+    answer = {
+        "text": text,
+        "meta_info": {"output_token_logprobs": [[x, 1, None] for x in logprobs]},
+    }
+    assert _json([json.dumps(answer).encode()]) == answer
+    assert _json([json.dumps(answer, ensure_ascii=False).encode()]) == answer
+
+
+def test_half_a_surrogate_pair_is_text_and_what_is_no_json_is_nothing() -> None:
+    assert _json([b'{"text": "\\ud800"}']) == {"text": "\ud800"}
+    for broken in (b'{"text": ', b"", b"[1,]", b"[" * 100_000, b'"\xff"'):
+        assert _json([broken]) is None
+    assert _json([]) is None
