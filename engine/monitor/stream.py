@@ -1,11 +1,13 @@
 """Server-sent events to many browsers: each event is encoded once, and a slow reader is let go.
 
-A client has a short queue. Who does not read fast enough for it is disconnected, comes back by
-itself and gets everything anew; so no client can make the engine hold more than its queue.
+An event is written straight to every client's connection: no task wakes up for it. What a client
+has not read lies in its connection's buffer; who lets too much lie there is disconnected, comes
+back by itself and gets everything anew. So no client can make the engine hold more than that.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -13,8 +15,10 @@ from aiohttp import web
 from engine.metrics import to_json
 
 MAX_CLIENTS = 64
-QUEUE = 8
-"""Events: some seconds."""
+MAX_UNREAD = 8
+"""Events of the newest one's size that a client may leave unread: some seconds."""
+MIN_UNREAD = 256 * 1024
+"""Bytes that it may leave unread in any case."""
 
 
 def encoded(event: str, data: Any) -> bytes:
@@ -23,12 +27,20 @@ def encoded(event: str, data: Any) -> bytes:
     return f"event: {event}\ndata: {text}\n\n".encode()
 
 
+@dataclass(slots=True, eq=False)
+class _Client:
+    transport: asyncio.WriteTransport
+    is_chunked: bool
+    """Of HTTP/1.1."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class EventStream:
     """Events to whoever listens. `first` makes what a new client gets before all others."""
 
     def __init__(self, first: Callable[[], bytes]) -> None:
         self._first = first
-        self._clients: dict[asyncio.Queue[bytes | None], asyncio.BaseTransport | None] = {}
+        self._clients: set[_Client] = set()
 
     @property
     def num_clients(self) -> int:
@@ -36,20 +48,24 @@ class EventStream:
 
     def send(self, event: bytes) -> None:
         """To all; never waits."""
-        for queue, transport in list(self._clients.items()):
-            if queue.full():
-                self._clients.pop(queue)
-                _abort(transport)  # ends the write that nobody reads
+        most = max(MIN_UNREAD, MAX_UNREAD * len(event))
+        chunk = b"%x\r\n%b\r\n" % (len(event), event)
+        for client in list(self._clients):
+            transport = client.transport
+            if transport.is_closing():
+                self._let_go(client)
+            elif transport.get_write_buffer_size() > most:
+                transport.abort()
+                self._let_go(client)
             else:
-                queue.put_nowait(event)
+                transport.write(chunk if client.is_chunked else event)
 
     def close(self) -> None:
-        """The clients get what is queued for them, then the end."""
-        for queue, transport in self._clients.items():
-            if queue.full():
-                _abort(transport)
-            else:
-                queue.put_nowait(None)
+        """The clients get what is written to them, then the end."""
+        for client in list(self._clients):
+            if client.transport.get_write_buffer_size():
+                client.transport.abort()
+            self._let_go(client)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """A client, for as long as it stays."""
@@ -58,20 +74,24 @@ class EventStream:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
+        is_chunked = request.version >= (1, 1)
+        if is_chunked:
+            response.enable_chunked_encoding()
         await response.prepare(request)
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE)
-        self._clients[queue] = request.transport
+        transport = request.transport
+        if not isinstance(transport, asyncio.WriteTransport):
+            return response  # it went away
+        client = _Client(transport, is_chunked)
+        self._clients.add(client)
         try:
             await response.write(self._first())
-            while (event := await queue.get()) is not None:
-                await response.write(event)
+            await client.ended.wait()
         except ConnectionError:
             pass  # it went away, or was let go
         finally:
-            self._clients.pop(queue, None)
+            self._clients.discard(client)
         return response
 
-
-def _abort(transport: asyncio.BaseTransport | None) -> None:
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+    def _let_go(self, client: _Client) -> None:
+        self._clients.discard(client)
+        client.ended.set()

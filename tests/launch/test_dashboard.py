@@ -349,6 +349,45 @@ def test_a_reader_that_does_not_read_is_let_go() -> None:
     asyncio.run(asyncio.wait_for(scene(), 30))
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_events_arrive_whole_and_in_order_behind_the_first_and_then_end(version: str) -> None:
+    events = [f"event {number} ".encode() * 10**number for number in range(5)]
+
+    async def scene() -> bytes:
+        stream = EventStream(lambda: b"first ")
+        app = web.Application()
+        app.router.add_get("/events", stream.handle)
+        async with TestServer(app) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            head = f"GET /events HTTP/{version}\r\nHost: localhost\r\n\r\n"
+            writer.write(head.encode())
+            await reader.readuntil(b"\r\n\r\n")
+            while not stream.num_clients:
+                await asyncio.sleep(0)
+            for event in events:
+                stream.send(event)
+            reading = asyncio.ensure_future(_body(reader, is_chunked=version == "1.1"))
+            while any(c.transport.get_write_buffer_size() for c in stream._clients):
+                await asyncio.sleep(0)
+            stream.close()
+            assert stream.num_clients == 0
+            found = await reading
+            writer.close()
+            return found
+
+    assert asyncio.run(asyncio.wait_for(scene(), 30)) == b"first " + b"".join(events)
+
+
+async def _body(reader: asyncio.StreamReader, *, is_chunked: bool) -> bytes:
+    if not is_chunked:
+        return await reader.read()
+    found = b""
+    while size := int(await reader.readline(), 16):
+        found += await reader.readexactly(size)
+        assert await reader.readexactly(2) == b"\r\n"
+    return found
+
+
 def test_a_page_of_another_site_may_link_but_not_load(staged: Staged) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site"}
     assert (
