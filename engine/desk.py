@@ -238,6 +238,8 @@ class Desk:
 
     async def answer(self, admission: Admission) -> bool:
         """Answer the parked requests that admission has a batch for. True: something changed."""
+        if self.is_stopping:
+            return False  # games that are cancelled now are no games that brought nothing
         changed = False
         for policy, parked in list(self._parked.items()):
             while (

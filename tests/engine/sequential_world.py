@@ -76,6 +76,7 @@ class World:
     make_gate: Callable[[], Gate]
     rng: random.Random
     crash_rate: float = 0.0
+    stop_rate: float = 0.0
     skip_rate: float = 0.0
     signal_rate: float = 1.0
     """Of groups that can be trained on."""
@@ -115,6 +116,8 @@ class World:
                 self.desk._handle(PEER, message, self.admission)
             if self.rng.random() < self.crash_rate:
                 await self._crash()
+            elif self.rng.random() < self.stop_rate:
+                await self._stop()
         raise AssertionError(f"no end in sight at {self.steps}: {self._waits()}")
 
     @property
@@ -166,6 +169,17 @@ class World:
             request = one.checkpoints[step]
             self.learners[policy] = Learner(step, request, request, checkpoints=one.checkpoints)
         await self._begin()
+
+    async def _stop(self) -> None:
+        """Ctrl-C: the learners save and say so, the games in flight are cancelled. Then --resume."""
+        for one in self.learners.values():
+            one.checkpoints[one.step] = one.done
+        self._say({"kind": "stopping"})
+        for game in self.games:
+            self.buffer.end_game(game.number, dropped="stopped")
+            self.admission.settle(game.number)
+        await self.desk.answer(self.admission)
+        await self._crash()
 
     async def _settle_down(self) -> None:
         """Start, lease and deliver whatever may be."""

@@ -86,6 +86,7 @@ def test_phases_end_whatever_happens(seed: int, cast: Mapping[str, str], crash: 
         seed,
         cast,
         crash_rate=crash,
+        stop_rate=crash,
         skip_rate=0.1,
         signal_rate=0.7,
         group_numbers=dict.fromkeys(STREAMS, (0, 1, 2)),
@@ -95,7 +96,7 @@ def test_phases_end_whatever_happens(seed: int, cast: Mapping[str, str], crash: 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from([0.0, 0.01, 0.03]))
 def test_no_role_begins_a_phase_while_another_is_owed_one(seed: int, crash: float) -> None:
-    """Also where a crash sets them back to different steps."""
+    """Also where a crash sets them back to different steps, and a stop cancels games."""
 
     def check(world: World, policy: str, batch: Message) -> None:
         lease_in_its_phase(world, policy, batch)
@@ -107,4 +108,4 @@ def test_no_role_begins_a_phase_while_another_is_owed_one(seed: int, crash: floa
         }
         assert whole[policy] == min(whole.values()), world.steps
 
-    play(seed, CASTS[0], crash_rate=crash, on_lease=check)
+    play(seed, CASTS[0], crash_rate=crash, stop_rate=crash, on_lease=check)
