@@ -171,7 +171,7 @@ class World:
         await self._begin()
 
     async def _stop(self) -> None:
-        """Ctrl-C: the learners save and say so, the games in flight are cancelled. Then --resume."""
+        """Ctrl-C: the learners save and say so, games in flight are cancelled. Then --resume."""
         for one in self.learners.values():
             one.checkpoints[one.step] = one.done
         self._say({"kind": "stopping"})
