@@ -273,7 +273,8 @@ class Desk:
         if self._barren[policy] >= MAX_BARREN_STEPS:
             raise FatalError(
                 f"{policy}: {MAX_BARREN_STEPS} batches in a row came to nothing: its groups are "
-                "filtered, of equal rewards, or bad (see the funnel and the events in the report)"
+                "filtered, of equal rewards, or bad, or its games are dropped (see the funnel and "
+                "the events in the report)"
             )
 
     def _lease(self, request: int, consumption: Consumption) -> list[Leased]:
