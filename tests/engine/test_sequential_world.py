@@ -5,7 +5,7 @@ import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,8 +30,8 @@ def check_books(world: World) -> None:
         gone = groups["trained"] + sum(groups["dropped"].values())
         assert groups["submitted"] == gone + groups["ready"] + groups["leased"], stream
         assert groups["leased"] == 0
-    for ages in world.buffer.ages().values():
-        assert set(ages) == {0}
+    for stream, ages in world.buffer.ages().items():
+        assert max(ages) <= world.rules.streams[stream].max_age
 
 
 def lease_in_its_phase(world: World, policy: str, batch: Message) -> None:
@@ -63,7 +63,8 @@ def make_world(folder: Path, seed: int, cast: Mapping[str, str], **changes: Any)
         "on_start": start_after_all_is_published,
         "make_gate": lambda: Phases(tuple(cast), steps),
     }
-    return World(rules=rules, folder=folder, rng=rng, **(options | changes))
+    given = {"rules": rules} | options | changes
+    return World(folder=folder, rng=rng, **given)
 
 
 def play(seed: int, cast: Mapping[str, str], **changes: Any) -> World:
@@ -109,3 +110,75 @@ def test_no_role_begins_a_phase_while_another_is_owed_one(seed: int, crash: floa
         assert whole[policy] == min(whole.values()), world.steps
 
     play(seed, CASTS[0], crash_rate=crash, stop_rate=crash, on_lease=check)
+
+
+class Cycle:
+    """Opens one or two streams at a time, others at each tick; keeps to those not finished."""
+
+    def __init__(self, streams: tuple[str, ...], every: int) -> None:
+        self._streams, self._every, self._ticks = streams, every, 0
+
+    def open_streams(self, finished: frozenset[str] = frozenset()) -> frozenset[str]:
+        left = [s for s in self._streams if s not in finished] or list(self._streams)
+        turn = self._ticks // self._every
+        return frozenset({left[turn % len(left)], left[(turn // 2) % len(left)]})
+
+    def tick(self) -> str | None:
+        self._ticks += 1
+        return None
+
+    def numbers(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> Any:
+        return self._ticks
+
+    def restore(self, state: Any, own: Mapping[str, Any]) -> None:
+        self._ticks = state
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    SEEDS,
+    st.sampled_from(CASTS),
+    st.integers(0, 4),
+    st.sampled_from(["wait", "drop"]),
+    st.sampled_from([0.0, 0.01]),
+)
+def test_a_gate_that_streams_keeps_ages_bounded_and_ends(
+    seed: int,
+    cast: Mapping[str, str],
+    max_age: int,
+    too_old: Literal["wait", "drop"],
+    crash: float,
+) -> None:
+    """Batches that were leased before a switch, steps of closed streams that are still on their
+    way, games that bring nothing for what is open."""
+    rng = random.Random(seed)
+    numbers = (1, 1, 5)
+    rules = AdmissionRules(
+        streams={
+            stream: StreamRule(
+                policy=policy, recipe="spy", max_age=max_age, min_groups=rng.choice(numbers)
+            )
+            for stream, policy in cast.items()
+        },
+        games_per_step=rng.choice((1, 2, 3)),
+        total_steps=rng.randint(1, 9),
+        too_old=too_old if max_age else "wait",
+    )
+    every = rng.randint(1, 4)
+    world = play(
+        seed,
+        cast,
+        rules=rules,
+        make_gate=lambda: Cycle(tuple(cast), every),
+        on_lease=lambda *_: None,
+        on_start=lambda world: None,
+        crash_rate=crash,
+        stop_rate=crash,
+        skip_rate=0.1,
+        signal_rate=0.7,
+        group_numbers=dict.fromkeys(STREAMS, (0, 1, 2)),
+    )
+    assert world.steps
