@@ -265,16 +265,18 @@ class Admission:
 
     def waits_for(self, policy: str) -> str:
         """Why `ready` returned None, in words for the dashboard."""
-        step = self._policies[policy].step
-        for stream in self._training(policy):
+        step, training = self._policies[policy].step, self._training(policy)
+        if not training and self._remaining(policy) != 0:
+            return "its turn"  # all of its gates are closed
+        for stream in training:
             games, rule = self._open[stream], self.rules.streams[stream]
             size = self.rules.size(rule.recipe)
             late = sum(not games[game].is_settled for game in self._urgent(stream, step))
             settled = [entry.num_groups for entry in games.values() if entry.is_settled]
-            if late and self.rules.too_old == "wait":
-                return f"{stream}: {late} old games"
             if len(settled) < size:
                 return f"{stream}: {len(settled)}/{size} games"
+            if late and self.rules.too_old == "wait":
+                return f"{stream}: {late} old games"
             if sum(settled) < rule.min_groups:
                 return f"{stream}: {sum(settled)}/{rule.min_groups} groups"
         return "finished" if self._remaining(policy) == 0 else "nothing"

@@ -438,17 +438,25 @@ class Buffer:
                 (recipe, _inserted(row) - _KEPT_STATES),
             )
 
-    def recipe_state(self, recipe: str, steps: Mapping[str, int]) -> Any:
-        """The newest state kept that lies not beyond `steps`, of the same policies; those that do
-        are deleted: their steps no longer exist. None: there is none."""
+    def recipe_state(
+        self, recipe: str, steps: Mapping[str, int]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """The newest state kept that lies not beyond `steps`, of the same policies, and for each
+        policy the newest that is not beyond its own; None: there is none. Those that lie beyond
+        are deleted: not all of their steps still exist."""
+        own: dict[str, Any] = {}
         with self.transaction():
             for id_, kept, state in self._rows(
                 "SELECT id, steps, state FROM recipe_states WHERE recipe = ? ORDER BY id DESC",
                 (recipe,),
             ):
                 past = json.loads(kept)
-                if past.keys() == steps.keys() and all(past[p] <= steps[p] for p in past):
-                    return json.loads(state)
+                if past.keys() == steps.keys():
+                    reached = [policy for policy in past if past[policy] <= steps[policy]]
+                    for policy in reached:
+                        own.setdefault(policy, json.loads(state))
+                    if len(reached) == len(past):
+                        return json.loads(state), own
                 self._db.execute("DELETE FROM recipe_states WHERE id = ?", (id_,))
         return None
 

@@ -118,7 +118,8 @@ class StreamsConfig(Section):
     """sequential: the papers' phases. One role trains for `phase_steps`, by data that is gathered
     before, while the others are frozen; everything waits for everything (ages are 0)."""
     phase_steps: int = Field(20, ge=1)
-    """Of a phase of the sequential schedule."""
+    """Of a phase of the sequential schedule. Data is gathered for so many also where run.steps
+    ends a phase early, so let it divide run.steps where schedules are compared."""
     games_per_step: int = Field(4, ge=1)
     """A step of a policy takes the groups of this many games, of each recipe that feeds it."""
     games_of: Mapping[str, Annotated[int, Field(ge=1)]] = {}

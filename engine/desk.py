@@ -237,6 +237,8 @@ class Desk:
 
     async def answer(self, admission: Admission) -> bool:
         """Answer the parked requests that admission has a batch for. True: something changed."""
+        if self.is_stopping:
+            return False  # games that are cancelled now are no games that brought nothing
         changed = False
         for policy, parked in list(self._parked.items()):
             while (
@@ -270,7 +272,8 @@ class Desk:
         if self._barren[policy] >= MAX_BARREN_STEPS:
             raise FatalError(
                 f"{policy}: {MAX_BARREN_STEPS} batches in a row came to nothing: its groups are "
-                "filtered, of equal rewards, or bad (see the funnel and the events in the report)"
+                "filtered, of equal rewards, or bad, or its games are dropped (see the funnel and "
+                "the events in the report)"
             )
 
     def _lease(self, request: int, consumption: Consumption) -> list[Leased]:

@@ -44,6 +44,8 @@ class Games:
     """Called after anything that may let a policy step or a game start."""
     on_group: Callable[[Group, bool], None]
     """Told of every submitted group, and whether it is ready to be trained."""
+    prepares: Mapping[str, Callable[[int], Awaitable[None]]] = field(default_factory=dict)
+    """By recipe: what a game waits for before its time runs."""
     in_flight: dict[int, str] = field(default_factory=dict)
     """{game: its recipe}"""
 
@@ -58,9 +60,12 @@ class Games:
         """Play a started game to its end, whatever that is."""
         notes: dict[str, Any] = {}
         reason: str | None = "error"
+        recipe = self.in_flight[game]
         try:
+            if recipe in self.prepares:
+                await self.prepares[recipe](game)
             async with asyncio.timeout(self.deadline_s) as deadline:
-                play = self.plays[self.in_flight[game]]
+                play = self.plays[recipe]
                 await play(game, lambda group: self._submit(game, group), notes.__setitem__)
             reason = None
         except TimeoutError:

@@ -42,7 +42,10 @@ class Gate(Protocol):
         """JSON data from which `restore` makes the same memory."""
         ...
 
-    def restore(self, state: Any) -> None: ...
+    def restore(self, state: Any, own: Mapping[str, Any]) -> None:
+        """Be as `state` says. `own`: for each stream the newest state of which its policy still has
+        the steps, a later one where another policy was set back further."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,9 +63,13 @@ class Stages:
 
     def begin(self, steps: Mapping[str, int], admission: Admission) -> None:
         """Go on with the gate of `steps`, those that the policies were restored to."""
-        state = self.buffer.recipe_state(self.recipe, {p: steps[p] for p in self._policies()})
-        if state is not None:
-            self.gate.restore(state)
+        steps = {policy: steps[policy] for policy in self._policies()}
+        kept = self.buffer.recipe_state(self.recipe, steps)
+        if kept is None:  # the run begins: from here on there is one not beyond any checkpoint
+            self.buffer.keep_recipe_state(self.recipe, steps, self.gate.state())
+        else:
+            state, by_policy = kept
+            self.gate.restore(state, {s: by_policy[self._policy(s)] for s in self._streams()})
         self._apply(admission)
 
     def consumed(

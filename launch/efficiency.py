@@ -25,7 +25,7 @@ def efficiency(config: RootConfig, summary: Mapping[str, Any]) -> dict[str, Any]
         sum(row["generated"] for row in tokens.values()),
         sum(row["trained"] for row in tokens.values()),
     )
-    found = one_more(units(config.layout, summary["busy_fraction"]))
+    found = _one_more(config, summary["busy_fraction"])
     return {
         "generated_per_trained": ratios,
         **device_costs(config.layout, config.monitor.costs, summary["wall_s"]),
@@ -42,7 +42,7 @@ def lines(config: RootConfig, totals: Mapping[str, float]) -> list[str]:
     found: list[str] = []
     if (ratio := _ratio(generated, trained)) is not None:
         found.append(f"{ratio:.1f} tokens generated for each one trained")
-    advice: OneMore | None = one_more(units(config.layout, busy_fractions(totals)))
+    advice = _one_more(config, busy_fractions(totals))
     if advice is not None:
         found.append(advice.sentence)
     costs = device_costs(config.layout, config.monitor.costs, totals.get("wall_s", 0.0))
@@ -51,6 +51,11 @@ def lines(config: RootConfig, totals: Mapping[str, float]) -> list[str]:
     if costs["cost"] is not None:
         found.append(f"{costs['cost']:.2f} spent so far")
     return found
+
+
+def _one_more(config: RootConfig, busy: Mapping[str, float]) -> OneMore | None:
+    # With max_age 0 a step waits for its games, and games for the step before.
+    return one_more(units(config.layout, busy), in_turn=config.streams.age_bound == 0)
 
 
 def units(layout: LayoutConfig, busy: Mapping[str, float]) -> list[Units]:

@@ -15,26 +15,23 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from engine.admission import AdmissionRules, StreamRule
 from engine.buffer import Buffer
 from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import EngineError, FatalError
-from engine.games import Games, Play
+from engine.games import Games
 from engine.layout import router_url
 from engine.loop import Engine, Hooks
 from engine.monitor.access import read_or_make_token
 from engine.monitor.dashboard import Dashboard
-from engine.monitor.observed import TIMELINE, ObservedRenderer, Timeline, observed
 from engine.moves import Mover
 from engine.rundir import RunDir
 from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.stages import Stages
 from engine.tasks import Signal
 from engine.transport import EngineSocket
-from engine.types import Group
 from launch.actions import actions_of
 from launch.config import (
     EVALUATED,
@@ -52,10 +49,10 @@ from launch.measurements import Measurements, counting
 from launch.profiling import profiled
 from launch.result import print_result
 from launch.schedule import begin
+from launch.tables import Tables
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
 from rewards.grader import Grader
-from roles.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -153,13 +150,18 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         )
         evals = live_evals(config, run, buffer, pools, changes, watcher)
         measurements = Measurements(config, run, measuring, renderer, watcher.record)
+        tables = Tables(
+            samplers=samplers, players=players, renderer=renderer, grader=grader, watcher=watcher
+        )
         engine = Engine(
             desk=desk,
             admission=admission,
             games=Games(
-                plays={
-                    name: bind(one.play, samplers, players, renderer, grader, watcher)
+                plays={name: tables.play(one.play) for name, one in playing.items()},
+                prepares={
+                    name: tables.prepare(one.prepare)
                     for name, one in playing.items()
+                    if one.prepare is not None
                 },
                 buffer=buffer,
                 admission=admission,
@@ -295,34 +297,6 @@ def live_evals(
         record=watcher.record,
         on_event=watcher.on_event,
     )
-
-
-def bind(
-    play: Callable[[int, Table], Awaitable[None]],
-    samplers: Mapping[str, RoleSampler],
-    players: Mapping[str, str],
-    renderer: RenderPool,
-    grader: Grader,
-    watcher: Watcher,
-) -> Play:
-    """A recipe as `engine.games.Play`."""
-
-    async def play_game(
-        game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
-    ) -> None:
-        def observe(key: str, value: Any) -> None:
-            note(key, value)
-            watcher.on_note(key, value)
-
-        timeline = Timeline()
-        watched = observed(samplers, players, watcher.waiting, timeline)
-        drawing = ObservedRenderer(renderer.of(game), watcher.waiting, timeline)
-        try:
-            await play(game, Table(game, watched, drawing, grader, submit, observe))
-        finally:  # of a game that was cut off, too
-            note(TIMELINE, timeline.note)
-
-    return play_game
 
 
 def rules_of(config: RootConfig) -> AdmissionRules:

@@ -51,7 +51,9 @@ def game_html(
     elif isinstance(notes.get(SPY_GAME), dict):
         body = spy_game_html(notes, source)
     else:
-        body = pre({key: value for key, value in notes.items() if key != TIMELINE})
+        others = {key: value for key, value in notes.items() if key != TIMELINE}
+        # One that was cut off, or a game of a phase that plays only what its role trains on.
+        body = pre(others) if others else '<p class="dim">It kept nothing but its timeline.</p>'
     facts = [_versions(notes.get(TIMELINE))]
     if links:
         facts.append(

@@ -6,7 +6,7 @@ To add a game of your own, add its parts to `RECIPES` (roles/README.md, "Write y
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Discriminator, Tag, model_validator
 
@@ -48,6 +48,18 @@ class Playing:
     play: PlayGame
     gate: Gate | None = None
     """Where it trains its streams in stages."""
+    prepare: Callable[[Table], Awaitable[None]] | None = None
+    """What a game waits for before its time runs: data that many games share."""
+
+
+class PlayInPhases(Protocol):
+    """How games are played where one role trains at a time."""
+
+    async def prepare(self, table: Table) -> None:
+        """Gather what the games of this phase share."""
+        ...
+
+    async def __call__(self, game: int, table: Table) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +74,9 @@ class Recipe:
     """From its settings, and the renderer that it may use beside the games."""
     check: Callable[[Any, bool], None] = lambda settings, is_measured: None
     """Raises ConfigError for what would fail only when the first game is played, or measured."""
-    in_phases: Callable[[Any, Phases, int], PlayGame] | None = None
-    """(settings, phases, games of a phase) -> how the games are played where one role trains at a
-    time; None: as ever, and what the others would train on is refused."""
+    in_phases: Callable[[Any, Phases, int], PlayInPhases] | None = None
+    """From settings, phases, and games per step; None: games are played as ever, and what the
+    other roles would train on is refused."""
     funnel: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """{stream: what its rollouts are called, and those that passed the role's gate}"""
     note: str | None = None

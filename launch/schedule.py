@@ -21,8 +21,9 @@ async def begin(
             yield playing
             return
         phases = Phases(recipe.streams, streams.phase_steps)
-        play = playing.play
-        if recipe.in_phases is not None:
-            games = streams.games_of.get(settings.name, streams.games_per_step)
-            play = recipe.in_phases(settings, phases, streams.phase_steps * games)
-        yield Playing(play, phases)
+        if recipe.in_phases is None:
+            yield Playing(playing.play, phases)
+            return
+        games = streams.games_of.get(settings.name, streams.games_per_step)
+        play = recipe.in_phases(settings, phases, games)
+        yield Playing(play, phases, play.prepare)

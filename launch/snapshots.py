@@ -136,7 +136,7 @@ class Snapshots:
             self._starved_since.clear()
             return
         for group in self._config.layout.learners:
-            active = [p for p in group.policies if engine.desk.steps.get(p, 0) < self._total]
+            active = [p for p in group.policies if self._may_train(engine, p)]
             is_starved = bool(active) and engine.desk.waiting.issuperset(active)
             for policy in group.policies:
                 if policy in active:
@@ -145,6 +145,12 @@ class Snapshots:
                     self._starved_since.setdefault(policy, now_s)
                 else:
                     self._starved_since.pop(policy, None)
+
+    def _may_train(self, engine: Engine, policy: str) -> bool:
+        """It has steps to make, and a gate that is open: another's turn is no starvation."""
+        own = [stream for stream, name in self._cast.items() if name == policy]
+        has_steps = engine.desk.steps.get(policy, 0) < self._total
+        return has_steps and any(map(engine.admission.is_open, own))
 
     def _streams(
         self,

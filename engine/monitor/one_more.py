@@ -3,6 +3,8 @@
 A run goes as fast as its busiest kind of unit lets it. One more unit of a kind that has n takes the
 share n / (n + 1) of its work off each; the rate may then rise until the busiest kind is as busy as
 it was. That is an upper bound: what a unit waits for (games in flight, the window) is not in it.
+Where kinds work in turn, as in a schedule with barriers, only the time of its own kind gets shorter
+(Amdahl's law).
 """
 
 from collections.abc import Sequence
@@ -36,8 +38,9 @@ class OneMore:
     sentence: str
 
 
-def one_more(kinds: Sequence[Units]) -> OneMore | None:
-    """Which kind should have one more; None: nothing is known."""
+def one_more(kinds: Sequence[Units], *, in_turn: bool = False) -> OneMore | None:
+    """Which kind should have one more; None: nothing is known. `in_turn`: none works while another
+    does."""
     if not kinds:
         return None
     busiest, *others = sorted(kinds, key=lambda kind: -kind.busy)
@@ -51,6 +54,8 @@ def one_more(kinds: Sequence[Units]) -> OneMore | None:
     after = busiest.busy * busiest.number / (busiest.number + 1)
     limit = max([after, *(other.busy for other in others)])
     gain = busiest.busy / limit - 1
+    if in_turn:
+        gain, others = 1 / (1 - (busiest.busy - after)) - 1, []
     if gain < min(MIN_GAIN, MIN_SHARE / busiest.number):
         second = others[0]  # nothing else keeps one from its whole share
         return OneMore(

@@ -94,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the runs that are missing, then print what all of them say."""
+    if options.steps % options.phase_steps:
+        raise SystemExit(
+            f"schedule: --steps {options.steps} is no multiple of --phase-steps "
+            f"{options.phase_steps}: a whole phase's data would be gathered for the last, cut one"
+        )
     wanted = [
         Plan(variant, seed, options.steps, options.phase_steps, options.heldout_items)
         for seed in options.seeds

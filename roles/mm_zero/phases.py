@@ -22,10 +22,10 @@ from roles.mm_zero.memory import Memory
 from roles.mm_zero.outcome import Answers
 from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.players import Players
-from roles.mm_zero.recipe import play, play_drawings, play_proposal, submit_answers
+from roles.mm_zero.recipe import play_drawings, play_proposal, play_topic, submit_answers
 from roles.mm_zero.rules import PARSERS, RULES
 from roles.mm_zero.scoring import answer_rewards
-from roles.table import Table
+from roles.table import Submit, Table
 
 
 class Phases(Protocol):
@@ -35,7 +35,12 @@ class Phases(Protocol):
     def stream(self) -> str: ...
     @property
     def number(self) -> int:
-        """Phases before this one."""
+        """Phases that this role has had before."""
+        ...
+
+    @property
+    def steps_left(self) -> int:
+        """Of this phase."""
         ...
 
 
@@ -44,75 +49,87 @@ class Labelled:
     """A question about a picture, and the answer that the votes before the phase gave."""
 
     png: bytes
-    answers: Answers
-    """Of the votes: what they were asked, and their label."""
+    num_answers: int
+    """To be asked for; as many as voted."""
+    votes: Answers
+    """What was asked, and the label; without the replies, which would fill the memory."""
 
 
 class PhasedGames:
     """Plays each game as the phase wants it. One per run; what it gathered ends with the phase."""
 
-    def __init__(self, cfg: MMZeroConfig, phases: Phases, games: int) -> None:
-        """`games`: of a phase; so many topics are gathered for it."""
+    def __init__(self, cfg: MMZeroConfig, phases: Phases, games_per_step: int) -> None:
+        """`games_per_step`: so many topics are gathered for each step of a phase."""
         self._cfg = cfg
         self._phases = phases
-        self._games = games
+        self._games_per_step = games_per_step
         self._memory = Memory(cfg)
         self._gathering = asyncio.Lock()
-        self._gathered: tuple[int, Sequence[list[Any]]] = (-1, ())
-        """(number of the phase, an item for each topic)"""
+        self._gathered: tuple[tuple[str, int] | None, Sequence[list[Any]]] = (None, ())
+        """(role and number of the phase, an item for each topic)"""
         self._taken = 0
         """Items of this phase that games have."""
+        self._topics = 0
+        """Gathered so far, in all phases."""
+
+    async def prepare(self, table: Table) -> None:
+        """Gather for the phase, unless that is done. The first game of a phase does it for all of
+        them. Where that fails, the next one tries again."""
+        async with self._gathering:
+            phase = (self._phases.stream, self._phases.number)
+            if self._gathered[0] != phase:
+                self._gathered = (phase, await self._gather(table, phase[0]))
+                self._taken = 0
 
     async def __call__(self, game: int, table: Table) -> None:
-        match self._phases.stream:
+        await self.prepare(table)
+        trained = self._phases.stream
+        only = self._players(replace(table, submit=_submits(table, trained)))
+        match trained:
             case "coder":
-                proposals = await self._item(table, self._proposals)
-                await self._play_coder(proposals, Players.at(table, self._cfg))
+                await concurrently(lambda proposal: play_drawings(proposal, only), self._item())
             case "solver":
-                questions = await self._item(table, self._questions)
-                await self._play_solver(questions, Players.at(table, self._cfg))
-            case trained:
-                await play(self._memory.topic(game), _only(table, trained), self._cfg, self._memory)
+                await concurrently(lambda asked: self._answer(asked, only), self._item())
+            case _:
+                await play_topic(self._memory.topic(game), only, self._memory)
 
-    async def _play_coder(self, proposals: list[Proposal], players: Players) -> None:
-        only = replace(players, table=_only(players.table, "coder"))
-        await concurrently(lambda proposal: play_drawings(proposal, only), proposals)
+    async def _answer(self, asked: Labelled, players: Players) -> None:
+        votes, grader = asked.votes, players.table.grader
+        rollouts = await players.answer(asked.png, votes.question, asked.num_answers)
+        rewards = await answer_rewards(rollouts, votes.label, self._cfg, grader)
+        # Those who gave the label are older solvers: their age is no age of this group.
+        submit_answers(replace(votes, rollouts=rollouts, rewards=rewards), (), players.table)
 
-    async def _play_solver(self, questions: list[Labelled], players: Players) -> None:
-        async def answer(asked: Labelled) -> None:
-            votes, table, cfg = asked.answers, players.table, self._cfg
-            rollouts = await players.answer(asked.png, votes.question, len(votes.rollouts))
-            rewards = await answer_rewards(rollouts, votes.label, cfg, table.grader)
-            # Those who gave the label are older solvers: their age is no age of this group.
-            submit_answers(replace(votes, rollouts=rollouts, rewards=rewards), (), table)
+    def _item(self) -> list[Any]:
+        """The next topic's."""
+        _, items = self._gathered
+        self._taken += 1
+        return items[(self._taken - 1) % len(items)]
 
-        await concurrently(answer, questions)
+    async def _gather(self, table: Table, stream: str) -> Sequence[list[Any]]:
+        gather: Callable[[str, Players], Awaitable[list[Any]]]
+        match stream:
+            case "coder":
+                gather = self._proposals
+            case "solver":
+                gather = self._questions
+            case _:
+                return ()
+        players = self._players(replace(table, submit=lambda group: None))
+        first, number = self._topics, self._phases.steps_left * self._games_per_step
+        self._topics += number
 
-    async def _item(self, table: Table, gather: Callable[[str, Players], Awaitable[list]]) -> list:
-        """The next topic's; the first game of a phase gathers those of all. Where that fails, the
-        next game that wants one tries again."""
-        async with self._gathering:
-            if self._gathered[0] != self._phases.number:
-                await self._gather(table, gather)
-            _, items = self._gathered
-            self._taken += 1
-            return items[(self._taken - 1) % len(items)]
-
-    async def _gather(
-        self, table: Table, gather: Callable[[str, Players], Awaitable[list]]
-    ) -> None:
-        number = self._phases.number
-        aside = replace(table, submit=lambda group: None, note=lambda key, value: None)
-        players = Players.at(aside, self._cfg)
-
-        async def one(place: int) -> list:
+        async def one(place: int) -> list[Any]:
             try:
-                return await gather(self._memory.topic(number * self._games + place), players)
+                return await gather(self._memory.topic(place), players)
             except GameDropped:
                 return []
 
-        self._gathered = (number, await concurrently(one, range(self._games)))
-        self._taken = 0
+        return await concurrently(one, range(first, first + number))
+
+    def _players(self, table: Table) -> Players:
+        # The solver's groups are made by fresh answers to labels, never by those of judges.
+        return Players.at(table, self._cfg, trains_solver=False)
 
     async def _proposals(self, topic: str, players: Players) -> list[Proposal]:
         """Those of a topic that can be drawn."""
@@ -129,7 +146,11 @@ class PhasedGames:
             lambda _: play_proposal(topic, players), range(self._cfg.num_proposals)
         )
         return [
-            Labelled(drawing.picture.png, answers)
+            Labelled(
+                drawing.picture.png,
+                len(answers.rollouts),
+                replace(answers, rollouts=(), rewards=()),
+            )
             for attempt in attempts
             for drawing in attempt.drawings
             if isinstance(drawing.picture, Picture) and drawing.solved is not None
@@ -138,8 +159,6 @@ class PhasedGames:
         ]
 
 
-def _only(table: Table, stream: str) -> Table:
-    """The same table, at which only groups of `stream` are kept."""
-    return replace(
-        table, submit=lambda group: table.submit(group) if group.stream == stream else None
-    )
+def _submits(table: Table, stream: str) -> Submit:
+    """Keeps only groups of `stream`."""
+    return lambda group: table.submit(group) if group.stream == stream else None

@@ -21,11 +21,13 @@ class Players:
     table: Table
     cfg: MMZeroConfig
     prompts: Prompts
+    trains_solver: bool = True
+    """Where not, the solver's own answers are not asked for beside those of a pinned judge."""
 
     @classmethod
-    def at(cls, table: Table, cfg: MMZeroConfig) -> "Players":
+    def at(cls, table: Table, cfg: MMZeroConfig, *, trains_solver: bool = True) -> "Players":
         """Raises ConfigError where `cfg.prompts` names no prompt set."""
-        return cls(table, cfg, _prompts(cfg.prompts))
+        return cls(table, cfg, _prompts(cfg.prompts), trains_solver)
 
     async def propose(self, topic: str) -> Rollout:
         return (await self._sample("proposer", self.prompts.proposer(topic), 1))[0]
@@ -41,15 +43,17 @@ class Players:
         return (await self._sample("coder", messages, 1))[0]
 
     async def judge_and_solve(self, proposal: Proposal, png: bytes) -> tuple[Replies, Replies]:
-        """(the judges' replies, the solver's own); the same ones unless the judge is pinned."""
+        """(the judges' replies, the solver's own); the same ones unless the judge is pinned, and
+        the solver trained."""
         cfg = self.cfg
-        if cfg.judge == "current":
-            replies = await self._both("solver", proposal, png, cfg.num_easy_votes)
+        judge = JUDGE if cfg.judge == "pinned" else "solver"
+        if judge == "solver" or not self.trains_solver:
+            replies = await self._both(judge, proposal, png, cfg.num_easy_votes)
             return replies, replies
         num_easy = cfg.num_easy_votes if cfg.train_easy else 0
         judges, own = await concurrently(
             lambda who: self._both(who[0], proposal, png, who[1]),
-            [(JUDGE, cfg.num_easy_votes), ("solver", num_easy)],
+            [(judge, cfg.num_easy_votes), ("solver", num_easy)],
         )
         return judges, own
 

@@ -49,7 +49,12 @@ async def play(topic: str, table: Table, cfg: MMZeroConfig, memory: Memory) -> N
     Submits one proposer group, one coder group per valid proposal and one solver group per
     picture (two with `train_easy`); a filtered one carries its reason in `extra["drop"]`.
     """
-    players = Players.at(table, cfg)
+    await play_topic(topic, Players.at(table, cfg), memory)
+
+
+async def play_topic(topic: str, players: Players, memory: Memory) -> None:
+    """The same, by players who sit at a table."""
+    table, cfg = players.table, players.cfg
 
     async def attempt(_: int) -> Attempt:
         return await play_proposal(topic, players)

@@ -4,7 +4,7 @@ clues are still worth training.
 Structurally an `engine.stages.Gate`: its state is kept with every step and outlives a restart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -185,7 +185,7 @@ class Memory:
             "health": asdict(self._health),
         }
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, own: Mapping[str, Any]) -> None:
         self._gate = GateState.from_json(state["gate"])
         self._found = [(accuracy, abstention) for accuracy, abstention in state["found"]]
         self._baselines = Baselines.from_json(state["baselines"])

@@ -1,6 +1,7 @@
 """The paper's schedule through the real command: phases, barriers, and what it costs."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,16 @@ from engine.metrics import read_metrics
 from engine.rundir import RunDir
 from launch.config import load_root
 from launch.engine import rules_of
-from tests.e2e.command import ROOT, WITHOUT_MEASURING, run
-from tests.e2e.records import rows, summary_of
+from tests.e2e.blows import ENGINE
+from tests.e2e.command import ROOT, WITHOUT_MEASURING, descendants, recorded, run, started
+from tests.e2e.records import (
+    check_books,
+    check_conservation,
+    check_versions,
+    rows,
+    steps_of,
+    summary_of,
+)
 
 ROLES = ("proposer", "coder", "solver")
 STEPS, PHASE = 4, 2
@@ -59,6 +68,57 @@ def test_roles_train_one_after_the_other_by_games_of_one_version(
     generated = sum(summary["tokens"][role]["generated"] for role in ROLES)
     trained_tokens = sum(summary["tokens"][role]["trained"] for role in ROLES)
     assert generated > 2.5 * trained_tokens
+
+
+@pytest.mark.slow
+def test_a_stop_and_a_lost_engine_in_a_phase_cost_it_no_step(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Steps that a phase does not divide, Ctrl-C among the coder's, `kill -9` among the solver's,
+    where policies go back to checkpoints of different times."""
+    steps, phase = 4, 3
+    command = arguments(
+        f"run.steps={steps}",
+        "run.checkpoint_every=2",
+        "streams.schedule=sequential",
+        f"streams.phase_steps={phase}",
+        "streams.games_per_step=2",
+        "recipe.num_proposals=2",
+        *WITHOUT_MEASURING,
+    )
+    folder = RunDir(tmp_path / "runs" / "own")
+
+    def has_stepped(role: str) -> bool:
+        return any(row["policy"] == role and not row["skipped"] for row in steps_of(folder))
+
+    with started(command, tmp_path / "output") as front:
+        front.until(lambda: has_stepped("coder"), "a step of the coder")
+        front.process.send_signal(signal.SIGINT)
+        assert front.wait().status == 130
+    with started([*command, "--resume"], tmp_path / "output") as front:
+        front.until(lambda: has_stepped("solver"), "a step of the solver")
+        engine = recorded(folder, ENGINE)
+        assert engine is not None
+        family = descendants(front.process.pid)
+        engine.kill()
+        ended = front.wait()
+    assert ended.status == 0, ended
+    assert not [process for process in family if process.is_alive], "no orphan"
+    summary = summary_of(folder)
+    check_conservation(summary)
+    check_books(folder, summary)
+    check_versions(folder)
+    assert summary["attempts"] == 3
+    assert summary["steps"] == dict.fromkeys(ROLES, steps)
+    made: dict[str, int] = dict.fromkeys(ROLES, 0)
+    for row in steps_of(folder):
+        if row["skipped"]:
+            continue
+        role, made[row["policy"]] = row["policy"], int(row["step"])
+        before = (made[role] - 1) // phase
+        for place, other in enumerate(ROLES):  # those in front of it have had one phase more
+            owed = phase * (before + (place < ROLES.index(role)))
+            assert made[other] >= min(steps, owed), (role, made)
 
 
 def test_sequential_implies_age_zero_and_one_recipe() -> None:

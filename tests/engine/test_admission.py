@@ -206,6 +206,20 @@ def test_a_closed_gate_consumes_without_training() -> None:
     assert len(start_all(admission, 3)) == 2
 
 
+def test_what_a_policy_waits_for_is_named() -> None:
+    admission = Admission(rules(max_age=0, total_steps=1))
+    admission.gate("coder", is_open=False)
+    for game in start_all(admission, 1):
+        play(admission, game, num_groups=game % 2)
+        if game == 1:
+            # With max_age 0 all games are as old as they may be; that is not what is wanting.
+            assert admission.waits_for("solver") == "solver: 1/2 games"
+    assert admission.waits_for("coder") == "its turn"
+    step(admission, "solver")
+    admission.published("solver", 1)
+    assert admission.waits_for("solver") == "finished"
+
+
 def test_nothing_starts_where_every_gate_is_closed() -> None:
     admission = Admission(rules())
     for stream in ("coder", "solver"):

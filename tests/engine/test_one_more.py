@@ -20,6 +20,15 @@ def test_the_busiest_kind_gets_it_and_the_next_one_limits_then() -> None:
     assert close.sentence.endswith("then a rank limits it.")
 
 
+def test_where_kinds_work_in_turn_only_its_own_time_gets_shorter() -> None:
+    """Two seconds of serving, then one of training: one and one with a second server."""
+    kinds = [Units("a server", 1, 2 / 3), Units("a rank", 1, 1 / 3)]
+    found = one_more(kinds, in_turn=True)
+    assert found is not None
+    assert found.gain == pytest.approx(3 / 2 - 1)
+    assert found.sentence.endswith("(67% busy): up to 50% more games.")
+
+
 def test_where_none_would_help_it_says_why() -> None:
     assert one_more([]) is None
     both = one_more([Units("a server", 2, 0.91), Units("a rank", 2, 0.9)])

@@ -19,7 +19,7 @@ def test_streams_take_turns_for_so_many_steps() -> None:
         ("proposer", None), ("proposer", "coder phase"), ("coder", None), ("coder", "solver phase"),
         ("solver", None), ("solver", "proposer phase"), ("proposer", None),
     ]  # fmt: skip
-    assert phases.number == 3
+    assert phases.number == 1, "the second phase of the proposer"
 
 
 @given(ticks=st.integers(0, 40), more=st.integers(0, 20), steps=st.integers(1, 5))
@@ -27,7 +27,7 @@ def test_a_restored_phase_goes_on_as_it_would_have(ticks: int, more: int, steps:
     one, other = Phases(STREAMS, steps), Phases(STREAMS, steps)
     for _ in range(ticks):
         one.tick()
-    other.restore(one.state())
+    other.restore(one.state(), dict.fromkeys(STREAMS, one.state()))
     for _ in range(more):
         assert one.tick() == other.tick()
         assert one.open_streams() == other.open_streams()

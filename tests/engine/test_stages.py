@@ -1,6 +1,6 @@
 """Which streams train, step by step, and after a restart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class EveryOther:
     def state(self) -> Any:
         return {"ticks": self.ticks}
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any, own: Mapping[str, Any]) -> None:
         self.ticks = state["ticks"]
 
 

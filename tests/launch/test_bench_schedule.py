@@ -57,6 +57,13 @@ def test_a_line_that_a_kill_cut_off_is_no_run(tmp_path: Path) -> None:
     assert read(out) == {plan("shared", 1): {"wall_s": 3}}
 
 
+def test_phases_that_the_end_would_cut_short_are_no_comparison() -> None:
+    command = [sys.executable, "launch/bench.py", "schedule", "--steps", "5", "--phase-steps", "2"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert "--steps 5 is no multiple of --phase-steps 2" in ended.stderr
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_is_a_config(variant: str) -> None:
     config = load_root(ROOT / "launch/configs/quickstart.yaml", VARIANTS[variant])

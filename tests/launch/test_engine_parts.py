@@ -21,6 +21,7 @@ from evals.heldout import HeldoutResult
 from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
 from launch.measurements import Measurements, counting
+from launch.tables import Tables
 from roles import table
 from roles.mm_zero.recipe import STREAMS
 from tests.engine.fakes import PARAMS
@@ -88,14 +89,14 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
 
     async def play_two() -> None:
         async with recipe.RECIPES["mm_zero"].begin(config.recipe, renderer.of(0)) as playing:
-            bound = engine.bind(
-                playing.play,
-                samplers,  # type: ignore[arg-type]
-                {"solver": "solver"},
-                renderer,  # type: ignore[arg-type]
-                grader,  # type: ignore[arg-type]
-                watcher,  # type: ignore[arg-type]
+            tables = Tables(
+                samplers=samplers,  # type: ignore[arg-type]
+                players={"solver": "solver"},
+                renderer=renderer,  # type: ignore[arg-type]
+                grader=grader,  # type: ignore[arg-type]
+                watcher=watcher,  # type: ignore[arg-type]
             )
+            bound = tables.play(playing.play)
             for game in (5, 6):
                 await bound(game, submitted.append, lambda *note: noted.append(note))
 

@@ -15,6 +15,7 @@ from engine.buffer import Buffer
 from engine.monitor.observed import TIMELINE, Timeline
 from engine.rundir import RunDir
 from launch import trace
+from launch.gallery import game_html
 from launch.library import Library, Wanted, reasons_of, rewards_of
 from roles.mm_zero.config import STREAMS
 from tests.engine.make_groups import make_group, make_rollout
@@ -165,3 +166,10 @@ def test_a_timeline_is_made_without_reading_all_metrics(
     events = Library(run, STREAMS).trace(game)["traceEvents"]
     (trained,) = [event for event in events if event["name"] == "trained, step 3"]
     assert trained["ts"] + trained["dur"] == pytest.approx((now_s + 7) * 1e6, abs=1e3)
+
+
+def test_a_game_that_kept_only_its_timeline_says_so() -> None:
+    game = {"game": 3, "state": "finished", "reason": None, "notes": {TIMELINE: {"samples": []}}}
+    page = game_html(game, lambda name: None)
+    assert "nothing but its timeline" in page
+    assert "{}" not in page

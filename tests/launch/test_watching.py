@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +37,7 @@ def watched(
     overrides: list[str],
     act: Callable[[Watcher], None] = lambda watcher: None,
     looks: Sequence[bool] = (True, True),
+    open_streams: Collection[str] = ROLES,
 ) -> list[Snapshot]:
     """Some seconds of an engine that does nothing but wait, after something has happened to its
     watcher; `looks`: whether somebody watches in each."""
@@ -44,7 +45,9 @@ def watched(
     engine = SimpleNamespace(
         phase="self-play", holds_steps=False, is_paused=False, games=SimpleNamespace(in_flight={}),
         desk=SimpleNamespace(steps={}, versions={}, waiting=frozenset(ROLES)),
-        admission=SimpleNamespace(waits_for=lambda policy: "games", is_open=lambda stream: True),
+        admission=SimpleNamespace(
+            waits_for=lambda policy: "games", is_open=open_streams.__contains__
+        ),
     )  # fmt: skip
     shown: list[Snapshot] = []
 
@@ -95,6 +98,13 @@ def test_each_learner_group_works_under_a_name_of_its_own(tmp_path: Path) -> Non
     assert buffer.counters()["busy_s/learner/proposer+coder"] == 2.0
     assert buffer.counters()["busy_s/learner/solver"] == 7.0
     buffer.close()
+
+
+def test_who_waits_for_its_turn_does_not_starve(tmp_path: Path) -> None:
+    last = watched(tmp_path, [TWO_GROUPS], open_streams=("coder",))[-1]
+    assert last.policies["coder"].starved == 1.0
+    assert last.policies["solver"].starved is None
+    assert last.policies["solver"].starved_s == 0.0
 
 
 def test_the_only_learner_group_is_the_learner(tmp_path: Path) -> None:

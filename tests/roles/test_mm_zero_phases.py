@@ -19,8 +19,9 @@ CFG = MMZeroConfig(
     prompts="tiny", num_proposals=2, num_svgs=2, num_easy_votes=5, num_hard_votes=8,
     topics=("colors", "shapes"),
 )  # fmt: skip
-STEPS, GAMES = 2, 3
-"""Of a phase; and topics of a phase."""
+STEPS, PER_STEP = 3, 1
+GAMES = STEPS * PER_STEP
+"""Topics of a phase."""
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Club:
     game: int = 0
 
     def __post_init__(self) -> None:
-        self.games = PhasedGames(self.cfg, self.phases, GAMES)
+        self.games = PhasedGames(self.cfg, self.phases, PER_STEP)
 
     def enter(self, stream: str) -> None:
         while self.phases.stream != stream:
@@ -98,6 +99,38 @@ def test_the_solver_s_phase_is_played_on_labels_gathered_before(club: Club) -> N
     assert club.asked() == gathered | {"solver": gathered["solver"] + own}
     club.play(1)
     assert club.asked() == {"solver": own}
+
+
+def test_the_solver_s_phase_does_not_take_what_the_coder_s_gathered(club: Club) -> None:
+    """Both are the same number of their role."""
+    club.enter("coder")
+    club.play(GAMES)
+    club.asked()
+    club.enter("solver")
+    club.play(1)
+    assert club.asked()["proposer"] == GAMES * 2
+
+
+def test_what_is_left_of_a_phase_is_gathered_for_no_more_steps_than_that(club: Club) -> None:
+    """After a restart in its middle."""
+    club.enter("coder")
+    club.phases.tick()
+    club.play(1)
+    assert club.asked()["proposer"] == (STEPS - 1) * PER_STEP * 2
+
+
+@pytest.mark.parametrize(("stream", "own"), [("proposer", 0), ("coder", 0), ("solver", 8)])
+def test_beside_a_pinned_judge_the_solver_answers_only_what_trains_it(
+    stream: str, own: int
+) -> None:
+    cfg = MMZeroConfig.model_validate(CFG.model_dump() | {"judge": "pinned"})
+    fake = table_of([proposal("a")], ["<svg>1</svg>"])
+    fake.samplers["judge"] = FakeSampler("judge", fake.samplers["solver"].reply)
+    club = Club(fake, cfg)
+    club.enter(stream)
+    groups = club.play(1)
+    assert {group.stream for group in groups} == {stream}
+    assert club.asked()["solver"] == own * len(groups)
 
 
 def test_answers_are_new_and_earn_by_the_old_label() -> None:

@@ -91,7 +91,7 @@ def test_with_the_gate_off_all_streams_train_for_ever() -> None:
         assert memory.tick() is None
         assert memory.numbers() == {}
     other = Memory(cfg)
-    other.restore(json.loads(json.dumps(memory.state())))
+    other.restore(json.loads(json.dumps(memory.state())), {})
     assert other.state() == memory.state()
     assert other.open_streams() == set(STREAMS)
 
@@ -145,7 +145,7 @@ def test_clues_that_are_none_are_not_trained(clues: list[str], complaint: str | 
 def test_a_stop_is_told_with_its_reason() -> None:
     cfg = config(gate=gate(switch="cycle", cycle=3))
     memory = Memory(cfg)
-    memory.restore(memory.state() | {"gate": {**memory.state()["gate"], "stage": "clue"}})
+    memory.restore(memory.state() | {"gate": {**memory.state()["gate"], "stage": "clue"}}, {})
     assert memory.open_streams() == CLUES
     hear(memory, cfg, FOUND, FOUND, clues=["a", "", "", ""])
     assert memory.tick() == "decision stage: 75% of the clues can't be read"
@@ -230,7 +230,7 @@ def test_a_restored_memory_says_what_the_first_one_would_have_said(
     for step in steps[:cut]:
         after(first, cfg, step)
     after(other, cfg, "tick")  # whatever it was before
-    other.restore(json.loads(json.dumps(first.state(), allow_nan=False)))
+    other.restore(json.loads(json.dumps(first.state(), allow_nan=False)), {})
     assert other.state() == first.state()
     for step in steps[cut:]:
         assert after(other, cfg, step) == after(first, cfg, step)
@@ -246,7 +246,7 @@ def test_a_saved_state_does_not_change_with_what_comes_later() -> None:
     hear(memory, cfg, MISSED, SILENT)
     memory.tick()
     assert json.dumps(state) == saved
-    memory.restore(state)
+    memory.restore(state, {})
     hear(memory, cfg, MISSED, SILENT)
     assert json.dumps(state) == saved
 
@@ -256,4 +256,4 @@ def test_a_state_of_another_kind_is_an_error(damage: str) -> None:
     state = Memory(config()).state()
     for other in ({k: v for k, v in state.items() if k != damage}, state | {damage: 3}):
         with pytest.raises((KeyError, TypeError, ValueError)):
-            Memory(config()).restore(other)
+            Memory(config()).restore(other, {})
