@@ -217,6 +217,7 @@ class Watcher:
         if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
             self.record("engine", take().record())
+            self._record_costs()
             self._record_groups(take().games["finished"])
             self._raise_alarms(take())
         look = _Once(lambda: self._told(take()))
@@ -270,6 +271,14 @@ class Watcher:
                 found = game_signs(proposals)
                 self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
         self._num_unsigned = 0
+
+    def _record_costs(self) -> None:
+        """Running totals from which a simulation takes what work costs (`launch.simulation`)."""
+        servers = [
+            {"policy": policy, "url": url, **told}
+            for (policy, url), told in sorted(self.probe.costs.items())
+        ]
+        self.record("costs", {"engine_cpu_s": time.process_time(), "servers": servers})
 
     def _record_groups(self, num_games: int) -> None:
         self._compare()
