@@ -43,6 +43,7 @@ from launch.probing import Probe
 from launch.report import write_report
 from launch.signs import NAMES as SIGN_NAMES
 from launch.signs import signs
+from launch.simulation.machine import machine_busy_s
 from launch.snapshots import Paced, Snapshots
 from launch.tally import Tally
 from render_pool.pool import RenderPool
@@ -278,7 +279,8 @@ class Watcher:
             {"policy": policy, "url": url, **told}
             for (policy, url), told in sorted(self.probe.costs.items())
         ]
-        self.record("costs", {"engine_cpu_s": time.process_time(), "servers": servers})
+        own = {"engine_cpu_s": time.process_time(), "machine_busy_s": machine_busy_s()}
+        self.record("costs", own | {"servers": servers})
 
     def _record_groups(self, num_games: int) -> None:
         self._compare()

@@ -5,6 +5,7 @@ differences. It has to be a run on embedded servers, one of each policy: they te
 step of so many rows takes.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,32 @@ def published_s(run: Path, config: RootConfig, warm_up: int) -> float:
         for r in records
         if r["kind"] == "step" and first["t"] <= r["t"] <= last["t"]
     )
+
+
+def others_cores(run: Path, config: RootConfig, warm_up: int) -> float:
+    """Cores that processes of others were busy on in the same part of the run; render workers
+    count as others. NaN where the system does not tell."""
+    records = read_metrics(run / "metrics.jsonl")
+    first, last = _steady(run, records, config, warm_up)
+    if first.get("machine_busy_s") is None:
+        return math.nan
+    before_s, after_s = (
+        record["machine_busy_s"] - _own_cpu_s(record, records, config) for record in (first, last)
+    )
+    return float(after_s - before_s) / (last["t"] - first["t"])
+
+
+def _own_cpu_s(record: Record, records: Sequence[Record], config: RootConfig) -> float:
+    """Of engine, servers and learners, until a record of costs."""
+    servers_s = sum(row["process_cpu_seconds_total"] for row in record["servers"])
+    servers_s /= len(record["servers"]) / len(config.layout.servers)
+    done = [r for r in records if r["kind"] == "step" and r["t"] <= record["t"]]
+    newest = {frozenset(group.policies): 0.0 for group in config.layout.learners}
+    for step in done:
+        for policies in newest:
+            if step["policy"] in policies:
+                newest[policies] = step["metrics"]["process_cpu_s"]
+    return float(record["engine_cpu_s"]) + servers_s + sum(newest.values())
 
 
 def _steady(
