@@ -51,18 +51,18 @@ class SimulatedSampler:
         async def rollout(text: str) -> Rollout:
             return await self._rollout(text, prefix, params, tuple(images))
 
-        return await concurrently(rollout, texts)
+        try:
+            async with asyncio.timeout(self.timeout_s):  # they all begin now
+                return await concurrently(rollout, texts)
+        except TimeoutError:
+            raise GameDropped("deadline", f"{self.role}: {self.timeout_s:g} s") from None
 
     async def _rollout(
         self, text: str, prefix: bytes, params: SamplingParams, images: tuple[bytes, ...]
     ) -> Rollout:
         tokens = self.script.tokens(self.role, params.max_new_tokens)
         versions: list[int] = []
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                url = await self._generate(tokens, prefix, params, versions)
-        except TimeoutError:
-            raise GameDropped("deadline", f"{self.role}: {self.timeout_s:g} s") from None
+        url = await self._generate(tokens, prefix, params, versions)
         self.pool.counts["tokens"] += tokens
         return Rollout(
             policy=self.policy,

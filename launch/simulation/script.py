@@ -11,10 +11,10 @@ from engine.types import Message
 from launch.simulation.service_times import Play
 
 _OTHERS = tuple(str(number) for number in range(1, 10))
-_EASY = "Easy question"
-_PROPOSAL = """<content_type>other</content_type><caption>{n}</caption>
-<easy_question>Easy question {n}?</easy_question><easy_answer>0</easy_answer>
-<hard_question>Hard question {n}?</hard_question><hard_answer>0</hard_answer>"""
+_EASY = "question-easy-"
+_PROPOSAL = """<content_type>other</content_type><caption>picture-{n}</caption>
+<easy_question>question-easy-{n}</easy_question><easy_answer>0</easy_answer>
+<hard_question>question-hard-{n}</hard_question><hard_answer>0</hard_answer>"""
 _DRAWING = '<svg width="1" height="1"><text>{n}</text></svg>'
 
 

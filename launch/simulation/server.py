@@ -2,12 +2,13 @@
 
 All requests that run get a token with each decode step, so they share one clock of tokens, and a
 request of n tokens ends when that clock has gone on by n. A step takes a + b * rows for each policy
-that the server decodes for; prompts, requests and new weights are work before the next step.
+that the server decodes for; prompts, requests and new weights are work before the next step,
+as much of it as is there.
 """
 
 import asyncio
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -51,9 +52,10 @@ class Server:
         self._paused: dict[str, list[Request]] = {}
         self._kept: set[tuple[str, object]] = set()
         """Prompts, until the next update."""
-        self._work: deque[tuple[float, Callable[[], None]]] = deque()
+        self._work: list[tuple[float, Callable[[], None]]] = []
         """What comes before the next decode step, and what it brings about."""
-        self._is_working = False
+        self._now: list[tuple[float, Callable[[], None]]] = []
+        """The same, of which it does all before it looks again."""
         self._clock = 0.0
         self._decoding_since_s: float | None = None
         """In CPU seconds of the processor; None: it does not decode now."""
@@ -180,12 +182,12 @@ class Server:
 
     def _proceed(self) -> None:
         """Work first, then decode to the end of the next request, then rest."""
-        if self._is_working:
+        if self._now:
             return
         self._decoding_since_s = None
         if self._work:
-            self._is_working = True
-            self.processor.after(self._work[0][0], self._worked)
+            self._now, self._work = self._work, []
+            self.processor.after(sum(cpu_s for cpu_s, _ in self._now), self._worked)
         elif self._batch:
             self._decoding_since_s = self.processor.cpu_s
             left = max(0.0, self._batch[0][0] - self._clock)
@@ -194,9 +196,9 @@ class Server:
             self.processor.rest()
 
     def _worked(self) -> None:
-        self._is_working = False
-        _, then = self._work.popleft()
-        then()
+        for _, then in self._now:
+            then()
+        self._now = []
         self._proceed()
 
     def _decoded(self) -> None:
