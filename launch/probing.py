@@ -72,6 +72,7 @@ class Probe:
         ready = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
         # One that went away, or to another policy, begins anew: what it does meanwhile is not ours.
         self._known = {place: self._known[place] for place in ready if place in self._known}
+        self.costs = {place: self.costs[place] for place in ready if place in self.costs}
         for place, text in (await self._ask(ready)).items():
             if text is not None:
                 self._add(place, text, now_s)

@@ -1,6 +1,7 @@
 """What a run teaches: records made from known costs give these costs back."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,8 @@ def test_games_are_counted_between_the_same_steps_as_in_a_simulation(tmp_path: P
     run, config = write_run(tmp_path)
     buffer = Buffer.open(run / "run.db")
     # From step 8 at 8 s to step 16, the first after 20 - 4 - 1, at 16 s.
-    for ended_s, (game,) in zip((7.9, 8.1, 12.0, 15.9), buffer._rows("SELECT id FROM games")):
+    games = buffer._rows("SELECT id FROM games")
+    for ended_s, (game,) in zip((7.9, 8.1, 12.0, 15.9), games, strict=True):
         buffer._db.execute("UPDATE games SET ended_s = ? WHERE id = ?", (ended_s, game))
     buffer.close()
     assert games_per_min(run, config, warm_up=8) == pytest.approx(3 / 8 * 60)
@@ -164,8 +166,6 @@ def test_games_are_counted_between_the_same_steps_as_in_a_simulation(tmp_path: P
 def test_the_command_prints_a_table_and_draws_a_chart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import xml.etree.ElementTree as ElementTree
-
     run, config = write_run(tmp_path)
     write_service_times(service_times_of(run, config, warm_up=3), tmp_path / "times.yaml")
     told = [str(QUICKSTART), "run.steps=12", "streams.max_age=1"]
