@@ -2,12 +2,12 @@
 
     python launch/simulate.py launch/configs/quickstart.yaml --from-run runs/NAME
     python launch/simulate.py launch/configs/mm_zero_8gpu.yaml \\
-        --times launch/configs/times_8b.yaml --gpus 8 16 64 256 1024 --chart scaling.svg
+        --times launch/simulation/times_8b.yaml --gpus 8 16 64 256 1024 --chart scaling.svg
     python launch/simulate.py --validate
 
 The engine's own scheduling runs in virtual time; what work costs comes from a run that was made, or
-from a file (`launch/simulation/service_times.py` has its fields). `--validate` makes four runs of
-the quickstart, and compares three with what is predicted from the first.
+from a file (`launch/simulation/service_times.py` has its fields). `--validate` makes five runs of
+the quickstart, and compares them with what is predicted from the first.
 """
 
 import argparse
