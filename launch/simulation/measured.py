@@ -67,8 +67,8 @@ def published_s(run: Path, config: RootConfig, warm_up: int) -> float:
 
 
 def others_cores(run: Path, config: RootConfig, warm_up: int) -> float:
-    """Cores that processes of others were busy on in the same part of the run; render workers
-    count as others. NaN where the system does not tell."""
+    """Cores that processes of others were busy on in the same part of the run. Render workers, and
+    what only starts and watches, count as others. NaN where the system does not tell."""
     records = read_metrics(run / "metrics.jsonl")
     first, last = _steady(run, records, config, warm_up)
     if first.get("machine_busy_s") is None:
