@@ -168,6 +168,11 @@ class Buffer:
             self._store_images(images)
             self._many("INSERT INTO game_images VALUES (?, ?)", ((h, game) for h in images))
 
+    def games_ended(self, since_s: float, until_s: float) -> int:
+        """How many games finished between two unix times."""
+        query = "SELECT count(*) FROM games WHERE state = 'finished' AND ended_s BETWEEN ? AND ?"
+        return int(self._rows(query, (since_s, until_s))[0][0])
+
     def gallery(self, number: int) -> list[dict[str, Any]]:
         """The first and the last `number` games that have notes: {game, state, ..., notes}."""
         return first_and_last(self._db, number)

@@ -37,7 +37,7 @@ from engine.buffer import Buffer, Leased
 from engine.errors import FatalError, TransportError
 from engine.layout import Follower
 from engine.stages import Stages
-from engine.transport import EngineSocket, Message
+from engine.transport import Message
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,16 @@ UNTRAINABLE = ("empty", "no_signal")
 """Why a learner skips a batch with which nothing is wrong."""
 MAX_BARREN_STEPS = 100
 """Batches in a row of one policy that may come to nothing: without a group to train on, or bad."""
+
+
+class Socket(Protocol):
+    """The engine's end of the wire to the learners; `engine.transport.EngineSocket` is one."""
+
+    async def receive(self) -> tuple[bytes, Message]: ...
+
+    async def send(
+        self, peer: bytes, message: Mapping[str, Any], images: Mapping[str, bytes] | None = None
+    ) -> None: ...
 
 
 class Servers(Protocol):
@@ -75,7 +85,7 @@ class Batch:
 class Desk:
     """See the module's docstring."""
 
-    socket: EngineSocket
+    socket: Socket
     buffer: Buffer
     rules: AdmissionRules
     max_judge_age: int | None

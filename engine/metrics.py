@@ -8,6 +8,8 @@ Each line is one JSON object with `t` (unix seconds) and `kind`. Kinds and their
              what was dropped; signs {sign: mean} and play {chart: {series: mean}} of recent games
     engine   a snapshot (`engine.monitor.snapshot`): phase, games, games_per_min, streams, policies,
              stations, bottleneck, busy {part: fraction}, ...
+    costs    running totals: engine_cpu_s, machine_busy_s (of all cores), servers [{policy, url,
+             counters of /metrics}]
     dev      step, means {measure: value}
     heldout  when, step, means, ci95 {measure: [low, high]} of these means
     benchmarks  policy, step, to_step (of the newest weights that answered), scores {benchmark:

@@ -36,13 +36,14 @@ class Mover:
     desk: Desk
     session: aiohttp.ClientSession
     on_event: Callable[[str, str], None]
+    clock: Callable[[], float] = time.monotonic
     _began_s: dict[str, tuple[str, float]] = field(default_factory=dict)
     """{url: (its new policy, when the move began)} of moves that are under way."""
 
     async def run(self) -> None:
         """Look and move until cancelled."""
         while True:
-            await self.look(time.monotonic())
+            await self.look(self.clock())
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self, now_s: float) -> None:
@@ -65,7 +66,7 @@ class Mover:
             f"{move.url} moves from {move.source} ({less:.0f} tokens to generate per server) to "
             f"{move.target} ({more:.0f})",
         )
-        self._began_s[move.url] = (move.target, time.monotonic())
+        self._began_s[move.url] = (move.target, self.clock())
         pool = self.pools[move.source]
         pool.remove(move.url)
         await self._interrupt(move.url)
@@ -87,5 +88,5 @@ class Mover:
         for url, (policy, began_s) in list(self._began_s.items()):
             if url in self.pools[policy].ready:
                 del self._began_s[url]
-                seconds = time.monotonic() - began_s
+                seconds = self.clock() - began_s
                 self.on_event("info", f"{url} serves {policy} now, after {seconds:.1f} s")

@@ -53,14 +53,22 @@ class _Waiter:
 class ServerPool:
     """The servers of one policy."""
 
-    def __init__(self, policy: str, *, max_concurrency: int, router: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: str,
+        *,
+        max_concurrency: int,
+        router: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`max_concurrency`: requests at one server at a time; `router`: URL of the router that
-        stands before all of them, if there is one."""
+        stands before all of them, if there is one; `clock`: seconds."""
         self.policy = policy
         self.on_event: Callable[[str, str], None] = lambda level, text: None
         """Told ("info" or "warning", a sentence) of servers that come and go."""
         self.counts: Counter[str] = Counter(requests=0, retries=0, resumed=0, aborted=0, tokens=0)
         """Kept by the samplers; `tokens` are those generated, `dropped_*` the games given up."""
+        self._clock = clock
         self._max_concurrency = max_concurrency
         self._servers: dict[str, _Server] = {}
         self._router = None if router is None else _Server(router)
@@ -76,7 +84,7 @@ class ServerPool:
         if is_new:
             self.on_event("info", f"{self.policy}: {url} serves version {version}")
         elif server.lost_s is not None:
-            away_s = time.monotonic() - server.lost_s
+            away_s = self._clock() - server.lost_s
             text = f"{self.policy}: {url} is back after {away_s:.1f} s, with version {version}"
             self.on_event("info", text)
         server.version = version
@@ -99,7 +107,7 @@ class ServerPool:
         if server is None or server.version is None:
             return
         server.version = None
-        server.lost_s = time.monotonic()
+        server.lost_s = self._clock()
         if why:
             self.on_event("warning", f"{self.policy}: {url} is gone: {why}")
 
@@ -112,7 +120,7 @@ class ServerPool:
     def report_failure(self, url: str) -> None:
         """A request failed at `url`: others are preferred for a while."""
         if url in self._servers:
-            self._servers[url].suspect_until = time.monotonic() + SUSPECT_S
+            self._servers[url].suspect_until = self._clock() + SUSPECT_S
 
     def remove(self, url: str) -> None:
         """`url` is none of this policy's servers any more; requests there are left alone."""
@@ -200,7 +208,7 @@ class ServerPool:
         if self._router is not None:
             has_room = self._router.running < self._max_concurrency * len(self.ready)
             return self._router if has_room else None
-        now = time.monotonic()
+        now = self._clock()
         ready = [s for s in self._servers.values() if s.version is not None]
         ready = [s for s in ready if s.url != avoid] or ready
         ready = [s for s in ready if s.suspect_until <= now] or ready

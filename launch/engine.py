@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -114,8 +115,10 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         }
         watcher.gates = {n: one.gate for n, one in playing.items() if one.gate is not None}
         rules = rules_of(config)
+        socket = EngineSocket(address, run.key.read_text())
+        stack.callback(socket.close)
         desk = Desk(
-            socket=EngineSocket(address, run.key.read_text()),
+            socket=socket,
             buffer=buffer,
             rules=rules,
             max_judge_age=config.streams.max_judge_age,
@@ -136,7 +139,6 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             on_step=watcher.on_step,
             on_event=watcher.on_event,
         )
-        stack.callback(desk.socket.close)
         admission = await desk.gather()
         if attempt > 1:
             where = ", ".join(f"{policy} of step {step}" for policy, step in desk.steps.items())
@@ -229,13 +231,16 @@ def read_port(run: RunDir, configured: int) -> int | None:
         return None
 
 
-def pools_of(config: RootConfig) -> dict[str, ServerPool]:
+def pools_of(
+    config: RootConfig, clock: Callable[[], float] = time.monotonic
+) -> dict[str, ServerPool]:
     """The servers of every policy and follower; none is there yet."""
     return {
         name: ServerPool(
             name,
             max_concurrency=config.sampler.max_concurrency,
             router=router_url(config.layout, name),
+            clock=clock,
         )
         for name in (*policies_of(config), *followers(config))
     }

@@ -17,6 +17,21 @@ YOUNG_S = 60.0
 """At first they are asked often all the same: shares need three answers."""
 TIMEOUT_S = 1.0
 MAX_BYTES = 4 << 20
+COSTS = (
+    "process_cpu_seconds_total",
+    "prefills_total",
+    "prefill_cpu_seconds_total",
+    "decode_steps_total",
+    "decode_cpu_seconds_total",
+    "decode_rows_squared_total",
+    "decode_rows_cpu_seconds_total",
+    "generation_tokens_total",
+    "prompt_tokens_total",
+    "cached_tokens_total",
+    "num_requests_total",
+    "weight_updates_total",
+)
+"""What work costs a server, for `launch.simulation`; ours tell it all."""
 BUSY = "sglang:busy_seconds_total"
 """Ours tell it."""
 RUNNING = "sglang:num_running_reqs"
@@ -43,6 +58,8 @@ class Probe:
         self._known: dict[Place, _Known] = {}
         self._worked: dict[str, tuple[float, float]] = {}
         self._seen: set[Place] = set()
+        self.costs: dict[Place, dict[str, float]] = {}
+        """Of each server as it last answered: those of `COSTS` that it tells."""
 
     async def busy(self, is_watched: bool = True) -> dict[str, tuple[float, float]] | None:
         """{policy: (seconds its servers worked, seconds there were)} since they were first asked;
@@ -55,6 +72,7 @@ class Probe:
         ready = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
         # One that went away, or to another policy, begins anew: what it does meanwhile is not ours.
         self._known = {place: self._known[place] for place in ready if place in self._known}
+        self.costs = {place: self.costs[place] for place in ready if place in self.costs}
         for place, text in (await self._ask(ready)).items():
             if text is not None:
                 self._add(place, text, now_s)
@@ -62,6 +80,8 @@ class Probe:
 
     def _add(self, place: Place, text: str, now_s: float) -> None:
         """What it worked since it was last asked: at first, nothing is known."""
+        told = {name: _value(text, f"sglang:{name}") for name in COSTS}
+        self.costs[place] = {name: value for name, value in told.items() if value is not None}
         before, counter_s = self._known.get(place), _value(text, BUSY)
         running = _value(text, RUNNING)
         self._known[place] = _Known(now_s, counter_s)

@@ -44,6 +44,7 @@ from launch.probing import Probe
 from launch.report import write_report
 from launch.signs import NAMES as SIGN_NAMES
 from launch.signs import signs
+from launch.simulation.machine import machine_busy_s
 from launch.snapshots import Paced, Snapshots
 from launch.tally import Tally
 from render_pool.pool import RenderPool
@@ -218,6 +219,7 @@ class Watcher:
         if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
             self.record("engine", take().record())
+            self._record_costs()
             self._record_groups(take().games["finished"])
             self._raise_alarms(take())
         look = _Once(lambda: self._told(take()))
@@ -275,6 +277,15 @@ class Watcher:
                 found = game_signs(proposals)
                 self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
         self._num_unsigned = 0
+
+    def _record_costs(self) -> None:
+        """Running totals from which a simulation takes what work costs (`launch.simulation`)."""
+        servers = [
+            {"policy": policy, "url": url, **told}
+            for (policy, url), told in sorted(self.probe.costs.items())
+        ]
+        own = {"engine_cpu_s": time.process_time(), "machine_busy_s": machine_busy_s()}
+        self.record("costs", own | {"servers": servers})
 
     def _record_groups(self, num_games: int) -> None:
         self._compare()

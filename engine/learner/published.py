@@ -129,5 +129,7 @@ class Published:
     """Largest difference of log-probs at the last probe, nats."""
     seconds: float = 0.0
     """What the last publication took, proof included."""
+    cpu_s: float = 0.0
+    """Of that, processor time of this process, all of its threads."""
     sent_bytes: int = 0
     """What the last publication sent to each server."""

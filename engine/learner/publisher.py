@@ -194,7 +194,7 @@ class Publisher:
         """Send the weights of a policy or follower to the servers behind `links`; `is_late`: who
         hold no version of them yet."""
         state, cfg = self.states[name], self._spec.weights
-        started = time.monotonic()
+        started, cpu_began = time.monotonic(), time.process_time()
         send = self._broadcast if cfg.via == "broadcast" else self._write
         report = send(name, links, is_late)
         state.sent_bytes = max((r.sent_bytes for r in report.servers.values()), default=0)
@@ -207,6 +207,7 @@ class Publisher:
         failed |= unproven
         state.count += 1
         state.seconds = time.monotonic() - started
+        state.cpu_s = time.process_time() - cpu_began
         if self._sender is None:
             self.busy_s += state.seconds  # the trainers waited for it
         for url, error in failed.items():

@@ -196,7 +196,9 @@ class Leader:
         """One prepared batch: a step unless it is bad, and its publication."""
         policy, request = batch["policy"], int(batch["request"])
         published = self._publisher.states[policy]  # of the step before
+        cpu_began = time.process_time()
         (report, groups), seconds = self._timed(policy, {"kind": "step", "policy": policy}, {})
+        cpu_s = time.process_time() - cpu_began
         assert isinstance(report, StepReport)
         self._done[policy] = request
         self._socket.send(
@@ -210,7 +212,10 @@ class Leader:
                 "metrics": {
                     **report.metrics,
                     "step_s": seconds,
+                    "step_cpu_s": cpu_s,
                     "publish_s": published.seconds,
+                    "publish_cpu_s": published.cpu_s,
+                    "process_cpu_s": time.process_time(),
                     "probe_gap": published.probe_gap,
                 },
                 "busy_s": self._busy_s + self._publisher.busy_s,

@@ -210,6 +210,30 @@ def test_equal_prompts_are_computed_once() -> None:
 
 
 @torch.inference_mode()
+def test_what_steps_cost_is_counted() -> None:
+    scheduler = new_scheduler()
+    done: list[Progress] = []
+    for i, tokens in enumerate((2, 5, 5)):
+        scheduler.submit(new_request(f"c{i}", (1, 2, 3, 4 + i % 2), tokens, done.append))
+    steps = 0
+    while scheduler.has_work:
+        run(scheduler)
+        steps += 1
+        if steps == 3:
+            scheduler.pause("retract")
+            scheduler.resume()
+    counters = scheduler.counters
+    rows = [3, 3, 2, 2, 2]
+    assert counters.decode_steps == steps == len(rows)
+    assert counters.generated_tokens == sum(rows)
+    assert counters.rows_squared == sum(n * n for n in rows)
+    assert counters.prefills == 2 + 2, "two prompts, and two requests that go on"
+    assert counters.prefill_cpu_s > 0
+    least, most = min(rows) * counters.decode_cpu_s, max(rows) * counters.decode_cpu_s
+    assert 0 < least < counters.rows_cpu_s < most
+
+
+@torch.inference_mode()
 def test_the_token_limit_holds_requests_back_but_never_forever() -> None:
     scheduler = new_scheduler(max_total_tokens=50)
     done: list[Progress] = []

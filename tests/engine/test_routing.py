@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from engine.routing import ServerPool
+from engine.routing import SUSPECT_S, ServerPool
 
 
 async def settle() -> None:
@@ -65,6 +65,23 @@ def test_a_server_that_failed_is_the_last_choice_until_it_is_ready_again() -> No
         pool.mark_ready("a", 2)
         async with pool.place(b"1", 100) as first, pool.place(b"2", 1) as second:
             assert (first, second) == ("b", "a")
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_failed_is_trusted_again_after_a_while() -> None:
+    now_s = [50.0]
+
+    async def scene() -> None:
+        pool = ServerPool("policy", max_concurrency=9, clock=lambda: now_s[0])
+        for url in ("a", "b"):
+            pool.mark_ready(url, 1)
+        pool.report_failure("a")
+        for passed_s, expected in ((0.0, "b"), (SUSPECT_S - 0.1, "b"), (0.2, "a")):
+            now_s[0] += passed_s
+            async with pool.place(b"1", 100) as first, pool.place(b"2", 1) as second:
+                assert expected in (first, second)
+                assert (first == second) is (expected == "b")
 
     asyncio.run(scene())
 

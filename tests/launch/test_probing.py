@@ -88,6 +88,23 @@ def test_a_server_that_was_started_again_goes_on_counting(monkeypatch: pytest.Mo
     ]  # fmt: skip
 
 
+def test_what_work_costs_is_kept_of_those_that_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(monkeypatch)
+    for url in ("http://x", "http://y"):
+        servers.pools["a"].mark_ready(url, 1)
+    servers.said["http://x"] = "sglang:decode_steps_total 7\nsglang:other 1"
+    servers.said["http://y"] = "sglang:prefills_total 2"
+    servers.busy()
+    told = {
+        ("a", "http://x"): {"decode_steps_total": 7.0},
+        ("a", "http://y"): {"prefills_total": 2.0},
+    }
+    assert servers.probe.costs == told
+    servers.pools["a"].remove("http://y")
+    servers.busy()
+    assert servers.probe.costs.keys() == {("a", "http://x")}
+
+
 def test_a_server_that_moves_brings_no_work_along(monkeypatch: pytest.MonkeyPatch) -> None:
     servers = Servers(monkeypatch)
     for policy, worked_s in (("a", 0), ("a", 3), ("b", 6), ("b", 7), ("a", 8), ("a", 9)):

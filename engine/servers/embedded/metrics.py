@@ -1,5 +1,7 @@
 """/metrics in Prometheus' text format, under SGLang's names."""
 
+import time
+
 from engine.servers.embedded.served import ServedModel
 
 
@@ -29,6 +31,14 @@ def metrics_text(served: ServedModel) -> str:
         "num_retracted_reqs_total": counters.retracted,
         "weight_updates_total": counters.weight_updates,
         "busy_seconds_total": counters.busy_s,
+        # Beyond SGLang's: what work costs here (`launch.simulation`).
+        "process_cpu_seconds_total": time.process_time(),
+        "prefills_total": counters.prefills,
+        "prefill_cpu_seconds_total": counters.prefill_cpu_s,
+        "decode_steps_total": counters.decode_steps,
+        "decode_cpu_seconds_total": counters.decode_cpu_s,
+        "decode_rows_squared_total": counters.rows_squared,
+        "decode_rows_cpu_seconds_total": counters.rows_cpu_s,
     }
     label = str(served.model_dir).replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
     lines: list[str] = []

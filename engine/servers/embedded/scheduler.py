@@ -51,6 +51,16 @@ class Counters:
     generated_tokens: int = 0
     weight_updates: int = 0
     busy_s: float = 0.0
+    prefills: int = 0
+    """Prompts computed, those of requests that go on after an update included."""
+    prefill_cpu_s: float = 0.0
+    decode_steps: int = 0
+    decode_cpu_s: float = 0.0
+    """Of this thread, as the other `_cpu_s`: what a step costs, whoever else wants the core."""
+    rows_squared: int = 0
+    """Summed over decode steps; with `generated_tokens`, the sum of their rows, and
+    `rows_cpu_s` enough for a straight line of a step's cost over its rows."""
+    rows_cpu_s: float = 0.0
 
 
 class Scheduler:
@@ -84,6 +94,8 @@ class Scheduler:
         self._generator = torch.Generator(self._model.device).manual_seed(seed)
         self._prompts: OrderedDict[tuple[Any, ...], Prefilled] = OrderedDict()
         self._kept_tokens = 0
+        self._rows_sampled = 0
+        """In the newest step."""
         self._images: OrderedDict[str, ImageFeatures] = OrderedDict()
         self._on_idle: list[Callable[[], None]] = []
         self._holds = 0
@@ -189,13 +201,24 @@ class Scheduler:
         """Admit what fits, sample one token for every running request, end those that are done."""
         if not self.has_work:
             return
-        began = time.perf_counter()
+        counters = self.counters
+        began, cpu_began = time.perf_counter(), time.thread_time()
         joining = self._admit()
         groups = self._prefill(joining)
+        prefilled = time.thread_time()
+        counters.prefill_cpu_s += prefilled - cpu_began
         if self.running or groups:
             self._sample(groups)
             self._report_idle()
-        self.counters.busy_s += time.perf_counter() - began
+            self._count_step(time.thread_time() - prefilled)
+        counters.busy_s += time.perf_counter() - began
+
+    def _count_step(self, cpu_s: float) -> None:
+        counters, rows = self.counters, self._rows_sampled
+        counters.decode_steps += 1
+        counters.decode_cpu_s += cpu_s
+        counters.rows_squared += rows * rows
+        counters.rows_cpu_s += rows * cpu_s
 
     def _sample(self, groups: list[tuple[Prefilled, list[Request]]]) -> None:
         rows = self._rows
@@ -216,6 +239,7 @@ class Scheduler:
             self._generator,
         )
         at_limit = rows.append(tokens, logprobs)
+        self._rows_sampled = rows.count
         self.counters.generated_tokens += rows.count
         done = (self._is_eos[tokens] | at_limit).nonzero().squeeze(1).tolist()
         if any(request.watched for request in self.running):
@@ -297,6 +321,7 @@ class Scheduler:
             ((key, requests[0]) for key, requests in grouped.items() if key not in found),
             key=lambda item: len(item[1].prompt.token_ids) + len(item[1].tokens),
         )
+        self.counters.prefills += len(missing)
         for chunk in _chunks(missing):
             prompts = [request.to_prefill() for _, request in chunk]
             features = self._features([request for _, request in chunk])

@@ -1,0 +1,62 @@
+"""What the command line of `launch/simulate.py` asks for."""
+
+import argparse
+import gc
+import shlex
+import time
+
+from engine.errors import ConfigError
+from engine.layout import world_size
+from launch.config import RootConfig, load_root
+from launch.simulation.calibration import learned
+from launch.simulation.outcome import Outcome
+from launch.simulation.run import simulate
+from launch.simulation.scaling import SCHEDULES, scaled, scheduled
+from launch.simulation.service_times import (
+    ServiceTimes,
+    read_service_times,
+    write_service_times,
+)
+from launch.simulation.table import chart, details, table
+from launch.simulation.validate import WARM_UP, validate
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was asked for: the exit status. Raises ConfigError for bad input."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # many small objects, few cycles
+    if args.validate:
+        return validate(args.runs, shlex.split(args.run_with))
+    config = load_root(args.config, args.overrides)
+    if args.chart and not args.gpus:
+        raise ConfigError("--chart draws over the number of GPUs: give --gpus too")
+    times = _times(args)
+    if args.save_times:
+        write_service_times(times, args.save_times)
+    results: dict[tuple[int, str], Outcome] = {}
+    for gpus in args.gpus or [world_size(config.layout)]:
+        for name in args.schedules or SCHEDULES:
+            own, costs = scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
+            began_s = time.perf_counter()
+            results[gpus, name] = _simulated(own, costs, args)
+            print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
+    print(table(results))
+    if not args.gpus:
+        for (_, name), outcome in results.items():
+            print(f"\n{name}\n{details(outcome)}")
+    if args.chart:
+        args.chart.write_text(chart(results))
+    return 0
+
+
+def _simulated(config: RootConfig, times: ServiceTimes, args: argparse.Namespace) -> Outcome:
+    try:
+        return simulate(config, times, seed=args.seed, seconds=args.seconds)
+    except ValueError as error:
+        raise ConfigError(f"run.steps {config.run.steps}: {error}") from None
+
+
+def _times(args: argparse.Namespace) -> ServiceTimes:
+    if args.times:
+        return read_service_times(args.times)
+    return learned(args.from_run, load_root(args.from_run / "config.yaml"), WARM_UP)

@@ -1,0 +1,77 @@
+"""The same layout and schedule on more GPUs, and other schedules on the same ones."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from engine.config import LayoutConfig
+from engine.errors import ConfigError
+from engine.layout import world_size
+from launch.config import RootConfig
+from launch.simulation.service_times import LearnerTimes, ServiceTimes
+
+SCHEDULES: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "streaming": {},
+        "one-step-off": {"max_age": 1, "too_old": "wait"},
+        "synchronous": {"max_age": 0, "too_old": "wait"},
+    }
+)
+"""{name: what it changes in `streams`}; "streaming" is what the configuration says."""
+
+
+def scheduled(config: RootConfig, schedule: str) -> RootConfig:
+    """The configuration with another schedule. Raises ConfigError for an unknown one."""
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule {schedule!r}: there are {', '.join(SCHEDULES)}")
+    streams = config.streams.model_copy(update=dict(SCHEDULES[schedule]))
+    return config.model_copy(update={"streams": streams})
+
+
+def scaled(
+    config: RootConfig, times: ServiceTimes, gpus: int, *, games_too: bool = False
+) -> tuple[RootConfig, ServiceTimes]:
+    """So many times the servers, render workers and learner ranks that the layout has.
+
+    Learners take that much less time for a token; what a step and a publication take beside that
+    stays. `games_too`: a step takes that many more games, else as many as before. Raises
+    ConfigError where the layout is no whole part of `gpus`.
+    """
+    own = world_size(config.layout)
+    factor, rest = divmod(gpus, own)
+    if rest or not factor:
+        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want a multiple of it")
+    streams = config.streams
+    if games_too:
+        games = {name: number * factor for name, number in streams.games_of.items()}
+        update = {"games_per_step": streams.games_per_step * factor, "games_of": games}
+        streams = streams.model_copy(update=update)
+    workers = config.render.workers * factor
+    update = {
+        "layout": _layout(config.layout, factor),
+        "streams": streams,
+        "render": config.render.model_copy(update={"workers": workers}),
+    }
+    learners = {name: _faster(one, factor) for name, one in times.learners.items()}
+    return config.model_copy(update=update), times.model_copy(update={"learners": learners})
+
+
+def _layout(layout: LayoutConfig, factor: int) -> LayoutConfig:
+    """Copies of the whole, rank after rank; the learner groups stay as many, and grow."""
+    own = world_size(layout)
+    copies = [own * number for number in range(factor)]
+    learners = [
+        group.model_copy(
+            update={"ranks": tuple(r + first for first in copies for r in group.ranks)}
+        )
+        for group in layout.learners
+    ]
+    servers = [
+        host.model_copy(update={"rank": host.rank + first})
+        for first in copies
+        for host in layout.servers
+    ]
+    return layout.model_copy(update={"learners": tuple(learners), "servers": tuple(servers)})
+
+
+def _faster(times: LearnerTimes, factor: int) -> LearnerTimes:
+    return times.model_copy(update={"token_s": times.token_s / factor})

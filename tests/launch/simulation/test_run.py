@@ -1,0 +1,224 @@
+"""Whole simulations: closed forms of schedules, bounds, and what must never happen."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.conservation import violations
+from engine.errors import ConfigError
+from launch.config import RootConfig, load_root
+from launch.simulation.outcome import Outcome
+from launch.simulation.run import simulate
+from launch.simulation.scaling import scaled, scheduled
+from launch.simulation.service_times import ServiceTimes
+
+CONFIGS = Path(__file__).resolve().parents[3] / "launch" / "configs"
+SMALL = (
+    "recipe.num_proposals=2",
+    "recipe.num_svgs=2",
+    "recipe.num_easy_votes=2",
+    "recipe.num_hard_votes=8",
+    "recipe.proposer.max_new_tokens=500",
+    "recipe.coder.max_new_tokens=500",
+    "recipe.solver.max_new_tokens=500",
+)
+REQUESTS = 2 + 4 + 4 * 10
+TOKENS = 2 * 100 + 4 * 200 + 4 * 10 * 50
+"""Of a game in which all is parsed and rendered."""
+
+
+def config(*overrides: str) -> RootConfig:
+    return load_root(CONFIGS / "quickstart.yaml", [*SMALL, *overrides])
+
+
+def times(
+    *,
+    server: dict[str, float],
+    learners: dict[str, dict[str, float]] | None = None,
+    play: dict[str, Any] | None = None,
+    **other: Any,
+) -> ServiceTimes:
+    """Everything takes no time but what is said; all lengths are fixed; the solver's votes are so
+    split that its groups always train."""
+    free = {"step_s": 0.0, "token_s": 0.0}
+    policies = ("proposer", "coder", "solver")
+    said = {
+        "tokens": {"proposer": [100], "coder": [200], "solver": [50]},
+        "easy": [1.0],
+        "hard": [0.375, 0.5],  # two, else no two drawings earn different rewards
+    }
+    return ServiceTimes.model_validate(
+        {
+            "servers": {"step_s": 0.0, "row_s": 0.0} | server,
+            "learners": {p: free | (learners or {}).get(p, {}) for p in policies},
+            "play": said | (play or {}),
+            **other,
+        }
+    )
+
+
+def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
+    costs = times(
+        server={"step_s": 0.02},
+        learners={"solver": {"step_s": 3.0, "publish_s": 0.5}},
+        picture_s=[0.25],
+        engine={"request_s": 0.01},
+    )
+    one = config("streams.max_age=0", "streams.games_per_step=1", "run.steps=120")
+    outcome = simulate(one, costs, warm_up=5)
+    # The engine's process sends 2 requests, then 4, then 40, in their order.
+    engine_s = (2 + 4 + 40) * 0.01
+    stages_s = (100 + 200 + 50) * 0.02 + 2 * 0.25 + 3.0 + 0.5
+    assert stages_s < 3600 / outcome.games_per_h < stages_s + engine_s + 0.25
+    assert outcome.busy_of("learner") == pytest.approx(3.5 * outcome.games_per_h / 3600, rel=0.02)
+    assert outcome.ages["solver"].keys() == {0}
+
+
+def test_a_saturated_server_limits_the_games() -> None:
+    costs = times(server={"row_s": 0.001})  # tokens per second: one over that, whatever the batch
+    outcome = simulate(config("run.steps=60"), costs)
+    assert outcome.games_per_h == pytest.approx(3600 / (0.001 * TOKENS), rel=0.05)
+    assert outcome.busy_of("server") == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_slow_learner_limits_the_steps() -> None:
+    costs = times(server={"row_s": 0.0001}, learners={"solver": {"step_s": 4.0, "publish_s": 1.0}})
+    outcome = simulate(config("run.steps=60"), costs)
+    assert outcome.steps_per_h == pytest.approx(3600 / 5, rel=0.03)
+    assert outcome.games_per_h == pytest.approx(3 * 3600 / 5, rel=0.03)
+    assert outcome.busy_of("learner") == pytest.approx(1.0, abs=0.01)
+    # Work per second: what the games bring, at what it costs.
+    wanted = 0.0001 * TOKENS * outcome.games_per_h / 3600
+    assert outcome.busy_of("server") == pytest.approx(wanted, rel=0.05)
+
+
+def test_shared_cores_limit_all_work_together() -> None:
+    costs = times(
+        server={"row_s": 0.001},
+        learners={"solver": {"step_s": 3.0}},
+        engine={"request_s": 0.01},
+        cores=1,
+    )
+    outcome = simulate(config("run.steps=60"), costs)
+    game_s = 0.001 * TOKENS + 3.0 / 3 + 0.01 * REQUESTS
+    assert outcome.games_per_h == pytest.approx(3600 / game_s, rel=0.03)
+
+
+@pytest.mark.parametrize("max_age", [0, 1, 3])
+def test_ages_are_bounded_and_nothing_vanishes(max_age: int) -> None:
+    costs = times(
+        server={"step_s": 0.01, "row_s": 0.0005, "update_s": 0.3},
+        learners={"solver": {"step_s": 1.0}, "coder": {"step_s": 2.0}},
+        play={
+            "tokens": {"proposer": [20, 300], "coder": [50, 400], "solver": [5, 200]},
+            "parsed": 0.8,
+            "drawn": 0.9,
+            "rendered": 0.8,
+            "boxed": 0.9,
+            "easy": [0.5, 1.0],
+            "hard": [0.3, 0.6, 1.0],
+        },
+    )
+    outcome = simulate(config(f"streams.max_age={max_age}", "run.steps=30"), costs, warm_up=5)
+    assert outcome.max_age == max_age
+    assert violations(outcome.counts) == []
+    assert outcome.counts["games"]["in_flight"] == 0
+    assert all(row["ready"] == row["leased"] == 0 for row in outcome.counts["groups"].values())
+
+
+def test_stopped_at_a_time_it_accounts_for_the_games_in_flight() -> None:
+    costs = times(server={"row_s": 0.0001})
+    outcome = simulate(config("run.steps=100000"), costs, seconds=60)
+    assert outcome.seconds < 60
+    assert violations(outcome.counts) == []
+    assert outcome.counts["games"]["dropped"].keys() == {"stopped"}
+
+
+def test_the_same_seed_gives_the_same_outcome() -> None:
+    costs = times(
+        server={"step_s": 0.01, "row_s": 0.0005},
+        play={
+            "tokens": {"proposer": [20, 300], "coder": [9, 400], "solver": [5, 99]},
+            "parsed": 0.7,
+        },
+    )
+
+    def once(seed: int) -> Outcome:
+        return simulate(config("run.steps=20"), costs, seed=seed)
+
+    assert once(1) == once(1)
+    assert once(1) != once(2)
+
+
+def test_more_servers_are_never_slower() -> None:
+    costs = times(server={"step_s": 0.01, "row_s": 0.001}, learners={"solver": {"step_s": 1.0}})
+    rates = []
+    for number in (1, 2, 4):
+        hosts = ", ".join(
+            f"{{rank: {rank}, policies: [proposer, coder, solver]}}"
+            for rank in range(1, number + 1)
+        )
+        layout = f"layout.servers=[{hosts}]"
+        rates.append(simulate(config("run.steps=40", layout), costs).games_per_h)
+    assert rates[1] > 1.5 * rates[0]  # it was the server that limited it
+    assert rates[2] > 0.99 * rates[1]
+
+
+def test_elastic_servers_go_where_the_work_is() -> None:
+    hosts = [
+        f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
+        for rank, policy in enumerate(("proposer", "proposer", "proposer", "coder", "solver"), 1)
+    ]
+    layout = f"layout.servers=[{', '.join(hosts)}]"
+    costs = times(server={"row_s": 0.001, "update_s": 0.5})
+    fixed = simulate(config("run.steps=60", layout), costs)
+    elastic = ("elastic.enabled=true", "elastic.patience_s=2", "elastic.cooldown_s=4")
+    moved = simulate(config("run.steps=60", layout, *elastic), costs, warm_up=20)
+    assert moved.games_per_h > 1.4 * fixed.games_per_h
+    assert violations(moved.counts) == []
+
+
+def test_1024_gpus_are_simulated_in_bounded_time() -> None:
+    base = load_root(CONFIGS / "mm_zero_8gpu.yaml", [*SMALL[:4], "run.steps=12"])
+    costs = times(server={"step_s": 0.01, "row_s": 0.0001}, learners={"solver": {"step_s": 1.0}})
+    large, costs = scaled(base, costs, 1024)
+    began_s = time.process_time()
+    outcome = simulate(large, costs, warm_up=3)
+    assert time.process_time() - began_s < 60
+    assert len([part for part in outcome.busy if part.startswith("server")]) == 512
+    assert outcome.games_per_h > 0
+
+
+def test_scaling_multiplies_what_there_is() -> None:
+    base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
+    costs = times(server={}, learners={"solver": {"step_s": 2.0, "token_s": 0.4}})
+    large, faster = scaled(base, costs, 32, games_too=True)
+    assert len(large.layout.learners[0].ranks) == 16
+    ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
+    assert sorted(ranks) == list(range(32))
+    assert large.streams.games_per_step == 4 * base.streams.games_per_step
+    assert (faster.learners["solver"].step_s, faster.learners["solver"].token_s) == (2.0, 0.1)
+    with pytest.raises(ConfigError, match="--gpus 12: the layout has 8"):
+        scaled(base, costs, 12)
+
+
+def test_schedules_change_the_window_only() -> None:
+    base = config("streams.max_age=3")
+    assert scheduled(base, "streaming") == base
+    assert scheduled(base, "one-step-off").streams.max_age == 1
+    assert scheduled(base, "synchronous").streams.max_age == 0
+    with pytest.raises(ConfigError, match="schedule 'lazy'"):
+        scheduled(base, "lazy")
+
+
+def test_what_cannot_be_simulated_is_named() -> None:
+    costs = times(server={})
+    with pytest.raises(ConfigError, match="only mm_zero"):
+        simulate(load_root(CONFIGS / "vision_zero.yaml"), costs)
+    without = costs.model_copy(update={"learners": {}})
+    with pytest.raises(ConfigError, match="no service times of coder, proposer, solver"):
+        simulate(config(), without)
+    with pytest.raises(ValueError, match="too short to tell"):
+        simulate(config("run.steps=3"), costs)
