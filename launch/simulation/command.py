@@ -4,6 +4,8 @@ import argparse
 import gc
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from engine.errors import ConfigError
 from engine.layout import world_size
@@ -23,8 +25,24 @@ from launch.simulation.validate import WARM_UP, validate
 
 def run(args: argparse.Namespace) -> int:
     """Print what was asked for: the exit status. Raises ConfigError for bad input."""
+    with less_garbage_collection():
+        return _run(args)
+
+
+@contextmanager
+def less_garbage_collection() -> Iterator[None]:
+    """A simulation makes many small objects and few cycles."""
+    thresholds = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # many small objects, few cycles
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.validate:
         return validate(args.runs, shlex.split(args.run_with))
     config = load_root(args.config, args.overrides)

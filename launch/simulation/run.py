@@ -74,10 +74,12 @@ def _look(world: World, engine: Engine, now_s: float) -> Look:
 def _outcome(
     world: World, looks: list[Look], counts: Mapping[str, Any], warm_up: int | None
 ) -> Outcome:
-    depth = world.config.streams.max_age + 1
+    streams = world.config.streams
+    # Of phases, a whole round: what comes of one has to be set against what all cost.
+    depth = streams.phase_steps if streams.schedule == "sequential" else streams.age_bound + 1
     first, last = steady(
         looks,
-        warm_up=depth + 1 if warm_up is None else warm_up,
+        warm_up=depth + (streams.age_bound > 0) if warm_up is None else warm_up,
         last=world.config.run.steps - depth,
     )
     seconds = last.at_s - first.at_s

@@ -14,6 +14,7 @@ SCHEDULES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "streaming": {},
         "one-step-off": {"max_age": 1, "too_old": "wait"},
         "synchronous": {"max_age": 0, "too_old": "wait"},
+        "sequential": {"schedule": "sequential", "too_old": "wait"},
     }
 )
 """{name: what it changes in `streams`}; "streaming" is what the configuration says."""

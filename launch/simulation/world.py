@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,8 @@ from engine.transport import Message
 from engine.types import Group
 from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of
 from launch.engine import players_of, pools_of, rules_of
-from launch.recipe import Playing
+from launch.recipe import PlayGame, Playing
+from launch.schedule import begin
 from launch.simulation.cores import Cores, Process, Processor
 from launch.simulation.learner import SimulatedLearner
 from launch.simulation.players import InProcessGrader, SimulatedRenderer, SimulatedSampler
@@ -37,7 +38,7 @@ from launch.simulation.script import Script
 from launch.simulation.server import Server
 from launch.simulation.service_times import ServiceTimes
 from launch.simulation.wire import Wire
-from roles.table import Table
+from roles.table import Note, Submit, Table
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,7 +153,7 @@ async def begun(world: World, watch: Callable[[Engine], Awaitable[None]]) -> Asy
     async with AsyncExitStack() as stack:
         playing = {
             name: await stack.enter_async_context(
-                recipe.begin(settings_of(config)[name], world.renderer)
+                begin(recipe, settings_of(config)[name], world.renderer, config.streams)
             )
             for name, recipe in recipes_of(config).items()
         }
@@ -176,7 +177,12 @@ async def begun(world: World, watch: Callable[[Engine], Awaitable[None]]) -> Asy
             desk=desk,
             admission=admission,
             games=Games(
-                plays={name: bind(one, world) for name, one in playing.items()},
+                plays={name: bind(one.play, world) for name, one in playing.items()},
+                prepares={
+                    name: bind_prepare(one.prepare, world)
+                    for name, one in playing.items()
+                    if one.prepare is not None
+                },
                 buffer=world.buffer,
                 admission=admission,
                 deadline_s=config.streams.game_deadline_s,
@@ -188,9 +194,27 @@ async def begun(world: World, watch: Callable[[Engine], Awaitable[None]]) -> Asy
         )
 
 
-def bind(playing: Playing, world: World) -> Play:
+def bind(play: PlayGame, world: World) -> Play:
     """A recipe as `engine.games.Play`."""
-    config, loop = world.config, asyncio.get_running_loop()
+    table, loop = _table(world), asyncio.get_running_loop()
+
+    async def play_game(game: int, submit: Submit, note: Note) -> None:
+        await play(game, replace(table, game=game, submit=submit))
+        world.ended_s.append(loop.time())
+
+    return play_game
+
+
+def bind_prepare(
+    prepare: Callable[[Table], Awaitable[None]], world: World
+) -> Callable[[int], Awaitable[None]]:
+    """What many games share, as `engine.games.Games` asks for it."""
+    table = _table(world)
+    return lambda game: prepare(replace(table, game=game))
+
+
+def _table(world: World) -> Table:
+    """Nobody looks at these games: nothing is noted."""
     samplers = {
         role: SimulatedSampler(
             role=role,
@@ -200,21 +224,13 @@ def bind(playing: Playing, world: World) -> Play:
             script=world.script,
             engine=world.main,
             request_s=world.times.engine.request_s,
-            timeout_s=config.sampler.request_timeout_s,
+            timeout_s=world.config.sampler.request_timeout_s,
         )
-        for role, policy in players_of(config).items()
+        for role, policy in players_of(world.config).items()
     }
-    grader = InProcessGrader()
-
-    async def play(
-        game: int, submit: Callable[[Group], None], note: Callable[[str, Any], None]
-    ) -> None:
-        # Nobody looks at these games: nothing is noted.
-        table = Table(game, samplers, world.renderer, grader, submit, lambda key, value: None)
-        await playing.play(game, table)
-        world.ended_s.append(loop.time())
-
-    return play
+    return Table(
+        0, samplers, world.renderer, InProcessGrader(), lambda group: None, lambda key, value: None
+    )
 
 
 def _stages(playing: Mapping[str, Playing], rules: Any, buffer: Buffer) -> list[Stages]:

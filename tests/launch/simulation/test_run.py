@@ -222,3 +222,22 @@ def test_what_cannot_be_simulated_is_named() -> None:
         simulate(config(), without)
     with pytest.raises(ValueError, match="too short to tell"):
         simulate(config("run.steps=3"), costs)
+
+
+def test_phases_play_the_game_for_each_role_anew() -> None:
+    """By the same rates: a step of each role costs a whole game in its own phase, but for what is
+    gathered; the solver's answers come on top of the votes for their labels."""
+    costs = times(server={"step_s": 0.01}, learners={"solver": {"step_s": 1.0}})
+    shared = simulate(config("streams.max_age=0", "run.steps=60"), costs, warm_up=5)
+    phases = simulate(
+        config("streams.schedule=sequential", "streams.phase_steps=20", "run.steps=60"), costs
+    )
+    assert not violations(phases.counts)
+    assert {age for ages in phases.ages.values() for age in ages} == {0}
+    for stream, row in phases.counts["groups"].items():
+        same = shared.counts["groups"][stream]["trained"]
+        assert row["trained"] == pytest.approx(same, rel=0.1), "the same training"
+    in_phases = 3 * TOKENS + 4 * 8 * 50
+    ratio = phases.generated_per_trained / shared.generated_per_trained
+    assert ratio == pytest.approx(in_phases / TOKENS, rel=0.1)
+    assert phases.steps_per_h < shared.steps_per_h / 1.5
