@@ -13,6 +13,7 @@
     published {policy, version, step, servers} -> servers are routable, games are consumed
     serving {policy, version, servers}         -> servers are routable
                                        (policy may be a follower: servers are routable, no more)
+    lost {policy, url}             ->  a server that began anew, without our weights, is not
     saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
     event, stopping                ->  noted
                                    <-  bye
@@ -62,7 +63,7 @@ class Servers(Protocol):
 
     def mark_ready(self, url: str, version: int) -> None: ...
 
-    def mark_unready(self, url: str) -> None: ...
+    def mark_unready(self, url: str, why: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,10 @@ class Desk:
             self._published(message, admission)
         elif kind == "serving":
             self._mark_ready(message["policy"], message["servers"], int(message["version"]))
+        elif kind == "lost":
+            self.servers[message["policy"]].mark_unready(
+                message["url"], "it began anew, without our weights"
+            )
         elif kind == "saved":
             self.buffer.sync()
             # No restore goes back behind the oldest checkpoint that is kept.

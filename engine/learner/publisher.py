@@ -172,6 +172,8 @@ class Publisher:
                 layouts[url] = state.weights.layout
                 if (old := state.links.pop(url, None)) is not None:
                     old.abandon()
+                    # It may be back before anybody else has missed it.
+                    self._tell({"kind": "lost", "policy": name, "url": url})
         made = self._connections.make(layouts, self._spec.weights.stall_s)
         for name, urls in late.items():
             links = {url: made[url] for url in urls if url in made}

@@ -112,7 +112,7 @@ def test_the_metrics_tell_the_run(quick_run: QuickRun) -> None:
     for line in quick_run.dir.metrics.read_text().splitlines():
         record = json.loads(line)
         assert record["t"] > 0
-        kinds = {"step", "groups", "engine", "dev", "heldout", "benchmarks", "event"}
+        kinds = {"step", "groups", "engine", "dev", "heldout", "benchmarks", "event", "costs"}
         assert record["kind"] in kinds
     steps = {(record["policy"], record["step"]) for record in steps_of(quick_run.dir)}
     assert steps == {(policy, step + 1) for policy in POLICIES for step in range(QUICK_STEPS)}

@@ -46,7 +46,7 @@ class FakeServers:
     def mark_ready(self, url: str, version: int) -> None:
         self.version = version
 
-    def mark_unready(self, url: str) -> None:
+    def mark_unready(self, url: str, why: str = "") -> None:
         self.version = 0
 
 

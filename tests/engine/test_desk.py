@@ -45,12 +45,15 @@ class FakeSocket:
 @dataclass(slots=True)
 class FakeServers:
     ready: dict[str, int] = field(default_factory=dict)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """(url, why)"""
 
     def mark_ready(self, url: str, version: int) -> None:
         self.ready[url] = version
 
-    def mark_unready(self, url: str) -> None:
+    def mark_unready(self, url: str, why: str = "") -> None:
         self.ready.pop(url, None)
+        self.lost.append((url, why))
 
 
 class Office:
@@ -340,6 +343,18 @@ def test_a_server_that_was_not_filled_gets_no_requests(buffer: Buffer) -> None:
         await office.published(2, 0, servers=["one"], failed={"two": "gone"})
         assert office.servers.ready == {"one": 2}
         assert office.events[-1] == ("warning", "solver: publication to two failed: gone")
+
+    run(scenario)
+
+
+def test_a_server_that_began_anew_gets_no_requests_and_its_pool_hears_why(buffer: Buffer) -> None:
+    async def scenario() -> None:
+        office = Office(buffer)
+        await office.open()
+        await office.published(1, 0, servers=["one", "two"])
+        await office.told("lost", url="two")
+        assert office.servers.ready == {"one": 1}
+        assert office.servers.lost == [("two", "it began anew, without our weights")]
 
     run(scenario)
 

@@ -92,6 +92,26 @@ def test_a_server_of_another_model_is_refused_by_name(tmp_path: Path, server: Li
     assert server.version == "unfilled"
 
 
+def test_a_server_that_began_anew_is_told_of_and_filled_again(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    """It may be there again before anybody has missed it: nobody else would say a word."""
+    first, second = urls_of(server)
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), first, second)
+    with publishing(spec, solver=50) as (publisher, told):
+        publisher.look_after_servers()
+        assert not [m for m in told if m["kind"] == "lost"], "those are late, not lost"
+        body = {"new_version": "unfilled", "abort_all_requests": False}
+        assert request(second, "/update_weight_version", body)[0] == 200
+        told.clear()
+        publisher.look_after_servers()
+        kinds = [message["kind"] for message in told]
+        assert kinds == ["serving", "lost", "published"]
+        assert told[1] == {"kind": "lost", "policy": "solver", "url": second}
+        assert (told[2]["servers"], told[2]["failed"]) == ([second], {})
+        assert request(second, "/model_info")[1]["weight_version"] == "50"
+
+
 def test_with_adapters_only_what_they_change_is_sent_to_who_has_the_rest(
     tmp_path: Path, server: LiveServer
 ) -> None:
