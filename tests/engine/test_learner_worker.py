@@ -404,6 +404,7 @@ def test_a_server_that_comes_back_is_filled_again_under_the_same_version(
         assert life.engine.expect("published")["version"] == 31
         server.kill()
         server.start()
+        assert life.engine.expect("lost")["url"] == server.url
         again = life.engine.expect("published")
         assert (again["version"], again["step"]) == (31, 0)
         assert (again["servers"], again["failed"]) == ([server.url], {})
@@ -463,6 +464,7 @@ def test_a_follower_keeps_its_pin_until_the_engine_renews_it(
         assert server.version == "9"
         server.kill()
         server.start()
+        assert engine.expect("lost") == {"kind": "lost", "policy": "judge", "url": server.url}
         again = engine.expect("published")
         assert [again[key] for key in ("policy", "version", "step")] == ["judge", 9, 2]
         assert (again["servers"], again["failed"]) == ([server.url], {})
