@@ -25,3 +25,14 @@ class Watched:
         found = re.search(pattern, self.page.inner_text(selector))
         assert found is not None, self.page.inner_text(selector)
         return float(found.group(1))
+
+    def look(self, place: str, selector: str) -> None:
+        """Scroll to ``place`` until ``selector`` is there: what is loaded when it is seen may have
+        been pushed out of sight by sections above it that filled meanwhile."""
+        self.page.wait_for_function(
+            """([place, selector]) => {
+              document.querySelector(place)?.scrollIntoView();
+              return document.querySelector(selector) !== null;
+            }""",
+            arg=[place, selector],
+        )

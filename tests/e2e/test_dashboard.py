@@ -28,8 +28,7 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
         page = watched.page
         page.wait_for_selector("#connection[data-state=live]")
         it.until(lambda: page.evaluate(f"{FINISHED} > 3"), "some games")
-        page.locator("#gallery").scroll_into_view_if_needed()
-        page.wait_for_selector("#games details.game img")
+        watched.look("#gallery", "#games details.game img")
         it.until(lambda: page.evaluate(_SHOWN), "a rendered picture")
         it.until(lambda: len(steps_of(run)) >= 8, "steps, and checkpoints of some")
         assert page.inner_text("#bottleneck").strip()

@@ -60,10 +60,8 @@ def test_numbers_move_games_show_and_scripts_stay_text(
             arg=first,
         )
         for section in ("throughput", "learning", "health"):
-            page.locator(f"#{section}").scroll_into_view_if_needed()
-            page.wait_for_selector(f"#charts-{section} canvas")
-        page.locator("#gallery").scroll_into_view_if_needed()
-        page.wait_for_selector("#games details.game img")
+            watched.look(f"#{section}", f"#charts-{section} canvas")
+        watched.look("#gallery", "#games details.game img")
         page.wait_for_function(
             "() => [...document.querySelectorAll('#games details[open] img')].some("
             "image => image.naturalWidth === 24)"
@@ -99,8 +97,8 @@ def test_the_held_out_points_stand_beside_the_dev_curve_with_their_intervals(
         watched = browse(staged.url)
         page = watched.page
         page.wait_for_selector("#charts-learning figure[data-chart=heldout]")
-        page.locator("#charts-learning figure[data-chart=heldout]").scroll_into_view_if_needed()
-        page.wait_for_selector("#charts-learning figure[data-chart=heldout] canvas")
+        figure = "#charts-learning figure[data-chart=heldout]"
+        watched.look(figure, f"{figure} canvas")
         page.wait_for_selector("#charts-learning figure[data-chart=dev]")
         points = page.evaluate("charts.get('heldout').series.get('m')")
         assert points == [[0, 0.4, 0.1, 0.5], [100, 0.6, 0.5, 0.9]]
@@ -159,8 +157,7 @@ def test_it_fits_every_screen(
     with Staged(tmp_path, Slowness(picture=0.05)) as staged:
         watched = browse(staged.url, **context)
         page = watched.page
-        page.locator("#gallery").scroll_into_view_if_needed()  # it is loaded when it is seen
-        page.wait_for_selector("#games details.game")
+        watched.look("#gallery", "#games details.game")
         page.evaluate("window.scrollTo(0, 0)")
         width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert width[0] <= width[1]
