@@ -204,13 +204,18 @@ class Desk:
             self.steps[policy] = int(message["step"])
             with self.buffer.transaction():
                 self.buffer.trained(policy, request, self.attempt, self.steps[policy])
-                self._tell_stages(batch.consumption, admission)
+                self._tell_stages(batch.consumption, admission, message["metrics"])
         self.on_step(policy, message, batch.groups)
 
-    def _tell_stages(self, consumption: Consumption, admission: Admission) -> None:
+    def _tell_stages(
+        self,
+        consumption: Consumption,
+        admission: Admission,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         with self.buffer.transaction():
             for stages in self.stages:
-                stages.consumed(consumption, self.steps, admission)
+                stages.consumed(consumption, self.steps, admission, metrics)
 
     def _published(self, message: Message, admission: Admission) -> None:
         policy, version = message["policy"], int(message["version"])

@@ -45,7 +45,7 @@ class Phases:
         self._finished = finished
         return frozenset({self.stream})
 
-    def tick(self) -> str | None:
+    def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
         before = self.stream
         self._done[before] += 1
         return None if self.stream == before else f"{self.stream} phase"

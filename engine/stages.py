@@ -29,9 +29,10 @@ class Gate(Protocol):
         have made their last step, unless all are."""
         ...
 
-    def tick(self) -> str | None:
+    def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
         """The open streams were taken from once more. A sentence where others are open from now
-        on."""
+        on. `measured`: by stream, what its policy's learner told of the newest step since the last
+        tick; nothing where there was none."""
         ...
 
     def numbers(self) -> dict[str, float]:
@@ -60,6 +61,8 @@ class Stages:
     _open: frozenset[str] = frozenset()
     _due: set[str] = field(default_factory=set)
     """Policies that have not taken games of an open stream since the last tick."""
+    _measured: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    """By policy, of its newest step since the last tick."""
 
     def begin(self, steps: Mapping[str, int], admission: Admission) -> None:
         """Go on with the gate of `steps`, those that the policies were restored to."""
@@ -73,16 +76,27 @@ class Stages:
         self._apply(admission)
 
     def consumed(
-        self, consumption: Consumption, steps: Mapping[str, int], admission: Admission
+        self,
+        consumption: Consumption,
+        steps: Mapping[str, int],
+        admission: Admission,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """A policy made a step of these games, or they came to nothing; `steps` are those made by
-        now. To be called in the transaction that marks the step's rows trained."""
+        """A policy made a step of these games and its learner told `metrics`, or they came to
+        nothing; `steps` are those made by now. To be called in the transaction that marks the
+        step's rows trained."""
         if consumption.policy not in self._policies():
             return
+        if metrics is not None:
+            self._measured[consumption.policy] = metrics
         if self._open.intersection(stream for stream, games in consumption.games.items() if games):
             self._due.discard(consumption.policy)
         if not self._due:
-            switched = self.gate.tick()
+            measured, self._measured = self._measured, {}
+            of = {stream: self._policy(stream) for stream in self._streams()}
+            switched = self.gate.tick(
+                {stream: measured[policy] for stream, policy in of.items() if policy in measured}
+            )
             if switched is not None:
                 self.on_event("info", f"{self.recipe}: {switched}")
             self._apply(admission)

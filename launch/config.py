@@ -81,6 +81,15 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
             f"streams.games_of: {', '.join(sorted(unknown))} is not played; "
             f"there are {', '.join(settings_of(config))}"
         )
+    spy = settings_of(config).get("vision_zero")
+    if isinstance(spy, VisionZeroConfig) and spy.gate.max_kl is not None:
+        if spy.gate.switch == "off":
+            raise ConfigError("gate.max_kl: with gate.switch=off nothing stops clues; drop one")
+        if not config.learner.objective.needs_reference:
+            raise ConfigError(
+                "gate.max_kl: no learner measures the KL to a reference; set "
+                "learner.objective.kl_beta (0.04 in the paper), however small, or drop gate.max_kl"
+            )
     judge_age = config.streams.max_judge_age
     for name, (policy, every) in _judges(config).items():
         oldest = every + config.streams.age_bound

@@ -27,6 +27,7 @@ from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.families.base import Seen
 from engine.learner.lora import add_adapters, merged_weights
 from engine.learner.loss import KL, Tokens, diagnostics, policy_loss, proximal_logprobs
+from engine.learner.objectives import k3
 from engine.learner.offload import HostState
 from engine.learner.preparation import Part, Prepared, prepare
 from engine.learner.sight import Sight
@@ -66,6 +67,8 @@ class _Gaps:
     all: float
     fresh: float
     """Of tokens that the newest publication sampled: what sampler and learner compute apart."""
+    reference: float
+    """k3 of the weights before the update to the reference instead, where there is one."""
 
 
 class PolicyTrainer:
@@ -172,14 +175,17 @@ class PolicyTrainer:
         at_start: list[list[Tensor] | None] = [None] * len(parts)
         if needs_start or kl_in_reward:
             at_start = [self._frozen(self.model, part) for part in parts]
+        references: list[list[Tensor] | None] = [None] * len(parts)
+        if objective.needs_reference and self._reference is not None:
+            references = [self._frozen(self._reference, part) for part in parts]
         if kl_in_reward:
             parts = [
-                self._charge_kl(part, logprobs or [])
-                for part, logprobs in zip(parts, at_start, strict=True)
+                self._charge_kl(part, logprobs or [], reference or [])
+                for part, logprobs, reference in zip(parts, at_start, references, strict=True)
             ]
         updates = [
-            self._update(part, logprobs if needs_start else None)
-            for part, logprobs in zip(parts, at_start, strict=True)
+            self._update(part, logprobs if needs_start else None, reference)
+            for part, logprobs, reference in zip(parts, at_start, references, strict=True)
         ]
         failed = [update.reason for update in updates if update.reason]
         skipped = len(failed) == len(updates)
@@ -278,15 +284,15 @@ class PolicyTrainer:
         fill(self.trainer_state())
         self.step_count = step
 
-    def _charge_kl(self, part: Part, logprobs: Sequence[Tensor]) -> Part:
+    def _charge_kl(
+        self, part: Part, logprobs: Sequence[Tensor], references: Sequence[Tensor]
+    ) -> Part:
         """The part with the KL to the reference taken off the rewards.
 
         `logprobs`: of the weights at the start of the step. A collective.
         """
         objective = self.cfg.objective
-        assert self._reference is not None
         kl = torch.zeros(len(part.samples), device=self.device)
-        references = self._frozen(self._reference, part)
         for i, batch in enumerate(part.batches[: len(part.batches) - part.idle]):
             kl_T = KL[objective.kl_estimator](logprobs[i], references[i])
             kl.index_add_(0, batch.rollouts_S[batch.sequences_T], kl_T)
@@ -325,16 +331,21 @@ class PolicyTrainer:
         mixed = self.published_dtype != torch.float32 and self._mesh is None
         return torch.autocast(self.device.type, dtype=self.published_dtype, enabled=mixed)
 
-    def _update(self, part: Part, proximal: Sequence[Tensor] | None) -> _Update:
-        """Gradient of all micro-batches, then one optimiser update if everything is finite."""
+    def _update(
+        self,
+        part: Part,
+        proximal: Sequence[Tensor] | None,
+        references: Sequence[Tensor] | None,
+    ) -> _Update:
+        """Gradient of all micro-batches, then one optimiser update if everything is finite.
+
+        `proximal`, `references`: log-probs [T] of each micro-batch, where they are needed.
+        """
         cfg = self.cfg
-        sums = torch.zeros(5, device=self.device, dtype=torch.float64)  # the loss, and of the gaps
+        # The loss, sums and counts of the gaps, and those of the KL to the reference.
+        sums = torch.zeros(7, device=self.device, dtype=torch.float64)
         tokens: list[Tokens] = []
         self.optimizer.zero_grad(set_to_none=True)
-        kl_in_loss = cfg.objective.needs_reference and cfg.objective.kl_place == "loss"
-        references: list[Tensor] | None = None
-        if self._reference is not None and kl_in_loss:
-            references = self._frozen(self._reference, part)
         sight = Sight(self._look(self.model, part))
         for i, batch in enumerate(part.batches):
             logprobs_T, entropy_T = self._forward(self.model, batch, sight.copies())
@@ -366,7 +377,10 @@ class PolicyTrainer:
                 )  # fmt: skip
             self._backward(loss)
             sums[0] += loss.detach()
-            sums[1:] += _gap_sums(learners_T, batch)
+            sums[1:5] += _gap_sums(learners_T, batch)
+            if references is not None:
+                sums[5] += k3(logprobs_T.detach(), references[i]).double().sum()
+                sums[6] += logprobs_T.numel()
             tokens.append(
                 Tokens(
                     logprobs_T=logprobs_T.detach(),
@@ -384,7 +398,7 @@ class PolicyTrainer:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         loss_sum, *gap_sums = sharding.total(sums, self._mesh).tolist()
-        gaps = _Gaps(_mean(*gap_sums[:2]), _mean(*gap_sums[2:]))
+        gaps = _Gaps(*(_mean(*gap_sums[i : i + 2]) for i in (0, 2, 4)))
         norm = nn.utils.clip_grad_norm_(self._named.values(), cfg.grad_clip)
         grad_norm = float(sharding.whole(norm))
         reason = ""
@@ -416,6 +430,8 @@ class PolicyTrainer:
         fresh = updates[0].gaps.fresh  # later updates compare with weights that have moved
         if math.isfinite(fresh):
             found["sampler_gap"] = fresh
+        if math.isfinite(updates[-1].gaps.reference):  # of the weights that have moved furthest
+            found["reference_kl"] = updates[-1].gaps.reference
         return found | {
             "loss": sum(update.loss for update in updates) / num,
             "grad_norm": sum(update.grad_norm for update in updates) / num,

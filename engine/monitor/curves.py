@@ -175,6 +175,7 @@ _HEALTH = {
     "entropy": Chart("entropy", "health", "Entropy of the policies", "nats"),
     "grad_norm": Chart("grad_norm", "health", "Norm of the gradient"),
     "k3": Chart("kl", "health", "KL, behaviour policy to learner (k3)", "nats"),
+    "reference_kl": Chart("reference_kl", "health", "KL, policy to its reference (k3)", "nats"),
     "ess": Chart("ess", "health", "Effective sample size", "share"),
     "ratio_max": Chart("ratio", "health", "Largest importance ratio"),
     "probe_gap": Chart("gap", "health", "Gap of log-probs, server and learner", "nats"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.types import SamplingParams
 from rewards.spy import DecisionWeights
@@ -12,9 +12,13 @@ from roles.config import RoleConfig, Section, below
 from roles.vision_zero.gate import GateRules
 from roles.vision_zero.presets import PRESETS
 
+CLUES = ("civilian", "spy")
+"""The streams of those who give clues."""
 VOTER = "voter"
-STREAMS = ("civilian", "spy", VOTER)
+STREAMS = (*CLUES, VOTER)
 """One per role."""
+STOP_LOSS = frozenset({"max_unreadable", "min_distinct", "max_kl"})
+"""The fields of `GateConfig` that stop clues from being trained."""
 FROZEN = "frozen_voter"
 """The name of servers that hold older weights of the voter's policy (`frozen_every`)."""
 
@@ -107,6 +111,14 @@ class GateConfig(Section):
     """Clues are not trained while a larger share of them can't be read."""
     min_distinct: float = Field(0.3, ge=0, le=1)
     """Nor while a smaller share of a game's turns brings a clue of its own."""
+    max_kl: float | None = Field(None, gt=0)
+    """Nor while their policy is further from its reference (nats per token; the learner's
+    `reference_kl`, which there is where `learner.objective.kl_beta` is not 0)."""
+
+    @field_validator("switch", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, given: Any) -> Any:
+        return "off" if given is False else given
 
 
 class VisionZeroConfig(Section):
@@ -184,4 +196,4 @@ class VisionZeroConfig(Section):
         """None where nothing is ever closed."""
         if self.gate.switch == "off":
             return None
-        return GateRules(**self.gate.model_dump(exclude={"max_unreadable", "min_distinct"}))
+        return GateRules(**self.gate.model_dump(exclude=set(STOP_LOSS)))

@@ -4,12 +4,16 @@ The share of clues that are true of the civilians' picture is decided from the s
 tells whether players learn to see, whatever the votes say.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Game = Mapping[str, Any]
 """The note of one game."""
+LEADS = ("below 0", "0 to 1/3", "1/3 to 2/3", "2/3 to 1")
+"""The bars of the histogram of Psi; a value at an edge belongs to the upper one."""
+_EDGES = (0.0, 1 / 3, 2 / 3)
 MIN_VOTES = 32
 """Of each of two voters who are compared."""
 
@@ -39,6 +43,11 @@ def play_curves(games: Sequence[Game]) -> dict[str, dict[str, float]]:
             who: _mean([float("clue" in clue) for clue in rows]) for who, rows in spoken.items()
         },
         "Different clues in a game": {"all": _mean([distinct(replica) for replica in replicas])},
+        "Words of a clue": {
+            who: _mean([float(len(clue["clue"].split())) for clue in rows if "clue" in clue])
+            for who, rows in spoken.items()
+        },
+        "Psi, votes for the spy above a civilian's: share of games": leads(games),
         "Votes received, by seat": {
             f"seat {seat}": share for seat, share in seat_shares(games).items()
         },
@@ -61,6 +70,19 @@ def seat_shares(games: Sequence[Game]) -> dict[int, float]:
                 received[seat] += votes
     total = received.total()
     return {seat: votes / total for seat, votes in sorted(received.items())} if total else {}
+
+
+def leads(games: Sequence[Game]) -> dict[str, float | None]:
+    """A histogram of Psi (arXiv:2509.25541, Eq. 1) over replicas, of shares of the votes: what the
+    spy received above the mean of the civilians, in [-1 / (N - 1), 1]. Clues earn -Psi or Psi."""
+    bars = [0] * len(LEADS)
+    for game in games:
+        for replica in game["replicas"]:
+            poll = replica["polls"][-1]
+            spy = poll["received"][game["spy"] - 1]
+            others = (sum(poll["received"]) - spy) / (len(poll["received"]) - 1)
+            bars[bisect_right(_EDGES, (spy - others) / len(poll["votes"]))] += 1
+    return {name: _share(bar, sum(bars)) for name, bar in zip(LEADS, bars, strict=True)}
 
 
 def judges(games: Sequence[Game]) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from rewards.spy_baselines import (
     update_then_subtract,
 )
 from roles.table import Pair
-from roles.vision_zero.config import STREAMS, GateConfig, VisionZeroConfig
+from roles.vision_zero.config import CLUES, STREAMS, GateConfig, VisionZeroConfig
 from roles.vision_zero.credit import Credit, TurnCredit, turn_values
 from roles.vision_zero.gate import GateState, open_streams, tick
 from roles.vision_zero.outcome import Replica
@@ -34,6 +34,9 @@ class Health:
     distinct: float = 1.0
     """Different clues / turns of a replica."""
     games: int = 0
+    kl: float | None = None
+    """To the reference, nats per token: of the policies that give clues the furthest, at their
+    newest step."""
 
     def after(self, replicas: Sequence[Replica], decay: float) -> "Health":
         turns = [turn for replica in replicas for turn in replica.turns]
@@ -41,11 +44,18 @@ class Health:
         clues = [{t.clue for t in replica.turns if isinstance(t.clue, str)} for replica in replicas]
         distinct = sum(map(len, clues)) / len(turns)
         keep = min(decay, self.games / (self.games + 1))  # a plain mean at first
-        return Health(
-            keep * self.unreadable + (1 - keep) * unreadable,
-            keep * self.distinct + (1 - keep) * distinct,
-            self.games + 1,
+        return replace(
+            self,
+            unreadable=keep * self.unreadable + (1 - keep) * unreadable,
+            distinct=keep * self.distinct + (1 - keep) * distinct,
+            games=self.games + 1,
         )
+
+    def trained(self, measured: Mapping[str, Mapping[str, float]]) -> "Health":
+        """`measured`: by stream, what its policy's learner told of a step."""
+        of_clues = [measured[stream] for stream in CLUES if stream in measured]
+        told = [metrics["reference_kl"] for metrics in of_clues if "reference_kl" in metrics]
+        return replace(self, kl=max(told)) if told else self
 
     def complaint(self, cfg: GateConfig) -> str | None:
         """Why clues should not be trained now; None where they may."""
@@ -53,6 +63,8 @@ class Health:
             return f"{self.unreadable:.0%} of the clues can't be read"
         if self.distinct < cfg.min_distinct:
             return f"only {self.distinct:.0%} of the turns bring a clue of their own"
+        if cfg.max_kl is not None and self.kl is not None and self.kl > cfg.max_kl:
+            return f"who gives clues is {self.kl:.2g} nats per token from the reference"
         return None
 
 
@@ -151,7 +163,8 @@ class Memory:
         # Where roles have policies of their own, one may be done before the other.
         return frozenset(STREAMS) if wanted <= finished else wanted
 
-    def tick(self) -> str | None:
+    def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
+        self._health = self._health.trained(measured)
         found, self._found = self._found, []
         if self._rules is None:
             return None

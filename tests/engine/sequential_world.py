@@ -264,7 +264,14 @@ class World:
             if one.step % self.checkpoint_every == 0 or one.step == self.rules.total_steps:
                 one.checkpoints[one.step] = one.done
         self._say(
-            {"kind": "stepped", "policy": policy, "request": one.done, "step": one.step, **told}
+            {
+                "kind": "stepped",
+                "policy": policy,
+                "request": one.done,
+                "step": one.step,
+                "metrics": {},
+                **told,
+            }
         )
         self._ask(policy)
 

@@ -14,7 +14,7 @@ def test_streams_take_turns_for_so_many_steps() -> None:
     seen = []
     for _ in range(7):
         (stream,) = phases.open_streams()
-        seen.append((stream, phases.tick()))
+        seen.append((stream, phases.tick({})))
     assert seen == [
         ("proposer", None), ("proposer", "coder phase"), ("coder", None), ("coder", "solver phase"),
         ("solver", None), ("solver", "proposer phase"), ("proposer", None),
@@ -26,10 +26,10 @@ def test_streams_take_turns_for_so_many_steps() -> None:
 def test_a_restored_phase_goes_on_as_it_would_have(ticks: int, more: int, steps: int) -> None:
     one, other = Phases(STREAMS, steps), Phases(STREAMS, steps)
     for _ in range(ticks):
-        one.tick()
+        one.tick({})
     other.restore(one.state(), dict.fromkeys(STREAMS, one.state()))
     for _ in range(more):
-        assert one.tick() == other.tick()
+        assert one.tick({}) == other.tick({})
         assert one.open_streams() == other.open_streams()
         assert one.numbers() == other.numbers()
 
@@ -37,7 +37,7 @@ def test_a_restored_phase_goes_on_as_it_would_have(ticks: int, more: int, steps:
 def test_a_stream_that_is_finished_has_no_phase() -> None:
     phases = Phases(STREAMS, 3)
     assert phases.open_streams(frozenset({"proposer", "coder"})) == {"solver"}
-    assert phases.tick() is None
+    assert phases.tick({}) is None
     assert phases.open_streams(frozenset({"solver"})) == {"proposer"}
     assert phases.open_streams(frozenset(STREAMS)) == {"proposer"}, "nothing is left to train"
 

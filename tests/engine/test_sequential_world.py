@@ -123,7 +123,7 @@ class Cycle:
         turn = self._ticks // self._every
         return frozenset({left[turn % len(left)], left[(turn // 2) % len(left)]})
 
-    def tick(self) -> str | None:
+    def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
         self._ticks += 1
         return None
 

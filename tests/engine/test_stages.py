@@ -21,13 +21,15 @@ class EveryOther:
 
     def __init__(self) -> None:
         self.ticks = 0
+        self.measured: Mapping[str, Mapping[str, float]] = {}
 
     def open_streams(self, finished: frozenset[str] = frozenset()) -> frozenset[str]:
         wanted, other = ({"clue"}, {"vote"}) if self.ticks % 2 else ({"vote"}, {"clue"})
         return frozenset(other if wanted <= finished else wanted)
 
-    def tick(self) -> str | None:
+    def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
         self.ticks += 1
+        self.measured = measured
         return f"switch {self.ticks}"
 
     def numbers(self) -> dict[str, float]:
@@ -109,7 +111,8 @@ class Club:
         self.steps[policy] += 1
         with self.buffer.transaction():
             self.buffer.trained(policy, self.requests, self.attempt, self.steps[policy])
-            self.stages.consumed(taken, self.steps, self.admission)
+            metrics = {"reference_kl": self.steps[policy] / 10}
+            self.stages.consumed(taken, self.steps, self.admission, metrics)
         self.admission.published(policy, self.steps[policy])
         return sorted(taken.games)
 
@@ -131,6 +134,20 @@ def test_a_batch_holds_open_streams_alone(club: Club) -> None:
         assert club.events[-1] == f"spy: switch {number + 1}"
     assert club.dropped("clue") == 2
     assert club.dropped("vote") == 2
+
+
+def test_a_tick_hears_what_learners_measured_since_the_last_one(club: Club) -> None:
+    of = {stream: rule.policy for stream, rule in club.rules.streams.items()}
+    club.play()
+    club.step(of["vote"])
+    told = {"reference_kl": 0.1}
+    trained = [stream for stream in of if of[stream] == of["vote"]]
+    assert club.gate.measured == dict.fromkeys(trained, told)
+    club.play()
+    taken = club.admission.ready(of["clue"])
+    assert taken is not None
+    club.stages.consumed(taken, club.steps, club.admission)  # games that came to nothing
+    assert club.gate.measured == {}
 
 
 def test_what_was_ready_for_a_stream_that_closes_is_dropped_by_name(tmp_path: Path) -> None:
@@ -167,7 +184,7 @@ def test_a_restart_goes_on_with_the_gate_of_the_step_restored_to(club: Club) -> 
 def test_when_the_open_streams_are_finished_the_others_open(tmp_path: Path) -> None:
     """Else a run whose policies make the same number of steps would never end."""
     club = Club(tmp_path, SPLIT, total_steps=2)
-    club.gate.tick = lambda: None  # type: ignore[method-assign]  # it stays with the votes
+    club.gate.tick = lambda _: None  # type: ignore[method-assign]  # it stays with the votes
     for _ in range(2):
         club.play()
         club.step("voter")

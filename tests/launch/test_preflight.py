@@ -94,6 +94,15 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
     assert free_name(tmp_path, "quickstart") == "quickstart-3"
 
 
+def test_a_bound_of_the_kl_needs_somebody_who_measures_it() -> None:
+    bound = ["recipe.gate.max_kl=0.5"]
+    with pytest.raises(ConfigError, match=r"gate.max_kl: no learner .* learner.objective.kl_beta"):
+        load_root(CONFIGS / "vision_zero.yaml", bound)
+    load_root(CONFIGS / "vision_zero.yaml", [*bound, "learner.objective.kl_beta=0.001"])
+    with pytest.raises(ConfigError, match=r"gate.max_kl: .* gate.switch=off"):
+        load_root(CONFIGS / "vision_zero.yaml", [*bound, "recipe.gate.switch=off"])
+
+
 def test_a_bound_on_judges_must_leave_room_for_a_pinned_one() -> None:
     pinned = ["recipe.judge=pinned", "recipe.pin_every=6", "streams.max_age=4"]
     load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=10"])

@@ -38,7 +38,7 @@ class Club:
 
     def enter(self, stream: str) -> None:
         while self.phases.stream != stream:
-            self.phases.tick()
+            self.phases.tick({})
 
     async def _play(self, number: int) -> None:
         self.game += number
@@ -114,7 +114,7 @@ def test_the_solver_s_phase_does_not_take_what_the_coder_s_gathered(club: Club) 
 def test_what_is_left_of_a_phase_is_gathered_for_no_more_steps_than_that(club: Club) -> None:
     """After a restart in its middle."""
     club.enter("coder")
-    club.phases.tick()
+    club.phases.tick({})
     club.play(1)
     assert club.asked()["proposer"] == (STEPS - 1) * PER_STEP * 2
 
@@ -164,7 +164,7 @@ def test_each_phase_gathers_anew_and_other_topics(club: Club) -> None:
     asked = club.fake.samplers["proposer"].asked
     first = [text for text, _, _ in asked]
     assert len(first) == GAMES * CFG.num_proposals
-    club.phases.tick()
+    club.phases.tick({})
     club.enter("proposer")
     club.enter("coder")
     club.play(1)

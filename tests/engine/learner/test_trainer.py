@@ -170,9 +170,29 @@ def test_kl_pulls_back_to_the_reference(tiny_base: Path) -> None:
                 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
             )
     group = replace(make_group(1), rewards=(0.0,) * 4)
-    losses = [trainer.step([group]).metrics["loss"] for _ in range(8)]
-    assert losses[0] > 0
-    assert losses[-1] < losses[0]
+    metrics = [trainer.step([group]).metrics for _ in range(8)]
+    assert metrics[0]["loss"] > 0
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    # The KL is all that there is in the loss, and is told by itself as a mean over tokens.
+    for told in metrics:
+        assert told["reference_kl"] == pytest.approx(told["loss"] / 5.0, rel=1e-5)
+
+
+def test_a_kl_in_the_reward_is_told_too(tiny_base: Path) -> None:
+    def told(**objective: Any) -> float:
+        trainer = PolicyTrainer(
+            "solver",
+            tiny_base,
+            make_cfg(objective={"kl_beta": 0.1, **objective}),
+            total_steps=100,
+            reference=load_reference(tiny_base),
+        )
+        for _, weight in trainer.model.named_weights():
+            weight.data.mul_(1.01)
+        return trainer.step(make_batch()).metrics["reference_kl"]
+
+    assert told(kl_place="reward", kl_estimator="k1") == told() > 0
+    assert "reference_kl" not in make_trainer(tiny_base).step(make_batch()).metrics
 
 
 def test_weights_are_published_as_a_cast_of_float32_masters(tiny_base: Path) -> None:

@@ -237,7 +237,7 @@ def test_probes_train_nobody_and_alone_feed_the_gate() -> None:
         drops = {group.extra["drop"] for group in table.groups}
         assert drops == ({"probe"} if table.game in probes else {None})
         assert {group.stream for group in table.groups} == set(STREAMS)
-    assert memory.tick() is None
+    assert memory.tick({}) is None
     assert memory.numbers() == pytest.approx(
         {"accuracy": 1.0, "abstention": 0.0, "trains clues": 0.0}
     )
@@ -249,7 +249,7 @@ def test_without_probes_the_gate_judges_by_all_games() -> None:
     cfg = config()
     votes = [ballot(0, 8), ballot(na=8), ballot(3, 3, na=2), ballot(8)]
     memory = play_all(cfg, *tables_of(cfg, votes))
-    memory.tick()
+    memory.tick({})
     assert memory.numbers() == pytest.approx(
         {"accuracy": 0.25, "abstention": 1.25 / 4, "trains clues": 0.0}
     )
@@ -260,7 +260,7 @@ def test_the_gate_hears_of_a_game_the_mean_of_its_replicas_last_votes() -> None:
     # In lock step: polls after round 1 (both found), then after round 2 (one, a quarter N/A).
     rounds = [ballot(0, 8), ballot(0, 8), ballot(0, 8), ballot(3, 1, na=4)]
     memory = play_all(cfg, seats(polls(*rounds), game_with_spy(2, cfg)))
-    memory.tick()
+    memory.tick({})
     assert memory.numbers() == pytest.approx(
         {"accuracy": 0.5, "abstention": 0.25, "trains clues": 0.0}
     )

@@ -53,18 +53,18 @@ def test_a_tick_hears_every_game_since_the_last_one_once() -> None:
     memory = Memory(cfg)
     hear(memory, cfg, FOUND, MISSED)
     hear(memory, cfg, FOUND, FOUND)
-    assert memory.tick() is None, ".75 is below .9"
+    assert memory.tick({}) is None, ".75 is below .9"
     assert memory.numbers() == {"accuracy": 0.75, "abstention": 0.0, "trains clues": 0.0}
     hear(memory, cfg, FOUND, FOUND)
-    said = memory.tick()
+    said = memory.tick({})
     assert said is not None
     assert said.startswith("clue stage: accuracy 1.000 >= 0.9")
     assert memory.open_streams() == CLUES
     assert memory.numbers() == {"accuracy": 1.0, "abstention": 0.0, "trains clues": 1.0}
     for _ in range(5):
-        assert memory.tick() is None, "no game, no news"
+        assert memory.tick({}) is None, "no game, no news"
     hear(memory, cfg, SILENT, SILENT)
-    said = memory.tick()
+    said = memory.tick({})
     assert said is not None
     assert said.startswith("decision stage: error 1.000 >= 0.6")
     assert memory.numbers() == {"accuracy": 0.0, "abstention": 1.0, "trains clues": 0.0}
@@ -74,11 +74,11 @@ def test_with_probes_other_games_are_not_heard() -> None:
     cfg = config(probe_share=0.5, gate=gate())
     memory = Memory(cfg)
     hear(memory, cfg, FOUND, FOUND)
-    assert memory.tick() is None
+    assert memory.tick({}) is None
     assert memory.numbers()["accuracy"] == 0.0
     hear(memory, cfg, FOUND, FOUND, is_probe=True)
     hear(memory, cfg, MISSED, MISSED)
-    assert memory.tick() is not None
+    assert memory.tick({}) is not None
     assert memory.numbers()["accuracy"] == 1.0
 
 
@@ -88,7 +88,7 @@ def test_with_the_gate_off_all_streams_train_for_ever() -> None:
     for votes in (FOUND, MISSED, SILENT) * 10:
         hear(memory, cfg, votes, votes, clues=["same"] * 4)
         assert memory.open_streams() == set(STREAMS)
-        assert memory.tick() is None
+        assert memory.tick({}) is None
         assert memory.numbers() == {}
     other = Memory(cfg)
     other.restore(json.loads(json.dumps(memory.state())), {})
@@ -131,7 +131,7 @@ def test_clues_that_are_none_are_not_trained(clues: list[str], complaint: str | 
     for number in range(8):
         # At first all is well, so that the stage of clues begins.
         hear(memory, cfg, FOUND, FOUND, clues=clues if number >= 2 else "abcd")
-        said.append(memory.tick())
+        said.append(memory.tick({}))
         stages.append(memory.open_streams())
     assert said[1] == "clue stage: every 2 steps"
     assert stages[1] == CLUES
@@ -148,23 +148,45 @@ def test_a_stop_is_told_with_its_reason() -> None:
     memory.restore(memory.state() | {"gate": {**memory.state()["gate"], "stage": "clue"}}, {})
     assert memory.open_streams() == CLUES
     hear(memory, cfg, FOUND, FOUND, clues=["a", "", "", ""])
-    assert memory.tick() == "decision stage: 75% of the clues can't be read"
+    assert memory.tick({}) == "decision stage: 75% of the clues can't be read"
     assert memory.open_streams() == VOTES
-    assert memory.tick() is None
-    assert memory.tick() is None
-    assert memory.tick() is None, "it would be the turn of clues"
+    assert memory.tick({}) is None
+    assert memory.tick({}) is None
+    assert memory.tick({}) is None, "it would be the turn of clues"
     assert memory.open_streams() == VOTES
+
+
+def test_clues_stop_while_their_policy_is_too_far_from_its_reference() -> None:
+    cfg = config(gate=gate(switch="cycle", cycle=2, max_kl=0.5))
+
+    def learnt(memory: Memory, **kl: float) -> tuple[str | None, frozenset[str]]:
+        hear(memory, cfg, FOUND, FOUND)
+        said = memory.tick({stream: {"reference_kl": value} for stream, value in kl.items()})
+        return said, memory.open_streams()
+
+    memory = Memory(cfg)
+    assert learnt(memory, civilian=0.1, spy=0.1, voter=0.9) == (None, VOTES)
+    assert learnt(memory, voter=0.9)[1] == CLUES, "a voter may be where it is"
+    assert learnt(memory, civilian=0.1, spy=0.6) == (
+        "decision stage: who gives clues is 0.6 nats per token from the reference",
+        VOTES,
+    )
+    again = Memory(cfg)
+    again.restore(json.loads(json.dumps(memory.state())), {})
+    for one in (memory, again):  # it is known after a restart, and it would be the turn of clues
+        assert [learnt(one) for _ in range(4)] == [(None, VOTES)] * 4
+    assert CLUES in [learnt(memory, civilian=0.1, spy=0.4)[1] for _ in range(2)]
 
 
 def test_clues_that_recover_are_trained_again() -> None:
     cfg = config(gate=gate(switch="cycle", cycle=1, decay=0.5))
     memory = Memory(cfg)
     hear(memory, cfg, FOUND, FOUND, clues=[""] * 4)
-    assert memory.tick() is None
+    assert memory.tick({}) is None
     opened = []
     for _ in range(4):  # 1/2 of the first two games, then 1/4 can't be read
         hear(memory, cfg, FOUND, FOUND)
-        memory.tick()
+        memory.tick({})
         opened.append(memory.open_streams())
     assert opened == [VOTES, CLUES, VOTES, CLUES]
 
@@ -205,7 +227,7 @@ SETTINGS = [
 def after(memory: Memory, cfg: VisionZeroConfig, step: Any) -> Any:
     """What it says to one step, with all that can be seen of it."""
     if step == "tick":
-        said: Any = memory.tick()
+        said: Any = memory.tick({})
     else:
         first, second, third, fourth, clues, is_probe = step
         by_round = cfg.clue_credit.turns == "round_delta"
@@ -244,7 +266,7 @@ def test_a_saved_state_does_not_change_with_what_comes_later() -> None:
     state = memory.state()
     saved = json.dumps(state)
     hear(memory, cfg, MISSED, SILENT)
-    memory.tick()
+    memory.tick({})
     assert json.dumps(state) == saved
     memory.restore(state, {})
     hear(memory, cfg, MISSED, SILENT)

@@ -87,7 +87,7 @@ def test_games_at_once_leave_what_the_same_order_one_by_one_leaves(
         assert [g.rewards for g in table.groups if g.stream != VOTER] == [
             g.rewards for g in tables[game].groups if g.stream != VOTER
         ]
-    assert (memory.tick(), memory.numbers()) == (together.tick(), together.numbers())
+    assert (memory.tick({}), memory.numbers()) == (together.tick({}), together.numbers())
 
 
 def test_another_order_leaves_something_else() -> None:

@@ -70,7 +70,7 @@ def test_the_paper_s_numbers(votes: Any, rewards: list[float], abstention: float
     worth = {"5": 1.0, "N/A": -0.5}
     assert voters.rewards == pytest.approx([worth.get(vote, -1.0) for vote in votes])
     assert voters.advantages is None
-    memory.tick()
+    memory.tick({})
     assert memory.numbers()["abstention"] == pytest.approx(0.05 * abstention), (
         "from 0, not debiased"
     )
@@ -202,5 +202,5 @@ def test_released_clues_are_never_none_and_cost_nothing() -> None:
     opened = []
     for _ in range(6):
         opened.append(sorted(memory.open_streams()))
-        memory.tick()
+        memory.tick({})
     assert opened == [["voter"], ["civilian", "spy"]] * 3

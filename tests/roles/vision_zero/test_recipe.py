@@ -9,7 +9,7 @@ import pytest
 
 from engine.admission import Admission, AdmissionRules, StreamRule
 from roles.vision_zero.config import VOTER
-from roles.vision_zero.curves import play_curves
+from roles.vision_zero.curves import leads, play_curves
 from roles.vision_zero.gallery import NOTE
 from roles.vision_zero.recipe import FUNNEL, STREAMS, is_among, spy_seat
 from tests.roles.vision_zero.spy_fakes import (
@@ -237,6 +237,24 @@ def test_all_seats_of_one_policy_are_one_span() -> None:
     assert all(dict(group.versions) == {"player": (3, 3)} for group in table.groups)
 
 
+@pytest.mark.parametrize(
+    ("received", "bar"),
+    [
+        ([0, 8, 0, 0], "2/3 to 1"),  # Psi 1
+        ([2, 2, 2, 2], "0 to 1/3"),  # 0
+        ([0, 0, 0, 0], "0 to 1/3"),  # 0: all abstained
+        ([8, 0, 0, 0], "below 0"),  # -1/3
+        ([2, 4, 1, 1], "1/3 to 2/3"),  # 1/3
+        ([1, 6, 1, 0], "2/3 to 1"),  # 2/3
+    ],
+)
+def test_how_far_the_spy_leads(received: list[int], bar: str) -> None:
+    poll = {"received": received, "votes": [{}] * 8}
+    found = leads([{"spy": 2, "replicas": [{"polls": [poll]}]}])
+    assert found == {name: float(name == bar) for name in found}
+    assert list(leads([]).values()) == [None] * 4
+
+
 def test_the_curves_are_made_of_the_note() -> None:
     cfg = config(num_rounds=1)
     said = {1: "true a", 2: "false b", 3: "maybe c", 4: None}
@@ -255,6 +273,11 @@ def test_the_curves_are_made_of_the_note() -> None:
         "Clues true of the civilians' picture": {"civilian": 1.0, "spy": 0.0},
         "Clues that can be read": {"civilian": pytest.approx(2 / 3), "spy": 1.0},
         "Different clues in a game": {"all": 0.75},
+        "Words of a clue": {"civilian": 2.0, "spy": 2.0},
+        # (4 - mean(2, 0, 0)) of 8 votes
+        "Psi, votes for the spy above a civilian's: share of games": {
+            "below 0": 0.0, "0 to 1/3": 0.0, "1/3 to 2/3": 1.0, "2/3 to 1": 0.0,
+        },
         "Votes received, by seat": {
             "seat 1": pytest.approx(1 / 3), "seat 2": pytest.approx(2 / 3),
             "seat 3": 0.0, "seat 4": 0.0,
