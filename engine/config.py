@@ -90,6 +90,15 @@ class ServerHostConfig(Section):
     """Passed on to the server's command line."""
 
 
+class BranchConfig(Section):
+    """A branch of the engine (`engine.branches`): a process that plays games."""
+
+    rank: int = Field(ge=0)
+    """The rank that starts it, beside its own job: one of the node of its servers."""
+    servers: tuple[int, ...] = Field(min_length=1)
+    """Ranks of the server hosts that its games ask, and nobody else's games."""
+
+
 class LayoutConfig(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     backend: Literal["gloo", "nccl"] = "gloo"
@@ -102,6 +111,9 @@ class LayoutConfig(Section):
     """{policy or follower: HOST:PORT}: its requests go to SGLang's own router, which the first of
     its server hosts starts at this address, one of its node; without one the engine chooses the
     server. For many servers; `engine/servers/router.py` says what it lacks."""
+    branches: tuple[BranchConfig, ...] = ()
+    """One for each node, where one engine process can't ask all servers: each plays games with
+    servers of its own, and all feed the same learners. None: the engine plays the games itself."""
     gpu_of: Mapping[int, Annotated[int, Field(ge=0)]] = {}
     """{rank: its GPU}, where ranks share one; the others have the GPU of their local rank. On one
     node. A learner and its servers on one GPU need `weights.via: disk`: NCCL refuses two of its

@@ -31,6 +31,23 @@ class Play(Protocol):
     ) -> Awaitable[None]: ...
 
 
+async def played(playing: Awaitable[None], deadline_s: float) -> tuple[str | None, str]:
+    """(None, ""), or the name of the failure that ended a game and what is to be said of it.
+
+    Raises what is no failure of the game's: that ends the run.
+    """
+    try:
+        async with asyncio.timeout(deadline_s) as deadline:
+            await playing
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        return "deadline", f"{deadline_s:g} s"
+    except GameDropped as dropped:
+        return dropped.reason, dropped.detail
+    return None, ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Games:
     """Plays games, and hands what they submit to the buffer and to admission."""
@@ -64,17 +81,11 @@ class Games:
         try:
             if recipe in self.prepares:
                 await self.prepares[recipe](game)
-            async with asyncio.timeout(self.deadline_s) as deadline:
-                play = self.plays[recipe]
-                await play(game, lambda group: self._submit(game, group), notes.__setitem__)
-            reason = None
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            reason = "deadline"
-        except GameDropped as dropped:
-            reason = dropped.reason
-            log.warning("game %d dropped: %s", game, dropped)
+            play = self.plays[recipe]
+            playing = play(game, lambda group: self._submit(game, group), notes.__setitem__)
+            reason, detail = await played(playing, self.deadline_s)
+            if reason is not None:
+                log.warning("game %d dropped[%s]: %s", game, reason, detail)
         except asyncio.CancelledError:
             reason = "stopped"
             raise

@@ -97,6 +97,47 @@ def check_layout(
         )
 
 
+def check_branches(layout: LayoutConfig, players: Collection[str]) -> None:
+    """Raise ConfigError unless every server of `players` (the policies and followers that games
+    ask) belongs to one branch, and every branch has servers of all of them."""
+    if not layout.branches:
+        return
+    hosts = {host.rank: host for host in layout.servers}
+    owners: dict[int, int] = {}
+    for i, branch in enumerate(layout.branches):
+        where = f"layout.branches.{i}"
+        if branch.rank >= world_size(layout):
+            raise ConfigError(f"{where}.rank: there is no rank {branch.rank}")
+        if branch.rank in [other.rank for other in layout.branches[:i]]:
+            raise ConfigError(f"{where}.rank: rank {branch.rank} has a branch already")
+        for rank in branch.servers:
+            if rank not in hosts:
+                raise ConfigError(
+                    f"{where}.servers: rank {rank} hosts no servers; "
+                    f"there are {', '.join(map(str, hosts))}"
+                )
+            if owners.setdefault(rank, i) != i:
+                raise ConfigError(
+                    f"{where}.servers: those of rank {rank} belong to layout.branches."
+                    f"{owners[rank]}; a server is asked by one branch"
+                )
+        served = {policy for rank in branch.servers for policy in hosts[rank].policies}
+        if missing := sorted(set(players) - served):
+            raise ConfigError(
+                f"{where}.servers: none of them serves {', '.join(missing)}, which its games need"
+            )
+    for rank, host in hosts.items():
+        if rank not in owners and set(host.policies) & set(players):
+            raise ConfigError(
+                f"layout.branches: no games would ask the servers of rank {rank}; add it to one"
+            )
+    if layout.routers:
+        raise ConfigError(
+            "layout.branches: a router's servers can't be told apart by branch; leave "
+            "layout.routers out"
+        )
+
+
 def check_nodes(layout: LayoutConfig, nodes: Sequence[Node]) -> None:
     """Raise ConfigError where a checked layout does not fit to where its ranks are. `nodes`: of
     every rank."""

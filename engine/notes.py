@@ -72,6 +72,16 @@ def to_json(notes: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
     return json.dumps(dict(notes), default=plain), pictures
 
 
+def from_json(text: str, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    """The inverse of `to_json`, as far as JSON can tell (lists for tuples)."""
+
+    def whole(value: dict[str, Any]) -> Any:
+        return pictures.get(str(value["png"]), value) if value.keys() == {"png"} else value
+
+    found: dict[str, Any] = json.loads(text, object_hook=whole)
+    return found
+
+
 def _game(row: tuple[Any, ...]) -> dict[str, Any]:
     keys = ("game", "state", "reason", "started_s", "ended_s")
     return {**dict(zip(keys, row[:5], strict=True)), "notes": json.loads(row[5])}

@@ -10,7 +10,7 @@ end of any placement wake the first waiters for which there is a server, in the 
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,8 @@ class _Server:
     """Tokens that the requests there may still generate."""
     limit: int | None = None
     """Requests that it runs at a time, where known: more would queue there, not here."""
+    elsewhere: tuple[int, int] = (0, 0)
+    """(requests, tokens) that another process has there, as it last told."""
     suspect_until: float = 0.0
     lost_s: float | None = None
     """Since when it is gone; None: it is not."""
@@ -66,6 +68,8 @@ class ServerPool:
         self.policy = policy
         self.on_event: Callable[[str, str], None] = lambda level, text: None
         """Told ("info" or "warning", a sentence) of servers that come and go."""
+        self.on_gone: Callable[[str, str], None] = lambda url, why: None
+        """Told (url, why) of a server that is gone."""
         self.counts: Counter[str] = Counter(requests=0, retries=0, resumed=0, aborted=0, tokens=0)
         """Kept by the samplers; `tokens` are those generated, `dropped_*` the games given up."""
         self._clock = clock
@@ -76,6 +80,8 @@ class ServerPool:
         """Removed ones whose requests have not all ended."""
         self._homes: OrderedDict[bytes, str] = OrderedDict()
         self._waiters: deque[_Waiter] = deque()
+        self._heard: dict[Hashable, tuple[Counter[str], int]] = {}
+        """By who told it: its counts so far, and the requests that wait there."""
 
     def mark_ready(self, url: str, version: int) -> None:
         """`url` serves weights `version`; requests may go there."""
@@ -109,6 +115,7 @@ class ServerPool:
         server.version = None
         server.lost_s = self._clock()
         if why:
+            self.on_gone(url, why)
             self.on_event("warning", f"{self.policy}: {url} is gone: {why}")
 
     def set_limit(self, url: str, max_running: int) -> None:
@@ -170,14 +177,43 @@ class ServerPool:
             self._leave(server, tokens)
 
     def stats(self) -> dict[str, Any]:
+        """What goes on now, and what was counted; with what other processes told."""
         return {
             **self.counts,
-            "waiting": len(self._waiters),
+            "waiting": len(self._waiters) + sum(waiting for _, waiting in self._heard.values()),
             "servers": {
-                s.url: {"version": s.version, "running": s.running, "outstanding": s.outstanding}
+                s.url: {
+                    "version": s.version,
+                    "running": s.running + s.elsewhere[0],
+                    "outstanding": s.outstanding + s.elsewhere[1],
+                }
                 for s in self._places
             },
         }
+
+    def tell(self) -> dict[str, Any]:
+        """What the pool of another process is to `hear` of this one, which asks servers of it."""
+        return {
+            "counts": dict(self.counts),
+            "waiting": len(self._waiters),
+            "servers": {s.url: [s.running, s.outstanding] for s in self._places},
+        }
+
+    def hear(
+        self,
+        teller: Hashable,
+        *,
+        counts: Mapping[str, int],
+        waiting: int,
+        servers: Mapping[str, Sequence[int]],
+    ) -> None:
+        """What the process `teller`, alone beside this one at these servers, `tell`s."""
+        before, _ = self._heard.get(teller, (Counter[str](), 0))
+        self.counts.update({name: number - before[name] for name, number in counts.items()})
+        self._heard[teller] = Counter(counts), waiting
+        for url, (running, outstanding) in servers.items():
+            if url in self._servers:
+                self._servers[url].elsewhere = running, outstanding
 
     async def _wait(self, prefix: bytes, tokens: int, avoid: str | None) -> _Server:
         waiter = _Waiter(asyncio.get_running_loop().create_future(), prefix, tokens, avoid)
@@ -214,7 +250,7 @@ class ServerPool:
         ready = [s for s in ready if s.suspect_until <= now] or ready
         least = min(
             (s for s in ready if self._has_room(s)),
-            key=lambda s: s.outstanding,
+            key=lambda s: s.outstanding + s.elsewhere[1],
             default=None,
         )
         if least is None:

@@ -80,9 +80,14 @@ class EngineSocket:
 
     async def receive(self) -> tuple[bytes, Message]:
         """(peer, message). Raises TransportError for what no learner of ours sends."""
+        peer, message, _ = await self.receive_all()
+        return peer, message
+
+    async def receive_all(self) -> tuple[bytes, Message, Images]:
+        """(peer, message, its pictures)."""
         peer, *frames = await self._socket.recv_multipart()
-        message, _ = from_frames(frames)
-        return peer, _checked(message)
+        message, images = from_frames(frames)
+        return peer, _checked(message), images
 
     async def send(
         self, peer: bytes, message: Mapping[str, Any], images: Mapping[str, bytes] | None = None
@@ -100,16 +105,9 @@ class LearnerSocket:
     """A learner group's end; blocking, used by one thread. `key`: as of `EngineSocket`."""
 
     def __init__(self, address: str, identity: str, key: str | None = None) -> None:
-        guard = _guard(address, key)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self._socket.setsockopt(zmq.IDENTITY, identity.encode())
-        if guard is not None:
-            own = key_pair(guard, "learner")
-            self._socket.curve_secretkey, self._socket.curve_publickey = own.secret, own.public
-            self._socket.curve_serverkey = key_pair(guard, "engine").public
-        self._socket.connect(address)
+        _connect(self._socket, address, identity, key)
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._socket.send_multipart(to_frames(message, {}))
@@ -124,6 +122,40 @@ class LearnerSocket:
     def close(self) -> None:
         self._socket.close()
         self._context.term()
+
+
+class BranchSocket:
+    """A branch's end (`engine.branches`), on an event loop; to the engine it is one of those who
+    know the run's key, as learners are. `key`: as of `EngineSocket`."""
+
+    def __init__(self, address: str, identity: str, key: str | None = None) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        _connect(self._socket, address, identity, key)
+
+    async def send(
+        self, message: Mapping[str, Any], images: Mapping[str, bytes] | None = None
+    ) -> None:
+        await self._socket.send_multipart(to_frames(message, images or {}))
+
+    async def receive(self) -> Message:
+        message, _ = from_frames(await self._socket.recv_multipart())
+        return _checked(message)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def _connect(socket: Any, address: str, identity: str, key: str | None) -> None:
+    guard = _guard(address, key)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.IDENTITY, identity.encode())
+    if guard is not None:
+        own = key_pair(guard, "learner")
+        socket.curve_secretkey, socket.curve_publickey = own.secret, own.public
+        socket.curve_serverkey = key_pair(guard, "engine").public
+    socket.connect(address)
 
 
 def _guard(address: str, key: str | None) -> str | None:

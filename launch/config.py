@@ -16,7 +16,7 @@ from engine.config import (
 )
 from engine.elastic import ElasticConfig
 from engine.errors import ConfigError
-from engine.layout import Follower, followers_of
+from engine.layout import Follower, check_branches, followers_of
 from engine.learner.config import LearnerConfig
 from engine.monitor.config import MonitorConfig
 from engine.sampler import SamplerConfig
@@ -70,6 +70,8 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
             ),
         },
     )
+    if config.layout.branches:
+        _check_spread(config)
     if config.evals.benchmarks and config.evals.servers == "rollout" and config.elastic.enabled:
         raise ConfigError(
             "evals.servers: with elastic.enabled a server may serve another policy in the middle "
@@ -99,6 +101,25 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
                 f"it may be; weights of {policy} that are pinned for {every} steps need {oldest}"
             )
     return config
+
+
+def _check_spread(config: RootConfig) -> None:
+    """Refuse branches that don't share out the servers, and games that several processes can't
+    play."""
+    check_branches(config.layout, (*policies_of(config), *_judges(config)))
+    for name, recipe in recipes_of(config).items():
+        if not recipe.spreads:
+            raise ConfigError(
+                f"layout.branches: the games of {name} share a memory (its gate, its baselines), "
+                "which is in one process; leave the branches out"
+            )
+    if config.streams.schedule == "sequential":
+        raise ConfigError(
+            "layout.branches: the games of a phase share the data gathered for it, in one process; "
+            "leave the branches out, or set streams.schedule=streaming"
+        )
+    if config.elastic.enabled:
+        raise ConfigError("layout.branches: a branch keeps its servers; set elastic.enabled=false")
 
 
 def settings_of(config: RootConfig) -> dict[str, MMZeroConfig | VisionZeroConfig]:

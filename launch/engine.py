@@ -1,8 +1,9 @@
 """The engine process, a child of rank 0: builds the live parts of a run and plays it.
 
-    python -m launch.engine RUN_DIR ADDRESS
+    python -m launch.engine RUN_DIR ADDRESS [ADDRESS_FOR_BRANCHES]
 
-It owns no GPU and never imports torch. STREAMZERO_ENGINE_PROFILE=FILE keeps a profile of it.
+It owns no GPU and never imports torch. STREAMZERO_ENGINE_PROFILE=FILE keeps a profile of it. Where
+the layout has branches (`launch.branch`), they play the games, and it keeps the books.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.admission import AdmissionRules, StreamRule
+from engine.branches import GRACE_S, Branches
 from engine.buffer import Buffer
 from engine.desk import Desk
 from engine.elastic import Elastic
@@ -29,7 +31,7 @@ from engine.monitor.access import read_or_make_token
 from engine.monitor.dashboard import Dashboard
 from engine.moves import Mover
 from engine.rundir import RunDir
-from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
+from engine.sampler import ServerPool, TextEncoder, client_session
 from engine.stages import Stages
 from engine.tasks import Signal
 from engine.transport import EngineSocket
@@ -41,7 +43,6 @@ from launch.config import (
     load_root,
     policies_of,
     recipes_of,
-    settings_of,
     streams_of,
 )
 from launch.library import Library
@@ -49,17 +50,15 @@ from launch.live_evals import LiveEvals
 from launch.measurements import Measurements, counting
 from launch.profiling import profiled
 from launch.result import print_result
-from launch.schedule import begin
-from launch.tables import Tables
+from launch.tables import Played, noting, samplers_of, sit_down
 from launch.watching import Watcher
 from render_pool.pool import RenderPool
-from rewards.grader import Grader
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    run_path, address = argv
+    run_path, *addresses = argv
     run = RunDir(Path(run_path))
     logging.basicConfig(
         filename=os.environ.get("STREAMZERO_ENGINE_LOG"),
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> int:
     try:
         config = load_root(run.config)
         with profiled(os.environ.get("STREAMZERO_ENGINE_PROFILE")):
-            asyncio.run(run_engine(config, run, address))
+            asyncio.run(run_engine(config, run, *addresses))
     except EngineError as error:
         if isinstance(error, FatalError):
             run.fatal.write_text(str(error))
@@ -82,7 +81,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
+async def run_engine(
+    config: RootConfig, run: RunDir, address: str, for_branches: str | None = None
+) -> None:
     """Build the parts, play until the end, write the summary and the report."""
     buffer = Buffer.open(run.database)
     attempt = buffer.begin_attempt()
@@ -91,29 +92,20 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
         stack.callback(buffer.close)
         session = await stack.enter_async_context(client_session(run.key.read_text()))
         renderer = await stack.enter_async_context(RenderPool(config.render))
-        grader = await stack.enter_async_context(Grader(config.grader))
         encoder = TextEncoder.load(config.model.base)
-        pools, players = pools_of(config), players_of(config)
+        pools = pools_of(config)
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
         for pool in pools.values():
             pool.on_event = watcher.on_event
-
-        def sampler(role: str, warn: Callable[[str], None]) -> RoleSampler:
-            policy = players[role]
-            return RoleSampler(role, policy, encoder, pools[policy], session, config.sampler, warn)
-
-        samplers = {role: sampler(role, partial(watcher.on_event, "warning")) for role in players}
-        measuring = {
-            role: counting(sampler(role, log.debug), partial(watcher.on_measured, policy))
-            for role, policy in streams_of(config).items()
-        }
-        playing = {
-            name: await stack.enter_async_context(
-                begin(recipe, settings_of(config)[name], renderer.of(name), config.streams)
+        branches = branches_of(stack, config, run, for_branches, pools, watcher)
+        if branches is None:
+            samplers = samplers_of(
+                config, pools, encoder, session, partial(watcher.on_event, "warning")
             )
-            for name, recipe in recipes_of(config).items()
-        }
-        watcher.gates = {n: one.gate for n, one in playing.items() if one.gate is not None}
+            playing = await sit_down(stack, config, samplers, renderer, watcher.waiting)
+        else:
+            playing = Played({name: branches.play(name) for name in recipes_of(config)})
+        watcher.gates = playing.gates
         rules = rules_of(config)
         socket = EngineSocket(address, run.key.read_text())
         stack.callback(socket.close)
@@ -122,7 +114,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             buffer=buffer,
             rules=rules,
             max_judge_age=config.streams.max_judge_age,
-            servers=pools,
+            servers=pools if branches is None else branches.servers(),
             followers=followers(config),
             stages=[
                 Stages(
@@ -132,7 +124,7 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
                     buffer=buffer,
                     on_event=watcher.on_event,
                 )
-                for name, gate in watcher.gates.items()
+                for name, gate in playing.gates.items()
             ],
             attempt=attempt,
             on_change=changes.notify,
@@ -151,36 +143,64 @@ async def run_engine(config: RootConfig, run: RunDir, address: str) -> None:
             on_event=watcher.on_event,
         )
         evals = live_evals(config, run, buffer, pools, changes, watcher)
+        cast, quiet = streams_of(config), log.debug
+        measuring = {
+            role: counting(sampler, partial(watcher.on_measured, cast[role]))
+            for role, sampler in samplers_of(config, pools, encoder, session, quiet).items()
+            if role in cast
+        }
         measurements = Measurements(config, run, measuring, renderer, watcher.record)
-        tables = Tables(
-            samplers=samplers, players=players, renderer=renderer, grader=grader, watcher=watcher
-        )
         engine = Engine(
             desk=desk,
             admission=admission,
             games=Games(
-                plays={name: tables.play(one.play) for name, one in playing.items()},
-                prepares={
-                    name: tables.prepare(one.prepare)
-                    for name, one in playing.items()
-                    if one.prepare is not None
-                },
+                plays={name: noting(play, watcher.on_note) for name, play in playing.plays.items()},
+                prepares=playing.prepares,
                 buffer=buffer,
                 admission=admission,
-                deadline_s=config.streams.game_deadline_s,
+                deadline_s=config.streams.game_deadline_s + (GRACE_S if branches else 0.0),
                 on_change=changes.notify,
                 on_group=watcher.on_group,
             ),
-            hooks=hooks_of(config, desk, measurements, watcher, mover, evals),
+            hooks=hooks_of(config, desk, measurements, watcher, mover, evals, branches),
             changes=changes,
         )
         await serve_dashboard(stack, config, run, watcher, engine)
         collect_less()
+        if branches is not None:
+            await branches.gather()
         await engine.run()
+        if branches is not None:
+            await branches.close()
         summary = watcher.finish(desk.steps, desk.versions, measurements.results())
     print_result(summary, run)
     if engine.is_draining and desk.is_stopping:
         print("streamzero: drained, saved and stopped; the same command with --resume continues")
+
+
+def branches_of(
+    stack: AsyncExitStack,
+    config: RootConfig,
+    run: RunDir,
+    address: str | None,
+    pools: Mapping[str, ServerPool],
+    watcher: Watcher,
+) -> Branches | None:
+    """Those that play in place of this process; None: it plays itself."""
+    if not config.layout.branches:
+        return None
+    assert address is not None, "branches need an address of their own"
+    socket = EngineSocket(address, run.key.read_text())
+    stack.callback(socket.close)
+    branches = Branches(
+        socket,
+        len(config.layout.branches),
+        pools=pools,
+        waiting=watcher.waiting,
+        on_event=watcher.on_event,
+    )
+    watcher.renderers = branches.renderers
+    return branches
 
 
 def collect_less() -> None:
@@ -246,11 +266,6 @@ def pools_of(
     }
 
 
-def players_of(config: RootConfig) -> dict[str, str]:
-    """{role: the policy, or the follower, whose servers play it}."""
-    return streams_of(config) | {name: name for name in followers(config)}
-
-
 def hooks_of(
     config: RootConfig,
     desk: Desk,
@@ -258,11 +273,14 @@ def hooks_of(
     watcher: Watcher,
     mover: Mover,
     evals: LiveEvals | None,
+    branches: Branches | None,
 ) -> Hooks:
     """What the engine calls, as far as the configuration wants it."""
     beside: dict[str, Callable[[], Awaitable[None]]] = {}
     if config.elastic.enabled:
         beside["move"] = mover.run
+    if branches is not None:
+        beside["branches"] = branches.serve
     if evals is not None:
         beside["evaluate"] = evals.run
         watcher.lines.append(evals.line)

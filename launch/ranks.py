@@ -40,6 +40,7 @@ from engine.servers.router import check_router
 from engine.servers.spec import ServerSpec, check_interpreter
 from engine.tasks import first_of
 from launch import attempt, rollcall
+from launch.branch_host import branch_beside
 from launch.config import RootConfig, followers, policies_of
 from launch.preflight import write_config
 
@@ -78,13 +79,19 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     else:
         store = attempt.join(run, shared, own, rank, stop)
         _log_to(run.logs / f"rank{rank}.log")
-        status = _run_job(
-            config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done")
-        )
+        with branch_beside(config, run, store, rank, stop):
+            status = _run_job(
+                config, run, store, job, stop, rank, lambda: attempt.is_said(store, "done")
+            )
         status = attempt.leave(store, rank) or status
     if status == 0 and int(os.environ["LOCAL_RANK"]) == 0:
         run.forget_here()
     return status
+
+
+def _heard_by_engine(config: RootConfig) -> tuple[str, ...]:
+    """What the store calls the sockets at which the engine listens."""
+    return ("engine", "branches") if config.layout.branches else ("engine",)
 
 
 def _later(seconds: float, stop: threading.Event) -> None:
@@ -105,17 +112,18 @@ def _run_first(
     if swept:
         log.warning("swept processes that an earlier attempt left behind: %s", swept)
     with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
-        address = f"ipc://{folder}/engine.sock"
+        addresses = [f"ipc://{folder}/{name}.sock" for name in _heard_by_engine(config)]
         if node.count > 1:
-            (port,) = _free_ports(1, node.address)
-            address = f"tcp://{node.address}:{port}"
-        store.set("engine", address)
+            ports = _free_ports(len(addresses), node.address)
+            addresses = [f"tcp://{node.address}:{port}" for port in ports]
+        for name, address in zip(_heard_by_engine(config), addresses, strict=True):
+            store.set(name, address)
         store.set("node", str(node.rank))
         store.set("key", key_digest(run) or "")
         store.set("run", str(run.path))
         engine_log = run.logs / "engine.log"
         engine = children.spawn(
-            [sys.executable, "-m", "launch.engine", str(run.path), address],
+            [sys.executable, "-m", "launch.engine", str(run.path), *addresses],
             log=None,
             env={"STREAMZERO_ENGINE_LOG": str(engine_log)},
         )
@@ -134,11 +142,12 @@ def _run_first(
         failed = True
         try:
             status = 0
-            if job.learner is not None:
-                status = _run_learner(
-                    config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
-                )
-            status = _wait(engine, stop) or status
+            with branch_beside(config, run, store, 0, stop):
+                if job.learner is not None:
+                    status = _run_learner(
+                        config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
+                    )
+                status = _wait(engine, stop) or status
             failed = status != 0
         finally:
             children.end(engine)

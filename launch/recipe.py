@@ -83,6 +83,9 @@ class Recipe:
     """The note of a game from which the curves are made."""
     curves: Callable[[Sequence[Any]], Charts] = lambda notes: {}
     """Of the notes of the newest games."""
+    spreads: bool = False
+    """Its games may be played by several processes, each with a memory of its own: nothing in it
+    decides what trains, and nothing of it has to outlive a restart."""
     measure: Callable[..., Awaitable[tuple[HeldoutResult, Any]]] | None = None
     """(samplers, renderer, settings, split, items, samples, majority_items, kept): a measurement by
     exact truth, and JSON data for later ones of the same items, which get it as `kept`."""
@@ -156,6 +159,7 @@ RECIPES: Mapping[str, Recipe] = {
         check=_check_mm_zero,
         begin=_begin_mm_zero,
         in_phases=PhasedGames,
+        spreads=True,
         measure=_measure_mm_zero,
     ),
     "vision_zero": Recipe(

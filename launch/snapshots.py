@@ -204,7 +204,7 @@ class Snapshots:
         # Followers that play (a pinned judge) are stations too.
         others = [name for name in self._pools if name not in (*self._policies, EVALUATED)]
         names = (*self._station_names, *others)
-        queues = {name: self._waiting.at(name) for name in names}
+        queues = {name: self._waiting.reading(name) for name in names}
         waited = {n: self._rate(f"waited/{n}", q.waited_s, now_s) for n, q in queues.items()}
         total = sum(waited.values())
         found = {}
@@ -228,7 +228,7 @@ class Snapshots:
         """Share of the recent time that its units worked, in the mean."""
         units = 1
         if part == RENDERER:
-            units = self._config.render.workers
+            units = self._config.render.workers * (1 + len(self._config.layout.branches))
         elif part.startswith("server/"):
             units = max(1, len(self._pools[part.removeprefix("server/")].ready))
         return min(1.0, self._counted(f"busy_s/{part}", now_s) / units)

@@ -1,18 +1,95 @@
-"""The tables at which games are played: samplers and renderer, watched."""
+"""The tables at which one process plays games: samplers and renderer, watched."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any
+
+import aiohttp
 
 from engine.games import Play
 from engine.monitor.observed import TIMELINE, ObservedRenderer, Timeline, observed
-from engine.sampler import RoleSampler
+from engine.monitor.waiting import Waiting
+from engine.sampler import Encoder, RoleSampler, ServerPool
+from engine.stages import Gate
 from engine.types import Group, Invalid, Picture, Rollout
+from launch.config import RootConfig, followers, recipes_of, settings_of, streams_of
 from launch.recipe import PlayGame
-from launch.watching import Watcher
+from launch.schedule import begin
 from render_pool.pool import RenderPool
 from rewards.grader import Grader
 from roles.table import Note, Submit, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The recipes of a run, as they are played in one attempt; all by recipe."""
+
+    plays: Mapping[str, Play]
+    prepares: Mapping[str, Callable[[int], Awaitable[None]]] = field(default_factory=dict)
+    """What a game waits for before its time runs."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """Of those that train their streams in stages."""
+
+
+async def sit_down(
+    stack: AsyncExitStack,
+    config: RootConfig,
+    samplers: Mapping[str, RoleSampler],
+    renderer: RenderPool,
+    waiting: Waiting,
+) -> Played:
+    """Begin all recipes, to be played in this process until the stack ends."""
+    begun = {
+        name: await stack.enter_async_context(
+            begin(recipe, settings_of(config)[name], renderer.of(name), config.streams)
+        )
+        for name, recipe in recipes_of(config).items()
+    }
+    tables = Tables(
+        samplers=samplers,
+        players=players_of(config),
+        renderer=renderer,
+        grader=await stack.enter_async_context(Grader(config.grader)),
+        waiting=waiting,
+    )
+    return Played(
+        {name: tables.play(one.play) for name, one in begun.items()},
+        {n: tables.prepare(one.prepare) for n, one in begun.items() if one.prepare is not None},
+        {name: one.gate for name, one in begun.items() if one.gate is not None},
+    )
+
+
+def players_of(config: RootConfig) -> dict[str, str]:
+    """{role: the policy, or the follower, whose servers play it}."""
+    return streams_of(config) | {name: name for name in followers(config)}
+
+
+def samplers_of(
+    config: RootConfig,
+    pools: Mapping[str, ServerPool],
+    encoder: Encoder,
+    session: aiohttp.ClientSession,
+    warn: Callable[[str], None],
+) -> dict[str, RoleSampler]:
+    """By role."""
+    return {
+        role: RoleSampler(role, policy, encoder, pools[policy], session, config.sampler, warn)
+        for role, policy in players_of(config).items()
+    }
+
+
+def noting(play: Play, on_note: Callable[[str, Any], None]) -> Play:
+    """The same play; `on_note` is told of its notes as well."""
+
+    async def play_game(game: int, submit: Submit, note: Note) -> None:
+        def observe(key: str, value: Any) -> None:
+            note(key, value)
+            on_note(key, value)
+
+        await play(game, submit, observe)
+
+    return play_game
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +101,16 @@ class Tables:
     """{role: the policy, or the follower, whose servers play it}"""
     renderer: RenderPool
     grader: Grader
-    watcher: Watcher
+    waiting: Waiting
+    """Hears who waits where."""
 
     def play(self, play: PlayGame) -> Play:
         """How a recipe plays, as `engine.games.Play`."""
 
         async def play_game(game: int, submit: Submit, note: Note) -> None:
-            def observe(key: str, value: Any) -> None:
-                note(key, value)
-                self.watcher.on_note(key, value)
-
             timeline = Timeline()
             try:
-                await play(game, self._table(game, timeline, submit, observe))
+                await play(game, self._table(game, timeline, submit, note))
             finally:  # of a game that was cut off, too
                 note(TIMELINE, timeline.note)
 
@@ -53,8 +127,8 @@ class Tables:
         return prepare_for
 
     def _table(self, game: int, timeline: Timeline, submit: Submit, note: Note) -> Table:
-        watched = observed(self.samplers, self.players, self.watcher.waiting, timeline)
-        drawing = ObservedRenderer(self.renderer.of(game), self.watcher.waiting, timeline)
+        watched = observed(self.samplers, self.players, self.waiting, timeline)
+        drawing = ObservedRenderer(self.renderer.of(game), self.waiting, timeline)
         return Table(game, watched, drawing, self.grader, submit, note)
 
 

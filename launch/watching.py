@@ -47,6 +47,7 @@ from launch.signs import signs
 from launch.simulation.machine import machine_busy_s
 from launch.snapshots import Paced, Snapshots
 from launch.tally import Tally
+from render_pool.measure import together
 from render_pool.pool import RenderPool
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Watcher:
         self.views: list[Callable[[Callable[[], Snapshot]], None]] = []
         """Called once a second, beside the terminal, with what takes this second's snapshot: to be
         called by a view that somebody looks at, or later, when somebody comes."""
+        self.renderers: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()
+        """What the renderers of other processes tell of themselves."""
         self.gates: Mapping[str, Gate] = {}
         """Of the recipes that train their streams in stages, by recipe."""
         self.waiting = Waiting()
@@ -94,7 +97,7 @@ class Watcher:
         self.terminal = Terminal()
         self._tally = Tally(buffer, pools)
         self._learners = learner_parts(config.layout)
-        self._stats = Paced(renderer.stats)
+        self._stats = Paced(self._render_stats)
         self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
         self._records: deque[dict[str, Any]] = deque(maxlen=NUM_RECORDS)
         for record in read_metrics(run.metrics):
@@ -237,6 +240,9 @@ class Watcher:
         parts = {RENDERER: stats, **self._dropped()}
         return self._snapshots.take(engine, self._rewards(), parts)
 
+    def _render_stats(self) -> dict[str, Any]:
+        return together([self._renderer.stats(), *self.renderers()])
+
     def _told(self, snapshot: Snapshot) -> Snapshot:
         """For a view: with what others than the engine say."""
         self._is_watched = True
@@ -347,7 +353,7 @@ class Watcher:
             seed=self._config.run.seed,
             config_sha256=digest(self._config),
             versions=versions,
-            parts={"renderer": self._renderer.stats()},
+            parts={RENDERER: self._render_stats()},
         )
         summary["efficiency"] = efficiency.efficiency(self._config, summary)
         write_summary(self._run.summary, summary)

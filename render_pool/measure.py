@@ -1,7 +1,7 @@
 """Counters of a render pool, and percentiles of its recent times."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.types import Invalid
@@ -59,6 +59,26 @@ class Measures:
             "cpu_s": self.cpu_s,
             "running": self.running,
         }
+
+
+def together(stats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of several pools as of one (`RenderPool.stats`): sums; times are those of the pool that drew
+    most, for percentiles don't add up."""
+    most = max(stats, key=lambda one: one["rendered"])
+    if len(stats) == 1:
+        return dict(most)
+    found = dict(most)
+    for name, value in most.items():
+        if isinstance(value, int | float):
+            found[name] = sum(one[name] for one in stats)
+        elif name in ("invalid", "kills_by_reason"):
+            total = Counter[str]()
+            for one in stats:
+                total.update(one[name])
+            found[name] = dict(total)
+    requests = found["rendered"] + sum(found["invalid"].values())
+    found["hit_rate"] = found["cached"] / requests if requests else 0.0
+    return found
 
 
 def summarise(stats: Mapping[str, Any]) -> str:

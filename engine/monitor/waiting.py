@@ -5,7 +5,20 @@ of the requests that were under way says where games spend their time, whatever 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of a queue at a moment."""
+
+    now: int
+    """Requests under way."""
+    answered: int
+    """Requests that have ended, however they did."""
+    waited_s: float
+    """Seconds that requests have waited so far, summed over them: it never falls."""
 
 
 class Queue:
@@ -45,9 +58,30 @@ class Waiting:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._queues: dict[str, Queue] = {}
+        self._heard: dict[str, dict[Hashable, Reading]] = {}
+        """By station, what was told of queues elsewhere."""
 
     def at(self, station: str) -> Queue:
         """That of a station; whoever asks it often keeps it."""
         if station not in self._queues:
             self._queues[station] = Queue(self._clock)
         return self._queues[station]
+
+    def reading(self, station: str) -> Reading:
+        """Of the queue there, and of those that others keep."""
+        own, elsewhere = self.at(station), self._heard.get(station, {}).values()
+        return Reading(
+            own.now + sum(one.now for one in elsewhere),
+            own.answered + sum(one.answered for one in elsewhere),
+            own.waited_s + sum(one.waited_s for one in elsewhere),
+        )
+
+    def tell(self) -> dict[str, dict[str, float]]:
+        """{station: reading} as plain data, for the `hear` of another process."""
+        return {station: asdict(self.reading(station)) for station in self._queues}
+
+    def hear(
+        self, teller: Hashable, station: str, *, now: int, answered: int, waited_s: float
+    ) -> None:
+        """What `teller` says of its own queue at a station, in place of what it said before."""
+        self._heard.setdefault(station, {})[teller] = Reading(now, answered, waited_s)

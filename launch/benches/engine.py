@@ -2,6 +2,7 @@
 
     python launch/bench.py engine
     python launch/bench.py engine --prompt-tokens 100 --answer-tokens 200
+    python launch/bench.py engine --branches 2
 
 The real engine plays MM-Zero: sampler, HTTP, pictures, votes, rewards, the buffer on disk and the
 dashboard. Its rollout servers and its learner are `canned_peers`, on the other core: they answer at
@@ -9,6 +10,9 @@ once, with ids and log-probs of the lengths asked for. Counted is the engine's o
 (its render and grading workers are other processes), per request and per group, and what part of
 it goes where. Two limits of the same run stand beside it: plain aiohttp with the same bodies
 against the same servers, without and with JSON; and plain inserts of the same payloads.
+
+With `--branches` the engine is the head of so many others (`engine.branches`), which play in its
+place: told is what a game costs each side, and so how many branches one head can have.
 """
 
 import argparse
@@ -21,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--answer-tokens", type=int, default=1000)
     parser.add_argument("--side", type=int, default=448, help="pixels of a picture")
     parser.add_argument("--servers", type=int, default=2, help="of each policy")
+    parser.add_argument("--branches", type=int, default=0, help="0: the engine plays itself")
     parser.add_argument("--gpu-tokens-s", type=float, default=2500.0, help="that one GPU generates")
     parser.add_argument("--hottest", type=int, default=0, help="functions to print")
     parser.add_argument("--keep-profile", type=Path, help="where the profile's stacks go")
@@ -73,6 +79,8 @@ class Reading:
     requests: int
     groups: int
     """Submitted."""
+    branches_s: float = 0.0
+    """Processor time of all branches."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -82,18 +90,22 @@ def run(options: argparse.Namespace) -> None:
         model = folder / "model"
         canned_model(_ROOT / "launch/tiny_base_model", model, options.prompt_tokens)
         run_dir, profile = _prepared(options, folder, model), folder / "profile"
-        address = f"ipc://{folder}/engine.sock"
-        with _peers(options, model, address) as urls:
+        address, other = f"ipc://{folder}/engine.sock", f"ipc://{folder}/branches.sock"
+        with _peers(options, model, address) as urls, ExitStack() as stack:
             engine = spawn(
-                [sys.executable, "-m", "launch.engine", str(run_dir.path), address],
+                [sys.executable, "-m", "launch.engine", str(run_dir.path), address, other],
                 log=folder / "engine.log",
                 env={"STREAMZERO_ENGINE_PROFILE": str(profile), "PYTHONPATH": str(_ROOT)},
             )
-            try:
-                first, last = asyncio.run(_watch(options, urls["solver"][0], engine, run_dir))
-                engine.wait(_MOST_S)
-            finally:
-                end(engine)
+            stack.callback(end, engine)
+            branches = []
+            for number in range(options.branches):
+                own = [url for of in urls.values() for url in of[number :: options.branches]]
+                branches.append(_branch(run_dir, other, number, own))
+                stack.callback(end, branches[-1])
+            watching = _watch(options, urls["solver"][0], engine, branches, run_dir)
+            first, last = asyncio.run(watching)
+            engine.wait(_MOST_S)
             print(_told(first, last, options))
             alone = asyncio.run(_round_trips(_a_request(options, model), urls["solver"][0]))
         payloads = _payload_bytes(run_dir)
@@ -108,6 +120,19 @@ def run(options: argparse.Namespace) -> None:
         print(f"    {share:6.3f}  {leaf}")
 
 
+def _branch(
+    run_dir: RunDir, address: str, number: int, urls: list[str]
+) -> "subprocess.Popen[bytes]":
+    return spawn(
+        [
+            sys.executable, "-m", "launch.branch",
+            str(run_dir.path), address, str(1 + number), json.dumps(urls),
+        ],
+        log=run_dir.logs / f"branch{1 + number}.out",
+        env={"PYTHONPATH": str(_ROOT)},
+    )  # fmt: skip
+
+
 def _prepared(options: argparse.Namespace, folder: Path, model: Path) -> RunDir:
     tokens = max(options.answer_tokens, 400)  # a drawing is not cut off
     config = load_root(
@@ -119,6 +144,7 @@ def _prepared(options: argparse.Namespace, folder: Path, model: Path) -> RunDir:
             "render.cache_entries=0", "monitor.port=0", "eval.heldout_items=0",
             "eval.majority_items=0", "eval.dev_items=0",
             *(f"recipe.{role}.max_new_tokens={tokens}" for role in ("proposer", "coder", "solver")),
+            *_layout(options.branches),
         ],
     )  # fmt: skip
     run_dir = RunDir(config.run.root / config.run.name)
@@ -126,6 +152,16 @@ def _prepared(options: argparse.Namespace, folder: Path, model: Path) -> RunDir:
     write_config(config, run_dir)
     make_key(run_dir)
     return run_dir
+
+
+def _layout(branches: int) -> tuple[str, ...]:
+    """Of so many branches, on ranks from 1 on, each with a host of servers."""
+    if not branches:
+        return ()
+    ranks = range(1, 1 + branches)
+    hosts = [f"{{rank: {r}, policies: [proposer, coder, solver]}}" for r in ranks]
+    owners = [f"{{rank: {r}, servers: [{r}]}}" for r in ranks]
+    return f"layout.servers=[{', '.join(hosts)}]", f"layout.branches=[{', '.join(owners)}]"
 
 
 @contextmanager
@@ -152,7 +188,11 @@ def _peers(
 
 
 async def _watch(
-    options: argparse.Namespace, url: str, engine: "subprocess.Popen[bytes]", run_dir: RunDir
+    options: argparse.Namespace,
+    url: str,
+    engine: "subprocess.Popen[bytes]",
+    branches: Sequence["subprocess.Popen[bytes]"],
+    run_dir: RunDir,
 ) -> tuple[Reading, Reading]:
     """The first and the last reading between the warm-up and the last step."""
     found: list[Reading] = []
@@ -163,7 +203,7 @@ async def _watch(
             async with session.get(f"{url}/stats") as response:
                 stats = await response.json()
             if _WARM_STEPS <= stats["step"] < options.steps:
-                reading = _reading(engine, run_dir, stats)
+                reading = _reading(engine, branches, run_dir, stats)
                 found = [*found[:1], reading]
     if len(found) < 2:
         raise SystemExit(f"the run was over too soon, or never began: {run_dir.path}, --steps")
@@ -171,14 +211,19 @@ async def _watch(
 
 
 def _reading(
-    engine: "subprocess.Popen[bytes]", run_dir: RunDir, stats: Mapping[str, Any]
+    engine: "subprocess.Popen[bytes]",
+    branches: Sequence["subprocess.Popen[bytes]"],
+    run_dir: RunDir,
+    stats: Mapping[str, Any],
 ) -> Reading:
     buffer = Buffer.open(run_dir.database, read_only=True)
     try:
         groups = sum(row["submitted"] for row in buffer.counts()["groups"].values())
     finally:
         buffer.close()
-    return Reading(time.monotonic(), processor_s(engine.pid), int(stats["requests"]), groups)
+    of_branches = sum(processor_s(branch.pid) for branch in branches if branch.poll() is None)
+    now_s, engine_s = time.monotonic(), processor_s(engine.pid)
+    return Reading(now_s, engine_s, int(stats["requests"]), groups, of_branches)
 
 
 # the limits
@@ -277,19 +322,34 @@ def per(first: Reading, last: Reading) -> Costs:
 
 def _told(first: Reading, last: Reading, options: argparse.Namespace) -> str:
     costs = per(first, last)
-    gpus = costs.gpus(options.gpu_tokens_s, options.answer_tokens)
-    return "\n".join(
-        (
-            f"prompts of {options.prompt_tokens} tokens, answers of {options.answer_tokens}, "
-            f"pictures of {options.side} px: {last.requests - first.requests} requests, "
-            f"{last.groups - first.groups} groups in {last.at_s - first.at_s:.1f} s",
-            f"engine, per core-second    {1 / costs.request_s:7.0f} requests  "
-            f"{1 / costs.group_s:6.1f} groups",
-            f"engine, processor time     {1e3 * costs.request_s:7.3f} ms a request  "
-            f"{1e3 * costs.group_s:6.2f} ms a group  (it worked {costs.busy:.2f} of the time)",
-            f"it feeds                   {gpus:7.0f} GPUs of {options.gpu_tokens_s:g} tokens/s",
-        )
-    )
+    lines = [
+        f"prompts of {options.prompt_tokens} tokens, answers of {options.answer_tokens}, "
+        f"pictures of {options.side} px: {last.requests - first.requests} requests, "
+        f"{last.groups - first.groups} groups in {last.at_s - first.at_s:.1f} s",
+    ]
+    fed = partial(Costs.gpus, tokens_s=options.gpu_tokens_s, answer_tokens=options.answer_tokens)
+    gpus = f"GPUs of {options.gpu_tokens_s:g} tokens/s"
+    if not options.branches:
+        return "\n".join([*lines, *_costs_told("engine", costs), _row("it feeds", fed(costs), gpus)])
+    branch = per(replace(first, engine_s=first.branches_s), replace(last, engine_s=last.branches_s))
+    lines += [*_costs_told("head", costs), *_costs_told("branch", branch)]
+    lines.append(_row("a branch feeds", fed(branch), gpus))
+    most = branch.request_s / costs.request_s
+    lines.append(_row("a head keeps the books of", most, f"branches: {fed(costs):.0f} {gpus}"))
+    return "\n".join(lines)
+
+
+def _costs_told(name: str, costs: Costs) -> list[str]:
+    return [
+        f"{name + ', per core-second':<26} {1 / costs.request_s:7.0f} requests  "
+        f"{1 / costs.group_s:6.1f} groups",
+        f"{name + ', processor time':<26} {1e3 * costs.request_s:7.3f} ms a request  "
+        f"{1e3 * costs.group_s:6.2f} ms a group  (it worked {costs.busy:.2f} of the time)",
+    ]
+
+
+def _row(what: str, number: float, of: str) -> str:
+    return f"{what:<26} {number:7.{0 if number >= 20 else 1}f} {of}"
 
 
 def _parts_told(shares: Mapping[str, float], first: Reading, last: Reading) -> str:

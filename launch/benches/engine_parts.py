@@ -18,7 +18,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "game, rewards, grading": ("roles/", "rewards/"),
     "renders": ("render_pool/",),
     "buffer": ("engine/buffer.py", "engine/accounts.py", "engine/notes.py", "engine/versions.py"),
-    "batches to learners": ("engine/desk.py", "engine/transport.py", "zmq/"),
+    "batches to learners, branches": (
+        "engine/desk.py",
+        "engine/transport.py",
+        "engine/branches.py",
+        "engine/branch.py",
+        "zmq/",
+    ),
     "admission, games": ("engine/admission.py", "engine/games.py", "engine/loop.py"),
 }
 """The innermost frame of a part decides. Helpers are their callers': JSON, `engine.wire`."""
@@ -26,6 +32,8 @@ JSON = "JSON of requests and answers"
 MONITORING = "monitoring"
 REST = "asyncio, the rest"
 _JSON_FRAMES, _ASKING = "/json/", "engine/generation.py"
+_PARSING = "engine/generation.py:_json"
+"""What it calls is no Python, and has no frame of its own."""
 _NOT_PLAY = ("launch/watching.py:finish", "launch/engine.py:run_engine;engine/encoding.py")
 """What a run does once: its summary and report, and the reading of a model's folder."""
 
@@ -37,7 +45,8 @@ def part_of(stack: str) -> str | None:
     frames = stack.split(";")
     if is_monitoring(frames):
         return MONITORING
-    if any(_ASKING in frame for frame in frames) and _JSON_FRAMES in f"/{frames[-1]}":
+    asks = any(_ASKING in frame for frame in frames)
+    if (asks and _JSON_FRAMES in f"/{frames[-1]}") or frames[-1].endswith(_PARSING):
         return JSON
     return next((part for frame in reversed(frames) if (part := _part(frame))), REST)
 

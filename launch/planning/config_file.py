@@ -12,7 +12,7 @@ from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
 from launch.planning.layouts import LORA_RANK, Group, Layout, Servers
 from launch.planning.plans import Plan
-from launch.planning.rates import render_workers, service
+from launch.planning.rates import service
 from launch.planning.server_memory import mem_fraction
 
 FIRST_PORT = 30000
@@ -42,7 +42,7 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
         learner["lora"] = {"rank": LORA_RANK}
     if plan.layout.sharing == "all":
         tree["weights"]["via"] = "disk"
-    tree["render"]["workers"] = render_workers(case, plan.games_per_hour / 3600)
+    tree["render"]["workers"] = plan.render_workers
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
     return _comment(plan, command) + body
 
@@ -71,8 +71,29 @@ def layout_of(plan: Plan) -> LayoutConfig:
         "learners": learners,
         "servers": servers,
         "gpu_of": gpu_of,
+        "branches": _branches(plan, servers),
     }
     return LayoutConfig.model_validate(tree)
+
+
+def _branches(plan: Plan, servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each with its share of every policy's servers, on the rank of the first of them."""
+    number = plan.engine_processes
+    if number == 1:
+        return []
+    of: dict[str, list[int]] = {}
+    for server in servers:
+        of.setdefault(server["policies"][0], []).append(server["rank"])
+    # In a row, not every so manieth: a branch is near its servers.
+    parts = [
+        sorted(rank for own in of.values() for rank in _slice(own, part, number))
+        for part in range(number)
+    ]
+    return [{"rank": ranks[0], "servers": ranks} for ranks in parts]
+
+
+def _slice(ranks: list[int], part: int, number: int) -> list[int]:
+    return ranks[len(ranks) * part // number : len(ranks) * (part + 1) // number]
 
 
 def torchrun_lines(plan: Plan, file: Path | str) -> list[str]:

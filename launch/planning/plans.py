@@ -6,7 +6,7 @@ from functools import cached_property
 from engine.learner.memory import MemoryEstimate
 from launch.planning.case import Case
 from launch.planning.layouts import Layout
-from launch.planning.rates import loads
+from launch.planning.rates import engine_processes, loads, render_workers
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,17 @@ class Plan:
     @cached_property
     def games_per_hour(self) -> float:
         return 3600 / max(self.loads.values())
+
+    @property
+    def engine_processes(self) -> int:
+        """That play games."""
+        return engine_processes(self.case, self.layout, self.games_per_hour / 3600)
+
+    @property
+    def render_workers(self) -> int:
+        """Of each."""
+        number = self.engine_processes
+        return render_workers(self.case, self.games_per_hour / 3600 / number)
 
     @property
     def steps_per_hour(self) -> float:

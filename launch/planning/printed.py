@@ -11,7 +11,7 @@ from launch.planning.config_file import torchrun_lines
 from launch.planning.gains import one_more
 from launch.planning.layouts import Servers
 from launch.planning.plans import Found, Plan
-from launch.planning.rates import RENDERER, SERVERS, SHARED, render_workers, service, token_shares
+from launch.planning.rates import ENGINE, RENDERER, SERVERS, SHARED, service, token_shares
 
 SHOWN = 3
 """Layouts that are listed."""
@@ -96,8 +96,11 @@ def _who(plan: Plan) -> Iterator[str]:
             busy.get(f"{one.policy}'s servers", shared),
         )
         yield f"    {_server(plan, one)}"
-    workers = render_workers(case, plan.games_per_hour / 3600)
-    yield _row(f"{workers} render workers, a CPU core each", busy[RENDERER])
+    number, workers = plan.engine_processes, plan.render_workers
+    each = " each" if number > 1 else ""
+    what = f"{number} branches of the engine" if number > 1 else "the engine"
+    yield _row(f"{what}, a CPU core each", busy[ENGINE])
+    yield _row(f"{workers} render workers{each}, a CPU core each", busy[RENDERER])
     yield (
         f"  host memory of learners {plan.host_bytes / GB:.0f} of "
         f"{case.cluster.host_memory / GB:.0f} GB"

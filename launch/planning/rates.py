@@ -6,11 +6,12 @@
     training     per step: max(FLOPs / peak, gathering of weights), and moments from and to the host
     publication  bytes / bandwidth to the servers; each reads what its replies have anew
     renders      pictures / (workers x pictures per second)
+    engine       requests / (processes x requests per second)
 
 Peaks and bandwidths are the data sheet's times a share (`assumptions.py`). A server's batch is what
 its cache holds, or what games in flight offer: by Little's law a game of R replies of a policy, of
-A tokens each, in a life of L tokens has R A / L of them at a time. Not counted: the engine process
-itself, games that wait for a step, failures.
+A tokens each, in a life of L tokens has R A / L of them at a time. Not counted: games that wait for
+a step, failures.
 """
 
 import math
@@ -20,11 +21,13 @@ from dataclasses import dataclass
 from engine.learner.activations import adapter_params
 from engine.learner.costs import BACKWARD, forward_flops
 from engine.learner.memory import GB
+from launch.config import recipes_of
 from launch.planning.case import Case
 from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, Training
 from launch.planning.work import RoleWork
 
 RENDERER = "renderer"
+ENGINE = "engine"
 SERVERS = "the GPUs that servers share"
 SHARED = "the GPUs that learners and servers share"
 _MOST_WORKERS = 64
@@ -125,12 +128,28 @@ def loads(case: Case, layout: Layout) -> dict[str, float]:
     if layout.sharing == "all":
         found = {SHARED: sum(found.values())}
     fastest = 1 / max(found.values())
-    found[RENDERER] = render_s(case, render_workers(case, fastest))
+    processes = engine_processes(case, layout, fastest)
+    found[RENDERER] = render_s(case, processes * render_workers(case, fastest / processes))
+    found[ENGINE] = requests(case) / (processes * case.assumed.engine_requests_s)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def requests(case: Case) -> float:
+    """Of a game."""
+    return sum(role.replies for role in case.work)
+
+
+def engine_processes(case: Case, layout: Layout, games_per_s: float) -> int:
+    """As many branches as `games_per_s` take, if each can have a server of every policy; 1: the
+    engine plays itself, as it does where games share a memory."""
+    if layout.sharing != "none" or not recipes_of(case.config)[case.recipe].spreads:
+        return 1
+    wanted = math.ceil(games_per_s * requests(case) / case.assumed.engine_requests_s)
+    return max(1, min(wanted, *(one.count for one in layout.servers)))
+
+
 def render_workers(case: Case, games_per_s: float) -> int:
-    """Twice what `games_per_s` take, at least two."""
+    """Of one engine process: twice what its `games_per_s` take, at least two."""
     wanted = 2 * games_per_s * case.renders / case.assumed.renders_per_core_s
     return max(2, min(_MOST_WORKERS, math.ceil(wanted)))
 

@@ -28,7 +28,7 @@ from engine.tasks import Signal
 from engine.transport import Message
 from engine.types import Group
 from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of
-from launch.engine import players_of, pools_of, rules_of
+from launch.engine import pools_of, rules_of
 from launch.recipe import PlayGame, Playing
 from launch.schedule import begin
 from launch.simulation.cores import Cores, Process, Processor
@@ -38,6 +38,7 @@ from launch.simulation.script import Script
 from launch.simulation.server import Server
 from launch.simulation.service_times import ServiceTimes
 from launch.simulation.wire import Wire
+from launch.tables import players_of
 from roles.table import Note, Submit, Table
 
 

@@ -11,6 +11,7 @@ from engine.config import LayoutConfig, Section, StreamsConfig, digest, load
 from engine.errors import ConfigError
 from engine.layout import (
     Follower,
+    check_branches,
     check_layout,
     followers_of,
     gpu_of,
@@ -248,3 +249,39 @@ def test_a_key_in_the_wrong_section_is_shown_its_place(path: Path) -> None:
 def test_gpus_are_shared_on_one_node_only() -> None:
     with pytest.raises(ConfigError, match=r"layout\.gpu_of: .*one node, and there are 2"):
         check_layout(sharing({1: 1, 2: 1}), ("a", "b"), world=3, num_nodes=2)
+
+
+def branched(*branches: tuple[int, tuple[int, ...]], **more: object) -> LayoutConfig:
+    """Learner on rank 0; servers of a and b on rank 1, of a on 2, of b on 3, of c on 4."""
+    hosts = {1: ["a", "b"], 2: ["a"], 3: ["b"], 4: ["c"]}
+    tree = {
+        "learners": [{"ranks": [0], "policies": ["a", "b"]}],
+        "servers": [{"rank": rank, "policies": policies} for rank, policies in hosts.items()],
+        "branches": [{"rank": rank, "servers": servers} for rank, servers in branches],
+        **more,
+    }
+    return LayoutConfig.model_validate(tree)
+
+
+def test_branches_share_out_the_servers_that_games_ask() -> None:
+    check_branches(branched(), ("a", "b"))
+    check_branches(branched((0, (1, 2, 3))), ("a", "b"))
+    check_branches(branched((1, (1,)), (3, (2, 3))), ("a", "b"))
+    check_branches(branched((1, (1,)), (3, (2, 3, 4))), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (branched((5, (1, 2, 3))), r"branches.0.rank: there is no rank 5"),
+        (branched((1, (1,)), (1, (2, 3))), r"branches.1.rank: rank 1 has a branch already"),
+        (branched((1, (0, 1, 2, 3))), r"branches.0.servers: rank 0 hosts no servers; .* 1, 2, 3"),
+        (branched((1, (1, 2)), (3, (2, 3))), r"branches.1.servers: those of rank 2 belong to .*0"),
+        (branched((1, (1, 3)), (2, (2,))), r"branches.1.servers: none of them serves b"),
+        (branched((1, (1, 2))), r"no games would ask the servers of rank 3"),
+        (branched((1, (1, 2, 3)), routers={"a": "127.0.0.1:3"}), r"layout.routers out"),
+    ],
+)  # fmt: skip
+def test_branches_that_do_not_fit_are_refused(bad: LayoutConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_branches(bad, ("a", "b"))

@@ -16,7 +16,7 @@ from engine.monitor.observed import TIMELINE, Timeline
 from engine.monitor.shared import Shared
 from engine.monitor.snapshot import PolicyView, Station, StreamView
 from engine.monitor.traces import chrome_trace, step_times
-from engine.monitor.waiting import Waiting
+from engine.monitor.waiting import Reading, Waiting
 from engine.types import Invalid, Picture, Segment
 from tests.engine.fakes import make_rollout
 
@@ -56,6 +56,20 @@ def test_a_request_that_still_waits_counts() -> None:
     queue.leave()
     assert (queue.now, queue.answered, waiting.at("b").waited_s) == (0, 1, 0.0)
     assert waiting.at("a") is queue
+
+
+def test_queues_that_others_keep_are_added() -> None:
+    clock = Clock()
+    waiting, other = Waiting(clock), Waiting(clock)
+    for queue in (waiting.at("a"), other.at("a"), other.at("a")):
+        queue.enter()
+    clock.now = 2.0
+    other.at("a").leave()
+    for _ in range(2):  # what it says replaces what it said
+        for station, told in other.tell().items():
+            waiting.hear("other", station, **told)
+    assert waiting.reading("a") == Reading(now=2, answered=1, waited_s=6.0)
+    assert waiting.reading("b") == Reading(now=0, answered=0, waited_s=0.0)
 
 
 def stations(**shares: float) -> dict[str, Station]:

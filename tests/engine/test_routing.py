@@ -1,6 +1,7 @@
 """Which server a request goes to, and who waits."""
 
 import asyncio
+import json
 import re
 from contextlib import AsyncExitStack
 
@@ -176,5 +177,26 @@ def test_a_server_that_runs_few_requests_gets_few() -> None:
             assert not waiting.done()
             pool.set_limit("a", 2)
             assert await waiting == "a"
+
+    asyncio.run(scene())
+
+
+def test_what_another_process_has_at_the_servers_counts() -> None:
+    async def scene() -> None:
+        pool, other = ready_pool("a", "b"), ready_pool("a", "b")
+        for tokens in (100, 250):
+            async with other.place(b"1", 500):
+                other.counts["tokens"] += tokens
+                pool.hear("other", **json.loads(json.dumps(other.tell())))
+                busy = [u for u, s in pool.stats()["servers"].items() if s["outstanding"] == 500]
+                async with pool.place(b"%d" % tokens, 10) as url:
+                    assert [url] != busy
+        pool.hear("other", **other.tell())
+        pool.counts["tokens"] += 7
+        assert pool.stats()["tokens"] == 357
+        assert {s["running"] for s in pool.stats()["servers"].values()} == {0}
+        told = {"counts": {"tokens": 5}, "waiting": 3, "servers": {"gone": [1, 1]}}
+        pool.hear("a third", **told)
+        assert (pool.stats()["tokens"], pool.stats()["waiting"]) == (362, 3)
 
     asyncio.run(scene())

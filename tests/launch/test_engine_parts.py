@@ -69,9 +69,6 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     drawn: list[Any] = []
     rollouts = tuple(make_rollout("solver") for _ in range(2))
     waiting = Waiting()
-    watcher = SimpleNamespace(
-        on_note=lambda key, value: watched.append((key, value)), waiting=waiting
-    )
 
     async def sample(*_: Any, **asked: Any) -> Any:
         assert (waiting.at("solver").now, asked["n"]) == (1, 2)
@@ -94,7 +91,8 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
                 players={"solver": "solver"},
                 renderer=renderer,  # type: ignore[arg-type]
                 grader=grader,  # type: ignore[arg-type]
-                watcher=watcher,  # type: ignore[arg-type]
+                waiting=waiting,
+                on_note=lambda key, value: watched.append((key, value)),
             )
             bound = tables.play(playing.play)
             for game in (5, 6):

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import EngineError
 from engine.types import Invalid, Picture
 from render_pool.corpus.ordinary import stream
-from render_pool.measure import summarise
+from render_pool.measure import summarise, together
 from render_pool.picture import Pixels
 from render_pool.pool import RenderPool
 from render_pool.reasons import REASONS
@@ -186,6 +186,14 @@ def test_counts_are_those_of_what_happened() -> None:
                 assert list(times) == ["p50", "p95", "p99"]
                 assert 0 <= times["p50"] <= times["p95"] <= times["p99"]
             assert "5 pictures, 3 refused" in summarise(stats)
+            assert together([stats]) == stats
+            both = together([empty, stats, stats])
+            doubled = {"rendered": 10, "cached": 2, "workers": 6, "busy_s": 2 * stats["busy_s"]}
+            assert both | doubled == both
+            assert both["invalid"] == {"not_svg": 2, "bad_size": 2, "memory": 2}
+            for name in ("hit_rate", "wait_ms", "draw_ms", "sandbox"):
+                assert both[name] == stats[name]
+            assert "10 pictures, 6 refused" in summarise(both)
 
     asyncio.run(scene())
 

@@ -10,6 +10,7 @@ from launch.planning.assumptions import Assumptions, assume
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Training
 from launch.planning.rates import (
+    ENGINE,
     RENDERER,
     SHARED,
     learner_s,
@@ -123,7 +124,7 @@ def test_what_shares_a_gpu_takes_turns() -> None:
         sharing="all",
     )
     found = loads(case, layout)
-    assert set(found) == {SHARED, RENDERER}
+    assert set(found) == {SHARED, RENDERER, ENGINE}
     parts = [server_s(case, one, via_disk=True) for one in layout.servers]
     parts.append(learner_s(case, layout.groups[0], layout.training, via_disk=True))
     assert found[SHARED] == pytest.approx(sum(parts))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layout import shared_gpus
+from engine.layout import check_branches, check_layout, shared_gpus
 from launch.planning.config_file import layout_of
 from launch.planning.gains import one_more
 from launch.planning.plans import Plan
@@ -167,3 +167,24 @@ def test_more_gpus_never_play_fewer_games(name: str, gpus: int, memory: int, dev
     if few:
         assert many
         assert many[0].games_per_hour >= few[0].games_per_hour * (1 - 1e-9)
+
+
+def test_branches_where_one_engine_can_not_ask_all_servers() -> None:
+    usual = case_of(nodes=4)
+    case = replace(usual, assumed=replace(usual.assumed, engine_requests_s=10.0))
+    plan = search(case).plans[0]
+    layout = layout_of(plan)
+    number = plan.engine_processes
+    assert len(layout.branches) == number > 1
+    check_layout(layout, case.policies, num_nodes=4)
+    check_branches(layout, case.policies)
+    assert all(branch.rank in branch.servers for branch in layout.branches)
+    assert plan.busy["engine"] <= 1
+    alone = search(usual).plans[0]
+    assert alone.engine_processes == 1
+    assert layout_of(alone).branches == ()
+    # Its games share a memory: one process plays them all, and is what limits.
+    spy = case_of(nodes=4, recipe="vision_zero", model="Qwen2.5-VL-7B")
+    slow = search(replace(spy, assumed=replace(spy.assumed, engine_requests_s=10.0))).plans[0]
+    assert slow.engine_processes == 1
+    assert slow.bottleneck == "engine"

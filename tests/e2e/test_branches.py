@@ -1,0 +1,90 @@
+"""Two branches of the engine play with servers of their own, through the real command; one is
+killed."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from engine.rundir import RunDir
+from tests.e2e.command import WITHOUT_MEASURING, descendants, recorded, run, started
+from tests.e2e.records import (
+    POLICIES,
+    attempts_of,
+    check_books,
+    check_conservation,
+    check_lineage,
+    check_versions,
+    rows,
+    steps_of,
+    summary_of,
+)
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+BRANCH = "launch.branch"
+SERVED = "policies: [proposer, coder, solver], kind: embedded"
+LAYOUT = (
+    f"layout.servers=[{{rank: 1, {SERVED}}}, {{rank: 2, {SERVED}}}]",
+    "layout.branches=[{rank: 1, servers: [1]}, {rank: 2, servers: [2]}]",
+)
+
+
+def test_branches_play_and_one_is_killed(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = RunDir(tmp_path / "runs" / "own")
+    command = arguments(
+        f"run.steps={STEPS}", "run.checkpoint_every=2", *LAYOUT, *WITHOUT_MEASURING
+    )
+    with started(command, tmp_path / "output") as it:
+        it.until(lambda: len(steps_of(folder)) >= 5, "a few steps")
+        branch = recorded(folder, BRANCH)
+        assert branch is not None
+        branch.kill()
+        it.until(lambda: attempts_of(folder) == 2, "another attempt")
+        family = descendants(it.process.pid)
+        ended = it.wait()
+    assert ended.status == 0, ended
+    assert not [process for process in family if process.is_alive], "nobody is left behind"
+
+    summary = summary_of(folder)
+    assert summary["violations"] == []
+    assert summary["steps"] == dict.fromkeys(POLICIES, STEPS)
+    for policy in POLICIES:
+        assert summary["tokens"][policy]["generated"] > 0
+    assert summary["parts"]["renderer"]["rendered"] > 0, "what branches drew is told"
+    check_books(folder, summary)
+    check_conservation(summary)
+    check_lineage(folder, STEPS)
+    check_versions(folder)
+
+    notes = [json.loads(text) for (text,) in rows(folder, FINISHED)]
+    assert all("caption" in str(note) for note in notes)
+    hosts = together(note["timeline"]["servers"] for note in notes)
+    assert len(hosts) >= 2, "each branch has played"
+    assert max(map(len, hosts)) <= len(POLICIES), "no game asked the servers of both"
+
+
+FINISHED = "SELECT notes FROM games WHERE state = 'finished'"
+
+
+def together(urls: Iterable[list[str]]) -> list[set[str]]:
+    """The urls, those that some game asked together in one set."""
+    found: list[set[str]] = []
+    for asked in map(set, urls):
+        touched = [one for one in found if one & asked]
+        found = [one for one in found if not one & asked] + [asked.union(*touched)]
+    return found
+
+
+def test_games_that_share_a_memory_have_no_branches(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    config = str(Path(__file__).resolve().parents[2] / "launch/configs/vision_zero.yaml")
+    command = arguments("layout.branches=[{rank: 1, servers: [1]}]")
+    ended = run([command[0], command[1], config, *command[2:]], tmp_path / "output")
+    assert ended.status != 0
+    assert "layout.branches: the games of vision_zero share a memory" in ended.text
