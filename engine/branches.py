@@ -111,6 +111,11 @@ class Branches:
             while True:
                 self._receive(*await self._socket.receive_all())
 
+    @property
+    def num_unsent(self) -> int:
+        """Messages that still wait to be sent."""
+        return self._outbox.qsize()
+
     async def close(self) -> None:
         """Say goodbye. `serve` has ended."""
         while not self._outbox.empty():
@@ -166,7 +171,7 @@ class Branches:
             raise TransportError("a branch began anew within one attempt")
         if kind == "group":
             if (game := branch.games.get(message["game"])) is not None:
-                game.submit(decode_group(message["group"], images))
+                game.submit(decode_group(message["group"], images, keeps_encoded=True))
         elif kind == "ended":
             game = branch.games.get(message["game"])
             if game is not None and not game.ended.done():

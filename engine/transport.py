@@ -74,6 +74,8 @@ class EngineSocket:
             self._socket.curve_server = True
             self._socket.zap_domain = _DOMAIN.encode()
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        # At its mark a ROUTER would drop messages without a word. Admission bounds their number.
+        self._socket.setsockopt(zmq.SNDHWM, 0)
         # A peer that comes back under its old name takes over from its dead self.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.bind(address)

@@ -112,6 +112,10 @@ class Group:
     """{policy: (oldest, newest) version} of every policy that had a hand in the rewards."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """JSON data for inspection (caption, votes, ...)."""
+    encoded: tuple[dict[str, Any], dict[str, bytes]] | None = field(
+        default=None, compare=False, repr=False
+    )
+    """What `engine.wire.encode_group` gives, where it came so and goes on."""
 
     def __post_init__(self) -> None:
         n = len(self.rollouts)

@@ -9,7 +9,7 @@ server that is dead costs itself alone, and one that has gone silent holds the o
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,9 +20,6 @@ import torch
 from engine.buckets import Bucket, Memory, NamedTensors, buckets
 from engine.errors import WeightSyncError
 from engine.server_link import ServerLink
-
-Source = NamedTensors | Callable[[], NamedTensors]
-"""Named tensors, or what gives them anew each time it is called (once to check, once to send)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +177,7 @@ class _Round:
 
 
 def publish(
-    source: Source,
+    tensors: NamedTensors,
     links: Sequence[ServerLink],
     *,
     version: int,
@@ -188,35 +185,28 @@ def publish(
     pause_mode: str | None = "retract",
     timeout_s: float = 120.0,
     stall_s: float = 10.0,
-    check: bool = True,
     memory: tuple[Memory, Memory] | None = None,
 ) -> PublishReport:
     """Bring weights to all servers as `version`, by broadcast.
 
-    A whole bucket is gathered before anything of it is sent; the next is gathered meanwhile. The
-    cache flush and the version come with the last one. A server that fails is reported, its link
-    is abandoned, and it stays paused with undefined weights until it is filled again or restarted.
+    A whole bucket is gathered, and looked through for NaN and infinity, before anything of it is
+    sent; the next is gathered meanwhile. The cache flush and the version come with the last one. A
+    server that fails is reported, its link is abandoned, and it stays paused with undefined weights
+    until it is filled again or restarted.
 
     Args:
-        source: fp32 or already cast tensors; from a callable they are taken twice, first to check.
+        tensors: fp32 or already cast; taken once.
         pause_mode: "retract" | "in_place" | "abort", or None: wait for running requests to end.
         timeout_s: for every single call and broadcast.
         stall_s: a server that is so far behind the first one is given up; without a pause it is
             `timeout_s` that counts, since their requests end at different times.
         memory: of the two buckets, from one publication to the next.
-        check: look for NaN and infinity; False where the caller has done so.
 
     Raises:
-        WeightSyncError: a weight is NaN or infinite; nothing was sent.
+        WeightSyncError: a weight is NaN or infinite. Its bucket was not sent, nor a version: a
+            server that has buckets before it stays paused, and its link is abandoned.
     """
     pace = _Pace(pause_mode, timeout_s, stall_s)
-    tensors: Source = source if callable(source) else list(source)
-
-    def fresh() -> NamedTensors:
-        return tensors() if callable(tensors) else tensors
-
-    if check:
-        require_finite(fresh(), version)
 
     def deliver(link: ServerLink, bucket: Bucket) -> int:
         # Frozen requests hold the cache: flushing it would be refused.
@@ -225,7 +215,8 @@ def publish(
         return link.send(bucket, {"flush_cache": flush, **extra}, pace.timeout_s)
 
     linked = [link for link in links if link.group is not None]
-    report = _publish(linked, buckets(fresh(), bucket_bytes, memory), deliver, version, pace)
+    parcels = buckets(finite(tensors, version), bucket_bytes, memory)
+    report = _publish(linked, parcels, deliver, version, pace)
     unlinked = {
         link.url: ServerResult(False, f"{link.url}: not connected")
         for link in links
@@ -261,12 +252,13 @@ def publish_folder(
     return _publish(links, [body], deliver, version, pace, has_session=False)
 
 
-def require_finite(tensors: NamedTensors, version: int) -> None:
-    """Raises WeightSyncError that names the first tensor with a NaN or an infinity."""
+def finite(tensors: NamedTensors, version: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same tensors. Raises WeightSyncError, with its name, at one with a NaN or infinity."""
     for name, tensor in tensors:
         # A sum is finite only if its terms are, and takes a fraction of the time; it may overflow.
         if not torch.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all()):
             raise WeightSyncError(f"{name} is not finite; version {version} is not published")
+        yield name, tensor
 
 
 def _publish(

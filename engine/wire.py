@@ -53,6 +53,8 @@ def unpack(data: bytes) -> Any:
 
 def encode_group(group: Group) -> tuple[dict[str, Any], dict[str, bytes]]:
     """(header of plain data, {content hash: PNG}) of a group."""
+    if group.encoded is not None:
+        return group.encoded
     images: dict[str, bytes] = {}
     prompts: dict[tuple[int, ...], int] = {}
     names: dict[bytes, str] = {}
@@ -94,8 +96,11 @@ def encode_group(group: Group) -> tuple[dict[str, Any], dict[str, bytes]]:
     return header, images
 
 
-def decode_group(header: Any, images: Mapping[str, bytes]) -> Group:
-    """The inverse of `encode_group`. Raises TransportError, also where a picture is missing."""
+def decode_group(header: Any, images: Mapping[str, bytes], *, keeps_encoded: bool = False) -> Group:
+    """The inverse of `encode_group`. Raises TransportError, also where a picture is missing.
+
+    `keeps_encoded`: it will be encoded again, as it came.
+    """
     try:
         if header["format"] != FORMAT:
             raise TransportError(f"group format {header['format']!r}: this side reads {FORMAT}")
@@ -116,6 +121,7 @@ def decode_group(header: Any, images: Mapping[str, bytes]) -> Group:
                 for policy, (oldest, newest) in header["versions"].items()
             },
             extra={_text(key): value for key, value in header["extra"].items()},
+            encoded=(header, dict(images)) if keeps_encoded else None,
         )
     except _MALFORMED as error:
         raise TransportError(f"not a group: {error!r}") from error

@@ -37,6 +37,12 @@ STANDS_FOR: Mapping[str, str] = {
     r"\bCONFIG\b": "launch/configs/quickstart.yaml",
 }
 """{pattern: what a newcomer would put there}."""
+IN_SHORT: Mapping[str, str] = {
+    "bench.py schedule": "--steps 4 --phase-steps 2 --seeds 0 --heldout-items 20",
+    "bench.py soak": "--minutes 6",
+    "bench.py staleness": "--steps 4 --seeds 0 --ages 0 8 --lrs 1e-5",
+}
+"""{a command that takes an hour or more: what makes it short}."""
 TIMEOUT_S = 2400.0
 _KEPT = re.compile(r"PATH|LANG|TERM|TZ|TMPDIR|PIP_.*|SSL_.*|REQUESTS_CA_BUNDLE|HTTPS?_PROXY", re.I)
 
@@ -57,7 +63,8 @@ def reason_to_skip(command: str) -> str | None:
 def filled_in(command: str) -> str:
     for pattern, value in STANDS_FOR.items():
         command = re.sub(pattern, value, command)
-    return command
+    shorter = next((more for part, more in IN_SHORT.items() if command.endswith(part)), None)
+    return f"{command} {shorter}" if shorter else command
 
 
 def environment(home: Path, clone: Path) -> dict[str, str]:

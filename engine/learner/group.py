@@ -211,9 +211,8 @@ class LearnerGroup:
         if command["kind"] == "score":
             return self.trainers[policy].score(PROBE)
         if command["kind"] == "gather":
-            for _ in range(int(command["passes"])):
-                for _ in self.trainers[policy].named_weights():
-                    pass  # takes part in the gathers; rank 0 sends what they give
+            for _ in self.trainers[policy].named_weights():
+                pass  # takes part in the gathers; rank 0 sends what they give
             return None
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 

@@ -93,15 +93,15 @@ def probe_gaps(
 
 def checksum_errors(
     urls: Sequence[str],
-    source: Callable[[], Callable[[], NamedTensors]],
+    tensors: Callable[[], NamedTensors],
     *,
     on_gpu: bool,
     timeout_s: float,
     key: str | None,
 ) -> dict[str, str]:
-    """{url: error} of the servers whose weights are not those of `source()()`, bit for bit.
+    """{url: error} of the servers whose weights are not those of `tensors()`, bit for bit.
 
-    `source` is asked once for every kind of server: one that fuses tensors, or holds them in a
+    `tensors` is asked once for every kind of server: one that fuses tensors, or holds them in a
     wider dtype, is compared with ours in its form. SGLang's sums are SHA-256 on CPUs only: on a GPU
     a server that gives no dtypes is not compared.
     """
@@ -116,7 +116,7 @@ def checksum_errors(
             continue
         kind = tuple(sorted((name, tensor.dtype) for name, tensor in held.items()))
         if kind not in ours:
-            ours[kind] = expected_checksums(source()(), held)
+            ours[kind] = expected_checksums(tensors(), held)
         # SGLang gives the first 16 of the 64 digits.
         different = [
             name

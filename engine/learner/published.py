@@ -4,7 +4,6 @@ A policy's servers get its weights as they are (`Current`); those of a follower
 (`engine.layout.Follower`) get a copy that was made of them some steps ago (`Pinned`).
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,9 +14,6 @@ from engine.learner.group import LearnerGroup
 from engine.learner.trainer import PolicyTrainer
 from engine.server_link import ServerLink
 from engine.weight_names import Sent
-
-Source = Callable[[], NamedTensors]
-"""Gives the named tensors anew at each call."""
 
 
 class Weights(Protocol):
@@ -34,8 +30,8 @@ class Weights(Protocol):
         """From now on they are its weights of now."""
         ...
 
-    def source(self, passes: int) -> Source:
-        """What gives the tensors; it must be called `passes` times."""
+    def tensors(self) -> NamedTensors:
+        """By their published names; all of them must be taken, once."""
         ...
 
     def scores(self) -> list[float]:
@@ -55,11 +51,11 @@ class Current:
     def renew(self) -> None:
         self.step = self._group.trainers[self._policy].step_count
 
-    def source(self, passes: int) -> Source:
+    def tensors(self) -> NamedTensors:
         # Whole tensors are gathered one by one: without the command the other ranks would never
         # join in, and the whole model is never on one device at once.
-        self._group.broadcast({"kind": "gather", "policy": self._policy, "passes": passes}, {})
-        return self._group.trainers[self._policy].named_weights
+        self._group.broadcast({"kind": "gather", "policy": self._policy}, {})
+        return self._group.trainers[self._policy].named_weights()
 
     def scores(self) -> list[float]:
         command = {"kind": "score", "policy": self._policy}
@@ -81,26 +77,22 @@ class Pinned:
         self.step = self._current.step
         self._scores = self._current.scores()
         self._tensors: dict[str, Tensor] = {}  # the old copy goes first: room for one is enough
-        for name, tensor in self._current.source(passes=1)():
+        for name, tensor in self._current.tensors():
             self._tensors[name] = tensor.to("cpu", copy=True)
 
-    def source(self, passes: int) -> Source:
-        return lambda: ((name, part.to(self._device)) for name, part in self._tensors.items())
+    def tensors(self) -> NamedTensors:
+        return ((name, part.to(self._device)) for name, part in self._tensors.items())
 
     def scores(self) -> list[float]:
         return self._scores
 
 
-def changed_only(weights: Weights, source: Source) -> Source:
-    """For servers that hold an older version of the same weights: with adapters, of `source` only
-    the tensors into which they are merged. All are gathered, few are sent."""
+def changed_only(weights: Weights) -> NamedTensors:
+    """For servers that hold an older version of the same weights: with adapters only the tensors
+    into which they are merged. All are gathered, few are sent."""
     if not weights.adapted:
-        return source
-
-    def changed() -> Iterator[tuple[str, Tensor]]:
-        return ((name, tensor) for name, tensor in source() if name in weights.adapted)
-
-    return changed
+        return weights.tensors()
+    return ((name, tensor) for name, tensor in weights.tensors() if name in weights.adapted)
 
 
 def _layout(trainer: PolicyTrainer) -> tuple[dict[str, Sent], frozenset[str]]:

@@ -29,7 +29,7 @@ from engine.learner.published import Current, Pinned, Published, changed_only
 from engine.server_link import ServerLink
 from engine.transport import Message
 from engine.weight_files import Spec, write_folder
-from engine.weights import PublishReport, ServerResult, publish, publish_folder, require_finite
+from engine.weights import PublishReport, ServerResult, finite, publish, publish_folder
 
 log = logging.getLogger(__name__)
 
@@ -235,9 +235,8 @@ class Publisher:
         self, name: str, links: Mapping[str, ServerLink], is_late: bool
     ) -> PublishReport:
         state, cfg = self.states[name], self._spec.weights
-        source = state.weights.source(passes=2)  # to check and to send
         return publish(
-            source if is_late else changed_only(state.weights, source),
+            state.weights.tensors() if is_late else changed_only(state.weights),
             list(links.values()),
             version=state.version,
             bucket_bytes=int(cfg.bucket_mb * 2**20),
@@ -255,13 +254,12 @@ class Publisher:
         folder = parent / f"v{state.version}"
         try:
             if links and not folder.exists():
-                source = state.weights.source(passes=2)  # to check and to write
-                require_finite(source(), state.version)
+                tensors = finite(state.weights.tensors(), state.version)
                 specs = {
                     key: Spec(getattr(torch, sent.dtype), sent.shape)
                     for key, sent in state.weights.layout.items()
                 }
-                folder = write_folder(parent, state.version, self._spec.base, specs, source())
+                folder = write_folder(parent, state.version, self._spec.base, specs, tensors)
         except OSError as error:
             text = f"{folder}: {error}"
             lost = {url: ServerResult(False, text) for url in links}
@@ -302,7 +300,7 @@ class Publisher:
         spec = self._spec
         return proof.checksum_errors(
             [url for url in urls if spec.tensor_parallel[url] == 1],  # else a GPU has but a part
-            lambda: state.weights.source(passes=1),
+            state.weights.tensors,
             on_gpu=spec.device == "cuda",
             timeout_s=spec.weights.timeout_s,
             key=spec.key,

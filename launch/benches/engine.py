@@ -330,7 +330,8 @@ def _told(first: Reading, last: Reading, options: argparse.Namespace) -> str:
     fed = partial(Costs.gpus, tokens_s=options.gpu_tokens_s, answer_tokens=options.answer_tokens)
     gpus = f"GPUs of {options.gpu_tokens_s:g} tokens/s"
     if not options.branches:
-        return "\n".join([*lines, *_costs_told("engine", costs), _row("it feeds", fed(costs), gpus)])
+        lines += [*_costs_told("engine", costs), _row("it feeds", fed(costs), gpus)]
+        return "\n".join(lines)
     branch = per(replace(first, engine_s=first.branches_s), replace(last, engine_s=last.branches_s))
     lines += [*_costs_told("head", costs), *_costs_told("branch", branch)]
     lines.append(_row("a branch feeds", fed(branch), gpus))

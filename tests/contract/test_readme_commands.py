@@ -1,5 +1,7 @@
 """The commands of the README, as `tests/newcomer.py` runs them one by one."""
 
+import argparse
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.newcomer import (
+    IN_SHORT,
     PAGES,
     ROOT,
     SKIPPED,
@@ -50,6 +53,15 @@ def test_every_reason_to_skip_is_needed_and_most_commands_run() -> None:
     skipped = [command for command in FOUND if reason_to_skip(command)]
     assert len(skipped) < len(FOUND) / 3
     assert SKIPPED
+
+
+@pytest.mark.parametrize("part", IN_SHORT)
+def test_what_takes_hours_is_run_in_short(part: str) -> None:
+    (command,) = [command for command in FOUND if command.endswith(part)]
+    assert filled_in(command) == f"{command} {IN_SHORT[part]}"
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    importlib.import_module(f"launch.benches.{part.split()[-1]}").add_arguments(parser)
+    parser.parse_args(IN_SHORT[part].split())
 
 
 def test_a_newcomer_has_an_empty_home_and_no_settings_of_ours(

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 6
 BRANCH = "launch.branch"
+FINISHED = "SELECT notes FROM games WHERE state = 'finished'"
 SERVED = "policies: [proposer, coder, solver], kind: embedded"
 LAYOUT = (
     f"layout.servers=[{{rank: 1, {SERVED}}}, {{rank: 2, {SERVED}}}]",
@@ -36,9 +37,7 @@ def test_branches_play_and_one_is_killed(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     folder = RunDir(tmp_path / "runs" / "own")
-    command = arguments(
-        f"run.steps={STEPS}", "run.checkpoint_every=2", *LAYOUT, *WITHOUT_MEASURING
-    )
+    command = arguments(f"run.steps={STEPS}", "run.checkpoint_every=2", *LAYOUT, *WITHOUT_MEASURING)
     with started(command, tmp_path / "output") as it:
         it.until(lambda: len(steps_of(folder)) >= 5, "a few steps")
         branch = recorded(folder, BRANCH)
@@ -66,9 +65,6 @@ def test_branches_play_and_one_is_killed(
     hosts = together(note["timeline"]["servers"] for note in notes)
     assert len(hosts) >= 2, "each branch has played"
     assert max(map(len, hosts)) <= len(POLICIES), "no game asked the servers of both"
-
-
-FINISHED = "SELECT notes FROM games WHERE state = 'finished'"
 
 
 def together(urls: Iterable[list[str]]) -> list[set[str]]:

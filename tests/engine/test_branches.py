@@ -20,6 +20,7 @@ from engine.types import Group
 from tests.engine.make_groups import PNG, make_group
 
 WAIT_S = 20.0
+NUM_AT_ONCE = 5000
 ONE, TWO, THREE = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
 
 
@@ -145,6 +146,33 @@ def test_many_games_at_once_keep_apart(tmp_path: Path) -> None:
         for game, (groups, notes) in enumerate(ended):
             assert groups == [make_group(game, "solver")] * (game % 5)
             assert notes == {"game": game}
+
+    within(scene())
+
+
+def test_no_message_is_lost_where_many_games_start_at_once(tmp_path: Path) -> None:
+    """More than ZeroMQ holds by default at both ends and on the way."""
+
+    async def scene() -> None:
+        address = f"ipc://{tmp_path}/head.sock"
+        socket = EngineSocket(address)
+        head = Branches(socket, 1, pools={}, waiting=Waiting(), on_event=lambda *_: None)
+        branch = BranchSocket(address, "a")
+        await branch.send({"kind": "hello", "urls": [ONE]})
+        await head.gather()
+        serving = asyncio.create_task(head.serve())
+        play = head.play("spy" * 1000)
+        games = [asyncio.ensure_future(play(game, print, print)) for game in range(NUM_AT_ONCE)]
+        await asyncio.sleep(0)
+        while head.num_unsent:
+            await asyncio.sleep(0)
+        for game in range(NUM_AT_ONCE):
+            assert (await branch.receive())["game"] == game
+        for task in (serving, *games):
+            task.cancel()
+        await asyncio.gather(serving, *games, return_exceptions=True)
+        branch.close()
+        socket.close()
 
     within(scene())
 

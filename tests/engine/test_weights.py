@@ -320,7 +320,7 @@ def test_checksums_differ_where_one_bit_does() -> None:
 def test_a_publication_is_one_session_with_the_version_at_its_end(fakes: list[FakeServer]) -> None:
     fakes += [FakeServer(), FakeServer()]
     links = [connected(fake) for fake in fakes]
-    report = publish(some_tensors, links, version=7, bucket_bytes=100, timeout_s=20)
+    report = publish(some_tensors(), links, version=7, bucket_bytes=100, timeout_s=20)
     assert not report.failed
     for fake, link in zip(fakes, links, strict=True):
         assert fake.paths()[1:3] == ["/pause_generation", "/begin_weight_update"]
@@ -337,16 +337,21 @@ def test_a_publication_is_one_session_with_the_version_at_its_end(fakes: list[Fa
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nothing_is_sent_of_weights_that_are_not_finite(
+def test_no_bucket_with_a_weight_that_is_not_finite_is_sent(
     fakes: list[FakeServer], bad: float
 ) -> None:
-    fakes.append(FakeServer())
-    link = connected(fakes[0])
-    broken = [*some_tensors(), ("last", torch.tensor([1.0, bad]))]
-    with pytest.raises(WeightSyncError, match="last is not finite"):
-        publish(broken, [link], version=1)
-    assert fakes[0].paths() == ["/init_weights_update_group"]
-    link.close()
+    fakes += [FakeServer(), FakeServer()]
+    broken = [(f"t{i}", torch.zeros(20)) for i in range(6)] + [("last", torch.tensor([1.0, bad]))]
+    for fake, size in zip(fakes, (1 << 20, 100), strict=True):  # one bucket, and several
+        link = connected(fake)
+        with pytest.raises(WeightSyncError, match="last is not finite; version 1 is not"):
+            publish(broken, [link], version=1, bucket_bytes=size)
+        assert link.group is None
+    assert fakes[0].received == {}
+    assert "last" not in fakes[1].received
+    for fake in fakes:  # paused, with weights that are half new: nothing uses them
+        assert not {"/end_weight_update", "/continue_generation"} & set(fake.paths())
+        assert not [body for _, body in fake.calls if "weight_version" in body]
 
 
 def test_a_server_that_hangs_costs_only_itself_and_no_more_than_the_time_out(
@@ -411,9 +416,7 @@ def test_a_server_killed_in_the_middle_of_a_broadcast_costs_nobody_else(
                 victim.wait()
             yield f"t{i}", torch.full((1000,), float(i))
 
-    report = publish(
-        dying, links, version=4, bucket_bytes=4000, timeout_s=60, stall_s=1, check=False
-    )
+    report = publish(dying(), links, version=4, bucket_bytes=4000, timeout_s=60, stall_s=1)
     assert report.failed == [links[0].url]
     assert report.seconds < 20
     assert [fakes[0].received[f"t{i}"][0].item() for i in range(6)] == list(range(6))
@@ -431,7 +434,7 @@ def test_a_learner_that_breaks_off_gives_all_servers_up(fakes: list[FakeServer])
         raise RuntimeError("a rank is gone")
 
     with pytest.raises(RuntimeError, match="a rank is gone"):
-        publish(broken, [link], version=1, bucket_bytes=400, check=False)
+        publish(broken(), [link], version=1, bucket_bytes=400)
     assert link.group is None
     assert "/continue_generation" not in fakes[0].paths()
 

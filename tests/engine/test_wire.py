@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.errors import TransportError
 from engine.types import Group
 from engine.wire import decode_group, encode_group, from_frames, pack, to_frames, unpack
-from tests.engine.make_groups import make_group, make_rollout
+from tests.engine.make_groups import PNG, make_group, make_rollout
 
 
 def through_the_wire(group: Group) -> Group:
@@ -22,6 +22,16 @@ def test_a_group_survives_the_wire() -> None:
         versions=(3, 4), judges={"coder": (1, 2)}, images=(b"a", b"b"), extra={"votes": [1, "x"]}
     )
     assert through_the_wire(group) == group
+
+
+def test_what_goes_on_as_it_came_is_not_encoded_again() -> None:
+    group = make_group(versions=(1, 2), images=(PNG, b"other"))
+    header, images = encode_group(group)
+    header = unpack(pack(header))
+    again = decode_group(header, images, keeps_encoded=True)
+    assert again == group
+    assert encode_group(again)[0] is header
+    assert encode_group(again) == encode_group(decode_group(header, images)) == (header, images)
 
 
 def test_given_advantages_and_text_with_lone_surrogates_survive() -> None:

@@ -60,7 +60,9 @@ def test_published_weights_are_the_learners(server: Hosted, bf16_dirs: tuple[Pat
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
     link = ServerLink(server.url, backend=backend, key=KEY)
     link.connect(timeout_s=60)
-    report = publish(trainer.named_weights, [link], version=12, bucket_bytes=1 << 20, timeout_s=60)
+    report = publish(
+        trainer.named_weights(), [link], version=12, bucket_bytes=1 << 20, timeout_s=60
+    )
     assert not report.failed, report
     theirs = torch.tensor(probe(server.url, PROBE, timeout_s=30, key=KEY))
     assert (theirs - torch.tensor(trainer.score(PROBE))).abs().max() < TOLERANCE

@@ -21,7 +21,7 @@ from evals.heldout import HeldoutResult
 from launch import engine, measurements, recipe
 from launch.config import RootConfig, load_root
 from launch.measurements import Measurements, counting
-from launch.tables import Tables
+from launch.tables import Tables, noting
 from roles import table
 from roles.mm_zero.recipe import STREAMS
 from tests.engine.fakes import PARAMS
@@ -92,9 +92,8 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
                 renderer=renderer,  # type: ignore[arg-type]
                 grader=grader,  # type: ignore[arg-type]
                 waiting=waiting,
-                on_note=lambda key, value: watched.append((key, value)),
             )
-            bound = tables.play(playing.play)
+            bound = noting(tables.play(playing.play), lambda *note: watched.append(note))
             for game in (5, 6):
                 await bound(game, submitted.append, lambda *note: noted.append(note))
 

@@ -170,8 +170,8 @@ def test_more_gpus_never_play_fewer_games(name: str, gpus: int, memory: int, dev
 
 
 def test_branches_where_one_engine_can_not_ask_all_servers() -> None:
-    usual = case_of(nodes=4)
-    case = replace(usual, assumed=replace(usual.assumed, engine_requests_s=10.0))
+    usual = case_of(nodes=4, tokens={"proposer": 8000, "coder": 6000})
+    case = replace(usual, assumed=replace(usual.assumed, engine_requests_s=20.0))
     plan = search(case).plans[0]
     layout = layout_of(plan)
     number = plan.engine_processes
