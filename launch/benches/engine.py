@@ -172,7 +172,8 @@ def _peers(
     process = subprocess.Popen(
         [
             sys.executable, "-m", "launch.benches.canned_peers", str(model), address,
-            "--servers", str(max(options.servers, options.branches)), "--answer-tokens", str(options.answer_tokens),
+            "--servers", str(max(options.servers, options.branches)),
+            "--answer-tokens", str(options.answer_tokens),
         ],
         stdout=subprocess.PIPE,
         cwd=_ROOT,
