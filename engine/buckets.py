@@ -130,6 +130,21 @@ def buckets(
         yield filling.bucket(is_last=True)
 
 
+def put_in_one_piece(parameters: Sequence[Tensor]) -> None:
+    """Move parameters, all of one dtype, so that they lie one after the other in memory: `buckets`
+    then sends them from there. Each stays the same object."""
+    memory = torch.empty(
+        sum(parameter.numel() for parameter in parameters),
+        dtype=parameters[0].dtype,
+        device=parameters[0].device,
+    )
+    used = 0
+    for parameter in parameters:
+        place = memory[used : used + parameter.numel()].view(parameter.shape)
+        parameter.data = place.copy_(parameter.data)
+        used += parameter.numel()
+
+
 def raw_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, [bytes] uint8."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8)

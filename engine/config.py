@@ -159,7 +159,7 @@ class WeightsConfig(Section):
     folder: Path | None = None
     """Where `disk` writes, under the same path for learners and servers; None: the run's folder.
     One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each policy."""
-    bucket_mb: float = Field(64.0, gt=0)
+    bucket_mb: float = Field(256.0, gt=0)
     """Of a broadcast. A publication takes two buckets of memory, of this size or of the largest
     tensor."""
     pause: Literal["retract", "in_place", "abort", "drain"] = "retract"

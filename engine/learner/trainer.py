@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from engine.buckets import put_in_one_piece
 from engine.errors import ConfigError
 from engine.learner import sharding
 from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
@@ -113,6 +114,8 @@ class PolicyTrainer:
         # Now, while parameters are sharded: after a forward FSDP2's root has whole ones, which are
         # its own to free.
         self._published = list(merged_weights(self.model))
+        if self._mesh is None and cfg.lora is None and self.published_dtype == torch.float32:
+            put_in_one_piece([parameter for _, parameter, _ in self._published])
         self.optimizer = torch.optim.AdamW(
             self._named.values(),
             lr=cfg.lr,

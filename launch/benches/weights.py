@@ -38,7 +38,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bench.py weights`."""
     parser.add_argument("--sizes-mb", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--bucket-mb", type=float, default=64.0)
+    parser.add_argument("--bucket-mb", type=float, default=256.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--in-flight", type=int, default=16, help="0: without this part")
     parser.add_argument("--new-tokens", type=int, default=200)

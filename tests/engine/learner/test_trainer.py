@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from engine.buckets import Memory, buckets
 from engine.errors import ConfigError
 from engine.learner import trainer
 from engine.learner.config import LearnerConfig
@@ -204,6 +205,18 @@ def test_weights_are_published_as_a_cast_of_float32_masters(tiny_base: Path) -> 
         assert tensor.dtype == torch.bfloat16
         assert not tensor.requires_grad
         assert torch.equal(tensor, weights(trainer)[name].bfloat16())
+
+
+def test_weights_are_published_from_where_they_are(tiny_base: Path) -> None:
+    trainer = make_trainer(tiny_base, lr=1e-3)
+    memory = Memory(), Memory()
+    for _ in range(2):
+        (bucket,) = buckets(trainer.named_weights(), 1 << 30, memory)
+        first = next(iter(trainer.named_weights()))[1]
+        assert bucket.data.data_ptr() == first.data_ptr()
+        assert bucket.data.numel() == sum(weight.nbytes for weight in weights(trainer).values())
+        trainer.step(make_batch())
+    assert memory[0].exchange(None).numel() == memory[1].exchange(None).numel() == 0
 
 
 def test_trainers_in_one_process_are_independent(tiny_base: Path) -> None:
