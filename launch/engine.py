@@ -154,7 +154,10 @@ async def run_engine(
             desk=desk,
             admission=admission,
             games=Games(
-                plays={name: noting(play, watcher.on_note) for name, play in playing.plays.items()},
+                plays={
+                    name: noting(play, watcher.noted, watcher.on_note)
+                    for name, play in playing.plays.items()
+                },
                 prepares=playing.prepares,
                 buffer=buffer,
                 admission=admission,

@@ -1,6 +1,6 @@
 """The tables at which one process plays games: samplers and renderer, watched."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,13 +79,14 @@ def samplers_of(
     }
 
 
-def noting(play: Play, on_note: Callable[[str, Any], None]) -> Play:
-    """The same play; `on_note` is told of its notes as well."""
+def noting(play: Play, keys: Collection[str], on_note: Callable[[str, Any], None]) -> Play:
+    """The same play; `on_note` is told of its notes of these `keys` as well."""
 
     async def play_game(game: int, submit: Submit, note: Note) -> None:
         def observe(key: str, value: Any) -> None:
             note(key, value)
-            on_note(key, value)
+            if key in keys:
+                on_note(key, value)
 
         await play(game, submit, observe)
 

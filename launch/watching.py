@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -177,10 +177,13 @@ class Watcher:
     def on_group(self, group: Group, is_ready: bool) -> None:
         self._meter.add(group)
 
+    @property
+    def noted(self) -> Collection[str]:
+        """Keys of the notes that `on_note` wants to hear of."""
+        return self._notes.keys()
+
     def on_note(self, key: str, value: Any) -> None:
-        recipe = self._notes.get(key)
-        if recipe is None:
-            return
+        recipe = self._notes[key]
         self._played[recipe].append(value)
         if recipe == SIGNED and self._settings[recipe].prompts == "tiny":
             self._num_unsigned += 1

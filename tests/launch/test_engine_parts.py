@@ -93,7 +93,8 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
                 grader=grader,  # type: ignore[arg-type]
                 waiting=waiting,
             )
-            bound = noting(tables.play(playing.play), lambda *note: watched.append(note))
+            told = {"caption"}, lambda *note: watched.append(note)
+            bound = noting(tables.play(playing.play), *told)
             for game in (5, 6):
                 await bound(game, submitted.append, lambda *note: noted.append(note))
 
@@ -108,8 +109,8 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     timelines = [value for key, value in noted if key == TIMELINE]
     assert [len(one["samples"]) for one in timelines] == [2, 2]
     assert [one["pictures"][0][2] for one in timelines] == ["timeout", "timeout"]
-    assert watched == noted
-    assert [n for n in noted if n[0] != TIMELINE] == [("caption", "a red square")] * 2
+    assert [note for note in noted if note[0] != TIMELINE] == watched
+    assert watched == [("caption", "a red square")] * 2
     assert [group.game for group in submitted] == [5, 6]
     first, second = seen["memories"]
     assert first is second, "what was seen spans the games of a run"
