@@ -181,9 +181,9 @@ class Buffer:
         """At most `most` finished games with notes, evenly spread over the run, one by one."""
         return evenly(self._db, most)
 
-    def newest_games(self, most: int) -> Iterator[dict[str, Any]]:
-        """The last `most` games with notes, newest first, one by one."""
-        return newest(self._db, most)
+    def newest_games(self, most: int, *, oldest_first: bool = False) -> Iterator[dict[str, Any]]:
+        """The last `most` games with notes, the newest of them first or last, one by one."""
+        return newest(self._db, most, oldest_first=oldest_first)
 
     def game_life(self, number: int) -> dict[str, Any] | None:
         """A game with notes, and its groups: [{stream, policy, state, reason, step, age,

@@ -27,12 +27,14 @@ def first_and_last(db: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
     return [_game(row) for _, row in sorted(found.items())]
 
 
-def newest(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
-    """The last `most` games that have notes, newest first, read one by one."""
+def newest(
+    db: sqlite3.Connection, most: int, *, oldest_first: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The last `most` games that have notes, read one by one."""
     rows = db.execute(
         "SELECT id FROM games WHERE notes IS NOT NULL ORDER BY id DESC LIMIT ?", (most,)
-    )
-    for (id_,) in rows.fetchall():
+    ).fetchall()
+    for (id_,) in reversed(rows) if oldest_first else rows:
         if (game := one(db, id_)) is not None:
             yield game
 

@@ -56,6 +56,9 @@ from render_pool.pool import RenderPool
 
 log = logging.getLogger(__name__)
 
+NUM_RECALLED = 400
+"""Games of earlier attempts that a recipe is told of: as many as MM-Zero's curriculum counts."""
+
 
 def main(argv: list[str]) -> int:
     run_path, *addresses = argv
@@ -102,7 +105,16 @@ async def run_engine(
             samplers = samplers_of(
                 config, pools, encoder, session, partial(watcher.on_event, "warning")
             )
-            playing = await sit_down(stack, config, samplers, renderer, watcher.waiting)
+            playing = await sit_down(
+                stack,
+                config,
+                samplers,
+                renderer,
+                watcher.waiting,
+                lambda: (
+                    game["notes"] for game in buffer.newest_games(NUM_RECALLED, oldest_first=True)
+                ),
+            )
         else:
             playing = Played({name: branches.play(name) for name in recipes_of(config)})
         watcher.gates = playing.gates

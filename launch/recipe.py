@@ -3,7 +3,7 @@
 To add a game of your own, add its parts to `RECIPES` (roles/README.md, "Write your own game").
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
@@ -50,10 +50,16 @@ class Playing:
     """Where it trains its streams in stages."""
     prepare: Callable[[Table], Awaitable[None]] | None = None
     """What a game waits for before its time runs: data that many games share."""
+    recall: Callable[[Iterable[Mapping[str, Any]]], None] = lambda games: None
+    """To be told the notes of the newest games of earlier attempts, oldest first."""
 
 
 class PlayInPhases(Protocol):
     """How games are played where one role trains at a time."""
+
+    def recall(self, games: Iterable[Mapping[str, Any]]) -> None:
+        """As `Playing.recall`."""
+        ...
 
     async def prepare(self, table: Table) -> None:
         """Gather what the games of this phase share."""
@@ -109,7 +115,7 @@ async def _begin_mm_zero(cfg: MMZeroConfig, _: Renderer) -> AsyncIterator[Playin
     async def play(game: int, table: Table) -> None:
         await roles.mm_zero.recipe.play(memory.topic(game), table, cfg, memory)
 
-    yield Playing(play)
+    yield Playing(play, recall=memory.recall)
 
 
 @asynccontextmanager

@@ -26,4 +26,4 @@ async def begin(
             return
         games = streams.games_of.get(settings.name, streams.games_per_step)
         play = recipe.in_phases(settings, phases, games)
-        yield Playing(play, phases, play.prepare)
+        yield Playing(play, phases, play.prepare, play.recall)

@@ -1,6 +1,6 @@
 """The tables at which one process plays games: samplers and renderer, watched."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,14 +38,20 @@ async def sit_down(
     samplers: Mapping[str, RoleSampler],
     renderer: RenderPool,
     waiting: Waiting,
+    games: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
 ) -> Played:
-    """Begin all recipes, to be played in this process until the stack ends."""
+    """Begin all recipes, to be played in this process until the stack ends.
+
+    `games` gives the notes of the newest games of earlier attempts, oldest first.
+    """
     begun = {
         name: await stack.enter_async_context(
             begin(recipe, settings_of(config)[name], renderer.of(name), config.streams)
         )
         for name, recipe in recipes_of(config).items()
     }
+    for one in begun.values():
+        one.recall(games())
     tables = Tables(
         samplers=samplers,
         players=players_of(config),

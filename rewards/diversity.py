@@ -71,7 +71,7 @@ class Card:
 
 
 class DiversityWindow:
-    """The last `size` valid proposals. One per policy and run; starts empty after a resume."""
+    """The last `size` valid proposals. One per policy and run."""
 
     def __init__(self, size: int, weights: DiversityWeights | None = None) -> None:
         self.size = size

@@ -10,7 +10,7 @@ rollout works for one role only: this is what streaming is compared with.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -71,6 +71,9 @@ class PhasedGames:
         """Items of this phase that games have."""
         self._topics = 0
         """Gathered so far, in all phases."""
+
+    def recall(self, games: Iterable[Mapping[str, Any]]) -> None:
+        self._memory.recall(games)
 
     async def prepare(self, table: Table) -> None:
         """Gather for the phase, unless that is done. The first game of a phase does it for all of

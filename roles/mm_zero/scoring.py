@@ -15,7 +15,7 @@ from rewards.reward import Reward, Score
 from rewards.solver import solver_reward
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.filters import coder_filter, easy_filter, solver_filter
-from roles.mm_zero.memory import Memory
+from roles.mm_zero.memory import Memory, card_of
 from roles.mm_zero.outcome import Answers, Attempt, Drawing, Replies, Solved
 from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.rules import RULES, Count
@@ -181,10 +181,4 @@ def _card(attempt: Attempt, cfg: MMZeroConfig) -> Card:
     assert isinstance(proposal, Proposal)
     pictures = [d.picture for d in attempt.drawings if isinstance(d.picture, Picture)]
     is_seen = bool(pictures) and cfg.diversity.image_penalty > 0
-    return Card(
-        content_type=RULES[cfg.rules].content_type(proposal),
-        caption=proposal.caption,
-        easy_question=proposal.easy_question,
-        hard_question=proposal.hard_question,
-        thumbnail=thumbnail(pictures[0].png) if is_seen else None,
-    )
+    return card_of(proposal, cfg, thumbnail(pictures[0].png) if is_seen else None)

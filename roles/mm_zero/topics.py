@@ -17,6 +17,7 @@ TOPICS = (
 )
 """The eight fields that the paper seeds its proposer with, in our words."""
 
+_DRAWN_AS = " (drawn as: "
 REQUESTED = tuple(kind for kind in CONTENT_TYPES if kind != "other")
 
 
@@ -32,7 +33,7 @@ class Curriculum:
     vanish), so those are asked for beside the topic. A pair counts each time it was asked for and
     each time a valid proposal came out as it, over about the last `memory` games: what the proposer
     keeps drawing anyway is asked for less, and what it refuses is not asked for for ever. The
-    released code has no curriculum; this is ours. Starts empty after a resume.
+    released code has no curriculum; this is ours.
     """
 
     def __init__(
@@ -49,12 +50,18 @@ class Curriculum:
         # Ties go round with the number of the game, so that a start covers topics and types.
         turn = game % len(self._pairs)
         topic, kind = min(self._pairs[turn:] + self._pairs[:turn], key=self._counts.__getitem__)
-        self._remember([(topic, kind)])
-        return f"{topic} (drawn as: {kind.replace('_', ' ')})"
+        asked = f"{topic}{_DRAWN_AS}{kind.replace('_', ' ')})"
+        self.asked(asked)
+        return asked
+
+    def asked(self, topic: str) -> None:
+        """A game on `topic` (as `next` gives it) was started."""
+        base, _, kind = topic.partition(_DRAWN_AS)
+        self._remember([(base, kind.removesuffix(")").replace(" ", "_"))])
 
     def played(self, topic: str, kinds: Iterable[str]) -> None:
         """A game on `topic` (as `next` gave it) came out as these content types."""
-        base = topic.partition(" (drawn as: ")[0]
+        base = topic.partition(_DRAWN_AS)[0]
         self._remember([(base, kind) for kind in kinds])
 
     def _remember(self, pairs: list[tuple[str, str]]) -> None:

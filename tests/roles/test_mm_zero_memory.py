@@ -1,13 +1,16 @@
 """What games of a run share, and that nobody waits while it is looked through."""
 
 import asyncio
+import json
 import threading
+from typing import Any
 
 import pytest
 
 from rewards.diversity import MAX_WORDS, Card, Repetition, distance
 from roles.mm_zero.config import MMZeroConfig
-from roles.mm_zero.memory import Memory
+from roles.mm_zero.memory import Memory, card_of
+from roles.mm_zero.parsing import Proposal
 
 
 def card(caption: str, kind: str = "map") -> Card:
@@ -71,3 +74,39 @@ def test_the_curriculum_is_told_what_was_played() -> None:
         asyncio.run(memory.repetition(topic, [card(f"c{game}", "data_chart")] * 2))
     assert sum("data chart" in topic for topic in asked) <= 2
     assert len(set(asked)) == 6
+
+
+def proposal(number: int) -> Proposal:
+    words = " ".join(f"w{number}{i}" for i in range(8))
+    kind = ("map", "table", "data_chart")[number % 3]
+    return Proposal(kind, words, f"easy {words}", "1", f"hard {words}", "2")
+
+
+@pytest.mark.parametrize("preset", ["default", "mm_zero_code"])
+def test_a_new_attempt_knows_what_the_last_one_knew(preset: str) -> None:
+    cfg = MMZeroConfig(
+        topics=("a", "b"), curriculum=True, **({} if preset == "default" else {"preset": preset})
+    )
+
+    async def played(memory: Memory, game: int, proposals: list[Proposal]) -> Any:
+        topic = memory.topic(game)
+        return topic, await memory.repetition(topic, [card_of(one, cfg) for one in proposals])
+
+    async def scene() -> None:
+        memory, notes = Memory(cfg), list[dict[str, Any]]()
+        for game in range(30):
+            proposals = [proposal(game), proposal(game % 4)]
+            topic, _ = await played(memory, game, proposals)
+            entries = [{"proposal": one.as_dict()} for one in proposals] + [{"invalid": "broken"}]
+            notes.append({"topic": topic, "proposals": json.loads(json.dumps(entries))})
+        again, empty = Memory(cfg), Memory(cfg)
+        again.recall([{"spy_game": {}}, *notes])
+        differs = False
+        for game in range(30, 50):
+            proposals = [proposal(game), proposal(game - 2)]
+            expected = await played(memory, game, proposals)
+            assert await played(again, game, proposals) == expected
+            differs |= await played(empty, game, proposals) != expected
+        assert differs
+
+    asyncio.run(scene())
