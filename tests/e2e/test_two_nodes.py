@@ -36,6 +36,7 @@ from tests.e2e.records import (
 pytestmark = pytest.mark.slow
 
 STEPS = 5
+ENGINE, BRANCH = b"launch.engine", b"launch.branch"
 START_S = 150.0
 """Two interpreters with torch more than elsewhere, on two cores."""
 
@@ -50,6 +51,8 @@ class Pair:
     """Of each node, while the run plays."""
     pids: list[set[int]] = field(default_factory=list)
     """Recorded in the run-time directory of each node, then."""
+    engines: list[tuple[int, int]] = field(default_factory=list)
+    """(engines, branches of it) on each node, then."""
     stores: set[int | None] = field(default_factory=set)
     """Parents of those of node 0 that listen at every interface, then."""
     agent_pid: int = 0
@@ -59,14 +62,15 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The learner is on node 0, the server on node 1. The engine is killed, and then the agent of
-    node 1, which comes back."""
+    """The learner is on node 0, the server on node 1, with a branch of the engine that plays the
+    games. The engine is killed, and then the agent of node 1, which comes back."""
     root, port = tmp_path_factory.mktemp("nodes"), free_ports(1)
     agents = [Agent(rank=rank, port=port, root=root) for rank in range(2)]
     one = Pair(RunDir(root / "runs" / "pair"), agents)
     arguments = [
         *("run.name=pair", f"run.root={root / 'runs'}", f"run.steps={STEPS}"),
         *("run.checkpoint_every=1", "streams.max_age=1", "monitor.port=0", *WITHOUT_MEASURING),
+        "layout.branches=[{rank: 1, servers: [1]}]",
     ]
     first, second = agents
     with first.start(*arguments) as front:
@@ -93,22 +97,24 @@ def look(one: Pair, *fronts: Started) -> None:
     for agent, seen in zip(one.agents, fronts, strict=True):
         agent.look(seen)
         one.listens.append(listening(agent.family))
+        numbers = [sum(runs(p, name) for p in agent.family) for name in (ENGINE, BRANCH)]
+        one.engines.append((numbers[0], numbers[1]))
         one.pids.append({int(path.name) for path in agent.runtime.glob("*/*/pids/*")})
     one.stores = {parent_of(pid) for pid in one.listens[0]["::"]}
 
 
 def lose_the_engine(one: Pair, front: Started) -> None:
     """Both agents begin the next attempt, though nothing of node 1 has failed."""
-    (engine,) = (p for p in one.agents[0].family if is_engine(p))
+    (engine,) = (p for p in one.agents[0].family if runs(p, ENGINE))
     engine.kill()
     front.until(lambda: attempts_of(one.dir) == 2, "a second attempt", timeout_s=START_S)
     steps = len(steps_of(one.dir))
     front.until(lambda: len(steps_of(one.dir)) > steps, "a step of the second attempt")
 
 
-def is_engine(process: Process) -> bool:
+def runs(process: Process, module: bytes) -> bool:
     try:
-        return b"launch.engine" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        return module in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -156,6 +162,11 @@ def test_each_node_listens_at_its_own_address(pair: Pair) -> None:
     assert set(server_node) == {"127.0.0.2", "127.0.0.1"}  # gloo takes its interface's first
     servers = server_node["127.0.0.2"]
     assert servers <= pair.pids[1]
+
+
+def test_a_branch_of_the_engine_plays_on_the_other_node(pair: Pair) -> None:
+    assert pair.engines == [(1, 0), (0, 1)]
+    assert summary_of(pair.dir)["parts"]["renderer"]["rendered"] > 0, "as the branch told"
 
 
 def test_process_ids_stay_with_their_node(pair: Pair) -> None:
