@@ -19,6 +19,7 @@ from engine.monitor.snapshot import Alarm, PolicyView, Snapshot
 NAMES = (
     "learner_starved",
     "buffer_full",
+    "engine_busy",
     "usable_fell",
     "entropy_collapsed",
     "gradient_grew",
@@ -39,6 +40,10 @@ MANY_TAKES = 3.0
 """Ready groups, in steps' worth. Measured: 2 to 2.8 in the median."""
 FULL_RECORDS = 12
 """Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 5."""
+MAX_ENGINE = 0.9
+"""Of a core. Measured: .2 to .5."""
+ENGINE_RECORDS = 4
+"""Of its costs, one after another: half a minute."""
 MIN_ROLLOUTS = 400
 """Over which a share is taken: its standard error is at most .025."""
 MAX_FALL = 0.15
@@ -92,7 +97,7 @@ def of_history(history: Sequence[Record]) -> list[Alarm]:
 
 def _by_kind(history: Sequence[Record]) -> dict[str, list[Record]]:
     """Oldest first, of the kinds that are asked for. Steps that were skipped measured nothing."""
-    kinds: dict[str, list[Record]] = {"step": [], "engine": [], "groups": []}
+    kinds: dict[str, list[Record]] = {"step": [], "engine": [], "groups": [], "costs": []}
     for row in history:
         rows = kinds.get(row["kind"])
         if rows is not None and not row.get("skipped"):
@@ -104,7 +109,7 @@ def _of_kinds(kinds: Mapping[str, Sequence[Record]]) -> list[Alarm]:
     steps: dict[str, list[Record]] = {}
     for row in kinds["step"]:
         steps.setdefault(row["policy"], []).append(row.get("metrics") or {})
-    found = _usable_fell(kinds["engine"])
+    found = _usable_fell(kinds["engine"]) + _engine_busy(kinds["costs"])
     for policy, own in steps.items():
         if len(own) >= 2 * NUM_STEPS:
             early, late = own[:NUM_STEPS], own[-NUM_STEPS:]
@@ -179,6 +184,22 @@ def _full(
     )
     advice = "more learner ranks (layout.learners), or fewer servers: what waits only grows old"
     return [Alarm("buffer_full", sentence, advice)]
+
+
+def _engine_busy(rows: Sequence[Record]) -> list[Alarm]:
+    recent = rows[-ENGINE_RECORDS:]
+    if len(recent) < ENGINE_RECORDS:
+        return []
+    first, last = recent[0], recent[-1]
+    before_s, after_s = _number(first, "engine_cpu_s"), _number(last, "engine_cpu_s")
+    if before_s is None or after_s is None:
+        return []
+    share = (after_s - before_s) / max(1.0, last["t"] - first["t"])  # < 0: another attempt's
+    if share <= MAX_ENGINE:
+        return []
+    sentence = f"the engine's process takes {share:.0%} of a core: servers wait for its requests"
+    advice = "let branches of it play, each with servers of its own (layout.branches)"
+    return [Alarm("engine_busy", sentence, advice)]
 
 
 def _usable_fell(rows: Sequence[Record]) -> list[Alarm]:

@@ -129,6 +129,25 @@ def test_fewer_rollouts_pass_their_gate() -> None:
     assert of_history(make_engine(number=8, usable=0.1)) == [], "too few to tell"
 
 
+def make_costs(*shares: float) -> Rows:
+    """Of the engine's process, of a core, in each ten seconds; -1: another attempt begins."""
+    rows, spent_s = [{"kind": "costs", "t": 0.0, "engine_cpu_s": 5.0}], 5.0
+    for number, share in enumerate(shares, start=1):
+        spent_s = 0.0 if share < 0 else spent_s + 10 * share
+        rows.append({"kind": "costs", "t": 10.0 * number, "engine_cpu_s": spent_s})
+    return rows
+
+
+def test_an_engine_that_can_do_no_more() -> None:
+    (alarm,) = of_history(make_costs(0.1, 0.1, 0.95, 0.99, 0.97))
+    assert alarm.name == "engine_busy"
+    assert "takes 97% of a core" in alarm.sentence
+    assert "layout.branches" in alarm.advice
+    assert of_history(make_costs(0.99, 0.99, 0.99, 0.6)) == []
+    assert of_history(make_costs(0.99, 0.99)) == [], "too few to tell"
+    assert of_history(make_costs(0.99, 0.99, 0.99, -1, 0.99)) == [], "it began anew"
+
+
 @pytest.mark.parametrize(
     ("late", "name"),
     [
