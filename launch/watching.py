@@ -25,7 +25,7 @@ from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, read_metrics
 from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
 from engine.monitor.curves import Curves, draw
-from engine.monitor.observed import RENDERER
+from engine.monitor.observed import ENGINE, RENDERER
 from engine.monitor.sinks import open_sinks
 from engine.monitor.snapshot import Alarm, Snapshot
 from engine.monitor.terminal import Terminal
@@ -239,6 +239,7 @@ class Watcher:
     def _take(self, engine: Engine) -> Snapshot:
         stats, _ = self._stats()
         self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * stats["workers"])
+        self._tally.worked(ENGINE, time.process_time(), self._tally.attempt_s)
         self._tally.count()
         parts = {RENDERER: stats, **self._dropped()}
         return self._snapshots.take(engine, self._rewards(), parts)

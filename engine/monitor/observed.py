@@ -17,6 +17,8 @@ from engine.types import Invalid, Message, Picture, Renderer, Rollout, Sampler, 
 
 RENDERER = "renderer"
 """The renderer's name as a station."""
+ENGINE = "engine"
+"""The engine's own process, among the parts of a run that are busy or not."""
 TIMELINE = "timeline"
 """The note's key."""
 

@@ -329,7 +329,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "streamzero_part_busy_ratio",
         "gauge",
-        "Share of the recent time in which servers, learner groups and the renderer worked.",
+        "Share of the recent time in which servers, learner groups, the renderer and the engine's "
+        "own process worked.",
         ("run", "part"),
         _busy,
     ),

@@ -112,8 +112,8 @@ class Snapshot:
     is_paused: bool = False
     """No game is admitted until someone says so."""
     busy: Mapping[str, float] = field(default_factory=dict)
-    """Fraction of the recent time that each policy's servers, each learner group and the renderer
-    worked."""
+    """Fraction of the recent time that each policy's servers, each learner group, the renderer and
+    the engine's own process worked."""
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What parts count of their own accord, by part; kept with the record."""
     lines: Sequence[str] = ()

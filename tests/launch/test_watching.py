@@ -87,7 +87,7 @@ def steps_of_all(watcher: Watcher) -> None:
 def test_each_learner_group_works_under_a_name_of_its_own(tmp_path: Path) -> None:
     last = watched(tmp_path, [TWO_GROUPS], steps_of_all)[-1]
     names = {"learner/proposer+coder", "learner/solver"}
-    assert {*last.busy} == {*names, "renderer"}
+    assert {*last.busy} == {*names, "renderer", "engine"}
     out = io.StringIO()
     Console(file=out, width=200).print(view(last, width=200))
     text = exposition(last).decode()
@@ -108,7 +108,7 @@ def test_who_waits_for_its_turn_does_not_starve(tmp_path: Path) -> None:
 
 
 def test_the_only_learner_group_is_the_learner(tmp_path: Path) -> None:
-    assert {*watched(tmp_path, [], steps_of_all)[-1].busy} == {"learner", "renderer"}
+    assert {*watched(tmp_path, [], steps_of_all)[-1].busy} == {"learner", "renderer", "engine"}
 
 
 def test_what_sinks_could_not_take_is_a_metric_and_one_event(
