@@ -139,6 +139,8 @@ def check(config: RootConfig, times: ServiceTimes) -> None:
         raise ConfigError("recipe: only mm_zero can be simulated")
     if config.layout.routers:
         raise ConfigError("layout.routers: SGLang's router can't be simulated; leave it out")
+    if config.layout.branches:
+        raise ConfigError("layout.branches: branches can't be simulated; leave them out")
     if missing := set(policies_of(config)) - times.learners.keys():
         raise ConfigError(f"learners: no service times of {', '.join(sorted(missing))}")
     if missing := {"proposer", "coder", "solver"} - times.play.tokens.keys():

@@ -189,6 +189,7 @@ def test_the_command_prints_a_table_and_draws_a_chart(
         (["--schedules", "lazy"], "schedule 'lazy'"),
         (["--chart", "x.svg"], "--chart draws over the number of GPUs"),
         (["run.steps=2"], "too short to tell"),
+        (["layout.branches=[{rank: 1, servers: [1]}]"], "layout.branches: branches can't be"),
     ],
 )
 def test_bad_input_gets_one_line(
