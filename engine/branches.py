@@ -13,7 +13,8 @@ like any other.
     ended {game, reason, detail,    ->  reason null: it was played to its end. Notes are JSON, with
            notes} + pictures            their pictures beside it
                                     <-  cancel {game}: nobody waits for it any more
-    told {servers, queues, renderer} -> once a second, for whoever looks at the run
+    told {servers, queues, renderer} -> once a second and before the end of the last game
+                                        there, for whoever looks at the run
     gone {policy, url, why}         ->  a server that did not answer
     warning {text}                  ->
                                     <-  bye
@@ -87,8 +88,20 @@ class Branches:
         self._waiting = waiting
         self._on_event = on_event
         self._branches: dict[bytes, _Branch] = {}
+        self._here = asyncio.Event()
+        """All of them are."""
         self._outbox: asyncio.Queue[tuple[bytes, Message]] = asyncio.Queue()
         """Bounded by admission: a few messages for a game, and for a server that comes or goes."""
+
+    async def run(self) -> None:
+        """Wait for all of them, and serve until cancelled. Beside the engine's other tasks: who
+        stops the run meanwhile must be heard."""
+        await self.gather()
+        await self.serve()
+
+    async def prepare(self, game: int) -> None:
+        """Wait until all of them are here: till then a game's time does not run."""
+        await self._here.wait()
 
     async def gather(self) -> None:
         """Wait for the hello of all of them. Raises TransportError."""
@@ -103,6 +116,7 @@ class Branches:
         for policy, pool in self._pools.items():
             for url, version in pool.ready.items():
                 self._tell(url, {"kind": "ready", "policy": policy, "url": url, "version": version})
+        self._here.set()
 
     async def serve(self) -> None:
         """Send and receive until cancelled, or until a branch says what none of ours does."""
