@@ -62,8 +62,7 @@ def test_why_is_said_where_the_job_ends_with_an_error_of_its_own(
         pytest.raises(SystemExit),
         branch_host.branch_beside(branch_on(2), run, None, 2, stop),  # type: ignore[arg-type]
     ):
-        assert stop.wait(10.0)
-        raise SystemExit(1)  # as `attempt.heard` does
+        sys.exit(int(stop.wait(10.0)))  # as `attempt.heard` does
     assert "branch of rank 2 ended with status 1: no renderer" in capfd.readouterr().err
 
 
