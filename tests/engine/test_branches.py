@@ -327,23 +327,24 @@ def test_a_branch_that_comes_late_hears_what_is_ready(tmp_path: Path) -> None:
 def test_games_wait_until_all_branches_are_here(tmp_path: Path) -> None:
     async def scene() -> None:
         address = f"ipc://{tmp_path}/head.sock"
-        socket = EngineSocket(address)
-        head = Branches(socket, 2, pools={}, waiting=Waiting(), on_event=lambda *_: None)
-        running = asyncio.create_task(head.run())
-        game = asyncio.create_task(head.prepare(1))
         sockets = [BranchSocket(address, name) for name in "ab"]
-        await sockets[0].send({"kind": "hello", "urls": [ONE]})
-        await asyncio.sleep(0.1)
-        assert not game.done()
-        await sockets[1].send({"kind": "hello", "urls": [TWO]})
-        await game
-        playing = asyncio.ensure_future(head.play("spy")(1, print, print))
-        assert (await sockets[0].receive())["kind"] == "play"
-        for task in (running, playing):
-            task.cancel()
-        await asyncio.gather(running, playing, return_exceptions=True)
-        for one in (*sockets, socket):
-            one.close()
+        head_socket = EngineSocket(address)
+        head = Branches(head_socket, 2, pools={}, waiting=Waiting(), on_event=lambda *_: None)
+        tasks = [asyncio.create_task(head.run()), asyncio.create_task(head.prepare(1))]
+        try:
+            await sockets[0].send({"kind": "hello", "urls": [ONE]})
+            await asyncio.sleep(0.1)
+            assert not tasks[1].done()
+            await sockets[1].send({"kind": "hello", "urls": [TWO]})
+            await tasks[1]
+            tasks.append(asyncio.ensure_future(head.play("spy")(1, print, print)))
+            assert (await sockets[0].receive())["kind"] == "play"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for one in (*sockets, head_socket):  # one that is left open blocks for ever
+                one.close()
 
     within(scene())
 
