@@ -11,6 +11,7 @@ from engine.games import Play, played
 from engine.monitor.waiting import Waiting
 from engine.notes import to_json
 from engine.routing import ServerPool
+from engine.tasks import first_of
 from engine.transport import Images, Message
 from engine.types import Group
 from engine.wire import encode_group
@@ -51,12 +52,15 @@ class Branch:
         for policy, pool in self.pools.items():
             pool.on_gone = partial(self._say_gone, policy)
         self._say({"kind": "hello", "urls": list(self.urls)})
-        async with asyncio.TaskGroup() as tasks:
-            own = [tasks.create_task(self._send()), tasks.create_task(self._tell())]
-            while (message := await self.socket.receive())["kind"] != "bye":
-                self._receive(message, tasks)
-            for task in (*own, *self._games.values()):
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                own = [tasks.create_task(self._send()), tasks.create_task(self._tell())]
+                while (message := await self.socket.receive())["kind"] != "bye":
+                    self._receive(message, tasks)
+                for task in (*own, *self._games.values()):
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise first_of(failures) from failures
 
     def warn(self, text: str) -> None:
         """An event of the run."""
@@ -71,7 +75,7 @@ class Branch:
             game = message["game"]
             task = tasks.create_task(self._play(game, message["recipe"]), name=f"game {game}")
             self._games[game] = task
-            task.add_done_callback(lambda _: self._games.pop(game))
+            task.add_done_callback(lambda _: self._games.pop(game, None))
         elif kind == "cancel":
             if (playing := self._games.get(message["game"])) is not None:
                 playing.cancel()
@@ -85,22 +89,32 @@ class Branch:
     async def _play(self, game: int, recipe: str) -> None:
         notes: dict[str, Any] = {}
 
+        num_groups = 0
+
         def submit(group: Group) -> None:
+            nonlocal num_groups
+            num_groups += 1
             header, images = encode_group(group)
             self._say({"kind": "group", "game": game, "group": header}, images)
 
         playing = self._plays[recipe](game, submit, notes.__setitem__)
         reason, detail = await played(playing, self.deadline_s)
         text, images = to_json(notes)
-        told = {"reason": reason, "detail": detail, "notes": text}
+        del self._games[game]
+        if not self._games:  # after the run's last game nobody waits for another second
+            self._say_numbers()
+        told = {"groups": num_groups, "reason": reason, "detail": detail, "notes": text}
         self._say({"kind": "ended", "game": game, **told}, images)
 
     async def _tell(self) -> None:
         while True:
-            servers = {policy: pool.tell() for policy, pool in self.pools.items()}
-            told = {"servers": servers, "queues": self.waiting.tell(), "renderer": self.renderer()}
-            self._say({"kind": "told", **told})
+            self._say_numbers()
             await asyncio.sleep(TELL_S)
+
+    def _say_numbers(self) -> None:
+        servers = {policy: pool.tell() for policy, pool in self.pools.items()}
+        told = {"servers": servers, "queues": self.waiting.tell(), "renderer": self.renderer()}
+        self._say({"kind": "told", **told})
 
     def _say(self, message: Message, images: Mapping[str, bytes] | None = None) -> None:
         self._outbox.put_nowait((message, dict(images or {})))

@@ -10,10 +10,11 @@ like any other.
                                     <-  ready {policy, url, version}, unready {policy, url}
                                     <-  play {game, recipe}
     group {game, group} + pictures  ->  submitted at once
-    ended {game, reason, detail,    ->  reason null: it was played to its end. Notes are JSON, with
-           notes} + pictures            their pictures beside it
+    ended {game, groups, reason,    ->  reason null: it was played to its end, and submitted so many
+           detail, notes} + pictures    groups. Notes are JSON, with their pictures beside it
                                     <-  cancel {game}: nobody waits for it any more
-    told {servers, queues, renderer} -> once a second, for whoever looks at the run
+    told {servers, queues, renderer} -> once a second and before the end of the last game
+                                        there, for whoever looks at the run
     gone {policy, url, why}         ->  a server that did not answer
     warning {text}                  ->
                                     <-  bye
@@ -49,10 +50,12 @@ class Socket(Protocol):
     async def send(self, peer: bytes, message: Mapping[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Game:
     submit: Callable[[Group], None]
     ended: "asyncio.Future[tuple[Message, Images]]"
+    groups: int = 0
+    """Submitted so far."""
 
 
 @dataclass(slots=True)
@@ -87,8 +90,20 @@ class Branches:
         self._waiting = waiting
         self._on_event = on_event
         self._branches: dict[bytes, _Branch] = {}
+        self._here = asyncio.Event()
+        """All of them are."""
         self._outbox: asyncio.Queue[tuple[bytes, Message]] = asyncio.Queue()
         """Bounded by admission: a few messages for a game, and for a server that comes or goes."""
+
+    async def run(self) -> None:
+        """Wait for all of them, and serve until cancelled. Beside the engine's other tasks: who
+        stops the run meanwhile must be heard."""
+        await self.gather()
+        await self.serve()
+
+    async def prepare(self, game: int) -> None:
+        """Wait until all of them are here: till then a game's time does not run."""
+        await self._here.wait()
 
     async def gather(self) -> None:
         """Wait for the hello of all of them. Raises TransportError."""
@@ -103,6 +118,7 @@ class Branches:
         for policy, pool in self._pools.items():
             for url, version in pool.ready.items():
                 self._tell(url, {"kind": "ready", "policy": policy, "url": url, "version": version})
+        self._here.set()
 
     async def serve(self) -> None:
         """Send and receive until cancelled, or until a branch says what none of ours does."""
@@ -110,6 +126,11 @@ class Branches:
             tasks.create_task(self._send())
             while True:
                 self._receive(*await self._socket.receive_all())
+
+    @property
+    def num_here(self) -> int:
+        """Branches that have said hello."""
+        return len(self._branches)
 
     @property
     def num_unsent(self) -> int:
@@ -131,7 +152,7 @@ class Branches:
         ) -> None:
             peer, branch = min(self._branches.items(), key=lambda row: row[1].load)
             ended = asyncio.get_running_loop().create_future()
-            branch.games[game] = _Game(submit, ended)
+            own = branch.games[game] = _Game(submit, ended)
             self._outbox.put_nowait((peer, {"kind": "play", "game": game, "recipe": recipe}))
             try:
                 message, images = await ended
@@ -143,6 +164,9 @@ class Branches:
                 note(key, value)
             if message["reason"] is not None:
                 raise GameDropped(message["reason"], message["detail"])
+            if own.groups != message["groups"]:  # its connection broke, and came back
+                detail = f"{own.groups} of {message['groups']} groups came from the branch"
+                raise GameDropped("lost", detail)
 
         return play
 
@@ -171,6 +195,7 @@ class Branches:
             raise TransportError("a branch began anew within one attempt")
         if kind == "group":
             if (game := branch.games.get(message["game"])) is not None:
+                game.groups += 1
                 game.submit(decode_group(message["group"], images, keeps_encoded=True))
         elif kind == "ended":
             game = branch.games.get(message["game"])

@@ -94,7 +94,7 @@ class BranchConfig(Section):
     """A branch of the engine (`engine.branches`): a process that plays games."""
 
     rank: int = Field(ge=0)
-    """The rank that starts it, beside its own job: one of the node of its servers."""
+    """The rank that starts it, beside its own job: best one of the node of its servers."""
     servers: tuple[int, ...] = Field(min_length=1)
     """Ranks of the server hosts that its games ask, and nobody else's games."""
 

@@ -43,6 +43,11 @@ class _Server:
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     """It was removed, and its last request has ended."""
 
+    @property
+    def load(self) -> int:
+        """Tokens that all requests there may still generate."""
+        return self.outstanding + self.elsewhere[1]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
@@ -250,14 +255,14 @@ class ServerPool:
         ready = [s for s in ready if s.suspect_until <= now] or ready
         least = min(
             (s for s in ready if self._has_room(s)),
-            key=lambda s: s.outstanding + s.elsewhere[1],
+            key=lambda s: s.load,
             default=None,
         )
         if least is None:
             return None
         home = self._servers.get(self._homes.get(prefix, ""))
-        most = least.outstanding * _OVERLOAD_RATIO + _OVERLOAD_REQUESTS * tokens
-        if home in ready and self._has_room(home) and home.outstanding <= most:
+        most = least.load * _OVERLOAD_RATIO + _OVERLOAD_REQUESTS * tokens
+        if home in ready and self._has_room(home) and home.load <= most:
             least = home
         self._homes[prefix] = least.url
         self._homes.move_to_end(prefix)

@@ -203,8 +203,8 @@ def publish(
         memory: of the two buckets, from one publication to the next.
 
     Raises:
-        WeightSyncError: a weight is NaN or infinite. Its bucket was not sent, nor a version: a
-            server that has buckets before it stays paused, and its link is abandoned.
+        WeightSyncError: a weight is NaN or infinite. Its bucket was not sent, nor a version: every
+            server stays paused, with the buckets before it, and its link is abandoned.
     """
     pace = _Pace(pause_mode, timeout_s, stall_s)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from torch.distributed import Store
 
 from engine import children
 from engine.errors import EngineError
+from engine.layout import job_of
 from engine.rundir import RunDir, record_pid
 from launch import attempt
 from launch.config import RootConfig
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _GOODBYE_S = 5.0
 """What a branch may take to end after the rank's job has."""
+_STOP_S = 30.0
+"""What the rank's job may take to end after its branch has failed."""
 
 
 @contextmanager
@@ -28,13 +32,17 @@ def branch_beside(
     """While the body runs, so does the branch of `rank`, if the layout has one there.
 
     Where it fails, `stop` is set, and EngineError raised after the body: no branch without its
-    rank, and no rank without its branch.
+    rank, and no rank without its branch. A rank whose job hears no stop is ended at once: one of a
+    learner group waits for the others' collectives, and the first of a group but rank 0's would
+    end the run as a person does.
     """
     servers = next((one.servers for one in config.layout.branches if one.rank == rank), None)
     if servers is None:
         yield
         return
     failures: list[str] = []
+    ended = threading.Event()
+    is_deaf = rank != 0 and job_of(config.layout, rank).learner is not None
 
     def host() -> None:
         # In a thread: the servers' urls may be known only when the rank's own job has begun.
@@ -45,11 +53,21 @@ def branch_beside(
             status = repr(error)
         if status:
             failures.append(f"the branch of rank {rank} ended with {status}")
+            # Now: the job may end with an error of its own, for want of what this branch did.
+            log.error("%s", failures[0])
+            print(f"streamzero: {failures[0]}", file=sys.stderr, flush=True)
             stop.set()
+            if ended.is_set():
+                return
+            if is_deaf or not ended.wait(_STOP_S):
+                os._exit(1)  # its children die with it
 
     thread = threading.Thread(target=host, daemon=True)
     thread.start()
-    yield
+    try:
+        yield
+    finally:
+        ended.set()
     thread.join(_GOODBYE_S)
     if failures:
         raise EngineError(f"{failures[0]}; see {run.logs / f'branch{rank}.log'}")

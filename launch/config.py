@@ -26,7 +26,7 @@ from launch.recipe import RECIPES, MixedConfig, Recipe, RecipeConfig
 from render_pool.config import RenderConfig
 from rewards.config import GraderConfig
 from roles.mm_zero.config import MMZeroConfig
-from roles.vision_zero.config import VisionZeroConfig
+from roles.vision_zero.config import CLUES, VisionZeroConfig
 
 EVALUATED = "evaluated"
 """The name of servers that hold a policy's weights for its evaluation (`evals.servers: own`)."""
@@ -91,6 +91,14 @@ def load_root(path: Path, overrides: Sequence[str] = ()) -> RootConfig:
             raise ConfigError(
                 "gate.max_kl: no learner measures the KL to a reference; set "
                 "learner.objective.kl_beta (0.04 in the paper), however small, or drop gate.max_kl"
+            )
+        cast = streams_of(config)
+        others = {policy for stream, policy in cast.items() if stream not in CLUES}
+        if alone := sorted({cast[stream] for stream in CLUES} - others):
+            raise ConfigError(
+                f"gate.max_kl: {', '.join(alone)} trains on clues alone: once they are stopped it "
+                "makes no step, and its KL stays what it is; have it train on votes as well "
+                "(layout.policies), or drop gate.max_kl"
             )
     judge_age = config.streams.max_judge_age
     for name, (policy, every) in _judges(config).items():

@@ -116,7 +116,11 @@ async def run_engine(
                 ),
             )
         else:
-            playing = Played({name: branches.play(name) for name in recipes_of(config)})
+            names = recipes_of(config)
+            playing = Played(
+                {name: branches.play(name) for name in names},
+                dict.fromkeys(names, branches.prepare),
+            )
         watcher.gates = playing.gates
         rules = rules_of(config)
         socket = EngineSocket(address, run.key.read_text())
@@ -182,8 +186,6 @@ async def run_engine(
         )
         await serve_dashboard(stack, config, run, watcher, engine)
         collect_less()
-        if branches is not None:
-            await branches.gather()
         await engine.run()
         if branches is not None:
             await branches.close()
@@ -295,7 +297,7 @@ def hooks_of(
     if config.elastic.enabled:
         beside["move"] = mover.run
     if branches is not None:
-        beside["branches"] = branches.serve
+        beside["branches"] = branches.run
     if evals is not None:
         beside["evaluate"] = evals.run
         watcher.lines.append(evals.line)

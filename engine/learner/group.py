@@ -5,7 +5,7 @@ interleave. They travel over a gloo group of their own, pictures as raw frames.
 
     prepare POLICY BATCH   begin to turn groups into tensors, in a thread of each rank
     step POLICY            train on the oldest batch that was prepared
-    gather POLICY PASSES   take part in gathering whole buckets, so many times
+    gather POLICY          take part in gathering all its weights, one tensor at a time
     score POLICY           log-probs of the probe
     save POLICY            begin a checkpoint; a thread of each rank writes it
     stop                   leave

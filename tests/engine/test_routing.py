@@ -200,3 +200,17 @@ def test_what_another_process_has_at_the_servers_counts() -> None:
         assert (pool.stats()["tokens"], pool.stats()["waiting"]) == (362, 3)
 
     asyncio.run(scene())
+
+
+def test_a_prefix_leaves_a_server_that_another_process_has_overloaded() -> None:
+    async def scene() -> None:
+        pool = ServerPool("solver", max_concurrency=4)
+        for url in ("one", "two"):
+            pool.mark_ready(url, 1)
+        async with pool.place(b"prefix", 10) as home:
+            pass
+        pool.hear("other", counts={}, waiting=0, servers={home: [3, 10_000]})
+        async with pool.place(b"prefix", 10) as url:
+            assert url != home
+
+    asyncio.run(scene())

@@ -2,17 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.admission import AdmissionRules, StreamRule
+from engine.branches import Branches
 from engine.buffer import Buffer
 from engine.conservation import violations
 from engine.games import Games
 from engine.loop import Engine, Hooks
+from engine.monitor.waiting import Waiting
+from engine.transport import EngineSocket
 from engine.types import Group, Segment
 from tests.engine.fakes import FakeLearner, FakeRun, make_rollout
 
@@ -24,7 +27,7 @@ async def watch_nothing(engine: Engine) -> None:
     return None
 
 
-def hooks(**measurements: Callable[..., Awaitable[None]]) -> Hooks:
+def hooks(**measurements: Any) -> Hooks:
     wanted: dict[str, Any] = {
         "measure_before": None,
         "measure_dev": None,
@@ -100,6 +103,29 @@ def test_a_stop_ends_the_last_games(tmp_path: Path) -> None:
     assert counts["games"]["in_flight"] == 0
     assert counts["groups"]["a"]["trained"] == 3
     assert not violations(counts)
+
+
+def test_a_stop_is_heard_while_a_branch_has_not_come_yet(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    async def scene() -> None:
+        socket = EngineSocket(f"ipc://{tmp_path}/branches.sock")
+        branches = Branches(socket, 1, pools={}, waiting=Waiting(), on_event=lambda *_: None)
+
+        async def play(run: FakeRun, game: int, submit: Callable[[Group], None]) -> None:
+            begun.append(game)
+            await branches.prepare(game)
+
+        run = run_of(tmp_path, play=play, hooks=hooks(beside={"branches": branches.run}))
+        try:
+            await stopped(run, lambda: begun)
+        finally:
+            socket.close()
+        counts = run.buffer.counts()
+        assert counts["games"]["dropped"] == {"stopped": counts["games"]["started"]}
+        assert not violations(counts)
+
+    asyncio.run(scene())
 
 
 def test_a_stop_ends_the_measurement_of_the_result(tmp_path: Path) -> None:

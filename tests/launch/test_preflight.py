@@ -103,6 +103,30 @@ def test_a_bound_of_the_kl_needs_somebody_who_measures_it() -> None:
         load_root(CONFIGS / "vision_zero.yaml", [*bound, "recipe.gate.switch=off"])
 
 
+def test_a_bound_of_the_kl_needs_a_policy_that_goes_on_without_clues() -> None:
+    """Else it would never be measured again, and clues stay stopped."""
+    bound = ["recipe.gate.max_kl=0.5", "learner.objective.kl_beta=0.001"]
+    apart = "layout.policies={civilian: talker, spy: talker, voter: voter}"
+    with pytest.raises(ConfigError, match=r"gate.max_kl: talker trains on clues alone"):
+        load_root(CONFIGS / "vision_zero.yaml", [*bound, apart])
+    load_root(CONFIGS / "vision_zero.yaml", [apart])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (["streams.schedule=sequential"], r"the games of a phase share .*schedule=streaming"),
+        (["elastic.enabled=true"], r"a branch keeps its servers; set elastic.enabled=false"),
+        (["recipe.judge=pinned", "recipe.pin_every=6"], r"none of them serves judge"),
+    ],
+)
+def test_games_that_one_process_has_to_play_have_no_branches(bad: list[str], words: str) -> None:
+    branches = "layout.branches=[{rank: 1, servers: [1]}]"
+    load_root(CONFIGS / "quickstart.yaml", [branches])
+    with pytest.raises(ConfigError, match=r"layout\.branches.*" + words):
+        load_root(CONFIGS / "quickstart.yaml", [branches, *bad])
+
+
 def test_a_bound_on_judges_must_leave_room_for_a_pinned_one() -> None:
     pinned = ["recipe.judge=pinned", "recipe.pin_every=6", "streams.max_age=4"]
     load_root(CONFIGS / "quickstart.yaml", [*pinned, "streams.max_judge_age=10"])
