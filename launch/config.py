@@ -22,7 +22,7 @@ from engine.monitor.config import MonitorConfig
 from engine.sampler import SamplerConfig
 from engine.servers.router import check_routers
 from evals.config import EvalConfig, LiveEvalsConfig
-from launch.recipe import RECIPES, MixedConfig, Recipe, RecipeConfig
+from launch.recipe import RECIPES, MixedConfig, Recipe, RecipeConfig, RecipeSettings
 from render_pool.config import RenderConfig
 from rewards.config import GraderConfig
 from roles.mm_zero.config import MMZeroConfig
@@ -130,7 +130,7 @@ def _check_spread(config: RootConfig) -> None:
         raise ConfigError("layout.branches: a branch keeps its servers; set elastic.enabled=false")
 
 
-def settings_of(config: RootConfig) -> dict[str, MMZeroConfig | VisionZeroConfig]:
+def settings_of(config: RootConfig) -> dict[str, RecipeSettings]:
     """{recipe that is played: its settings}, in the order of the config."""
     recipe = config.recipe
     each = recipe.recipes if isinstance(recipe, MixedConfig) else (recipe,)

@@ -68,6 +68,21 @@ class PlayInPhases(Protocol):
     async def __call__(self, game: int, table: Table) -> None: ...
 
 
+class RecipeSettings(Protocol):
+    """What there is to a recipe's section of the configuration, whichever game it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    def policies(self) -> dict[str, str]:
+        """{stream: policy} where the layout does not say else."""
+        ...
+
+    def followers(self) -> dict[str, tuple[str, int]]:
+        """{servers with older weights: (of which stream's policy, steps between two pins)}."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A game, as far as `launch` has to know it."""

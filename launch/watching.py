@@ -49,6 +49,7 @@ from launch.snapshots import Paced, Snapshots
 from launch.tally import Tally
 from render_pool.measure import together
 from render_pool.pool import RenderPool
+from roles.mm_zero.config import MMZeroConfig
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,8 @@ class Watcher:
     def on_note(self, key: str, value: Any) -> None:
         recipe = self._notes[key]
         self._played[recipe].append(value)
-        if recipe == SIGNED and self._settings[recipe].prompts == "tiny":
+        settings = self._settings[recipe]
+        if isinstance(settings, MMZeroConfig) and settings.prompts == "tiny":
             self._num_unsigned += 1
 
     def on_measured(self, policy: str, tokens: int) -> None:

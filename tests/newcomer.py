@@ -26,7 +26,6 @@ SKIPPED: Mapping[str, str] = {
     "--nnodes": "needs machines of your own",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "for machines of your own",
     ".[gpu]": "needs a GPU",
-    ".[flash-attn]": "needs a GPU",
     "sbatch": "needs a Slurm cluster",
     "-m venv .venv": "make has made it",
     "tests.newcomer": "it runs",

@@ -38,7 +38,9 @@ class Case:
 
     @property
     def settings(self) -> MMZeroConfig | VisionZeroConfig:
-        return settings_of(self.config)[self.recipe]
+        settings = settings_of(self.config)[self.recipe]
+        assert isinstance(settings, MMZeroConfig | VisionZeroConfig), "no plans for other games"
+        return settings
 
     @cached_property
     def work(self) -> tuple[RoleWork, ...]:
