@@ -1,4 +1,4 @@
-"""Hostile inputs for the render pool: nearly four hundred fixed ones, and an endless stream of others.
+"""Hostile inputs for the render pool: nearly four hundred fixed ones, endless others.
 
 A family is one way to harm: each has recipes, and a recipe writes endless variants of itself from
 a `random.Random`. What the pool may answer is part of the attack; the time that it may take for
