@@ -20,7 +20,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 from pydantic import Field
@@ -77,11 +77,22 @@ class Encoder(Protocol):
     def prompt_tokens(self, ids: Sequence[int], images: Sequence[bytes]) -> int | None: ...
 
 
+class _NewestFirst(aiohttp.TCPConnector):
+    """Takes the connection again that was used last, so that those of a peak grow idle and end.
+    Taken in turns, as aiohttp does by itself, they would all stay for ever."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        free = self._conns.get(key)
+        if free:
+            free.rotate(1)  # it takes the first, and puts those that are done at the end
+        return await super()._get(key, traces)
+
+
 def client_session(key: str | None = None) -> aiohttp.ClientSession:
     """A session for samplers: they bound concurrency and time themselves. `key`: the servers'."""
     return aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {key}"} if key else None,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=_NewestFirst(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),  # nobody sets any: not to look for them
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
     )

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from engine import sampler as sampler_module
 from engine.errors import EngineError, GameDropped
+from engine.sampler import client_session
 from engine.types import SamplingParams, Segment
 from tests.engine.fake_servers import EOS, IMAGE, MESSAGES, PARAMS, Body, answer, stage
 
@@ -560,3 +561,41 @@ async def swallowing() -> AsyncIterator[str]:
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     async with server:
         yield "http://{}:{}".format(*server.sockets[0].getsockname())
+
+
+def test_connections_of_a_peak_are_left_alone_afterwards() -> None:
+    """Idle ones end by themselves; one that is used in turn with others never would."""
+
+    async def scene() -> None:
+        peers: list[Any] = []
+        all_here, num = asyncio.Event(), 20
+
+        async def ask(request: web.Request) -> web.Response:
+            assert request.transport is not None
+            peers.append(request.transport.get_extra_info("peername"))
+            if len(peers) >= num:
+                all_here.set()
+            await all_here.wait()
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_get("/", ask)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+
+        async def get(_: int = 0) -> None:
+            async with session.get(url) as response:
+                await response.read()
+
+        async with client_session() as session:
+            await asyncio.gather(*map(get, range(num)))
+            assert len(set(peers)) == num
+            for _ in range(2 * num):
+                await get()
+            assert len(set(peers[num:])) == 1
+        await runner.cleanup()
+
+    asyncio.run(scene())
