@@ -23,7 +23,7 @@ from engine.buffer import Buffer, Leased
 from engine.config import digest
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, read_metrics
-from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
+from engine.monitor.alarms import NAMES, ClockReading, alarms, essence, machine_alarms
 from engine.monitor.curves import Curves, draw
 from engine.monitor.observed import ENGINE, RENDERER
 from engine.monitor.sinks import open_sinks
@@ -336,7 +336,7 @@ class Watcher:
     def _keep(self, record: dict[str, Any]) -> None:
         if "t" not in record:
             return  # a line that no version of ours writes
-        self._records.append(record)
+        self._records.append(essence(record))
         with _unharmed("the curves"):
             self.curves.add(record)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.monitor import alarms as module
-from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms, of_history
+from engine.monitor.alarms import NAMES, ClockReading, alarms, essence, machine_alarms, of_history
 from engine.monitor.snapshot import Bottleneck, PolicyView, Snapshot, Station, StreamView
 
 Rows = list[dict[str, Any]]
@@ -212,6 +212,26 @@ def test_good_histories_ring_nothing(seed: int) -> None:
             {"kind": "event", "level": "info", "text": "x"},
         ]  # fmt: skip
     assert alarms(make_snapshot(), deque(history, 5000)) == []
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        make_steps(entropy=0.04, grad_norm=9.0),
+        make_steps(ess=0.3, probe_gap=1.0),
+        make_steps(sampler_gap=1.0, masked_fraction=0.9),
+        make_engine(usable=0.1) + make_costs(0.99, 0.99, 0.99),
+        make_engine(ready=40, starved=0.0) + make_steps() + [make_groups(0.1)],
+        [{"kind": "step", "policy": "coder"}, {"kind": "engine"}, {"kind": "costs"}],
+    ],
+)
+def test_the_essence_of_records_rings_what_they_ring(history: Rows) -> None:
+    history = [{"t": 0.0, "loss": 1.0, "parts": {}, **row} for row in history]
+    kept = [essence(row) for row in history]
+    for view in (None, STARVED, replace(STARVED, starved=0.0)):
+        assert alarms(make_snapshot(view), kept) == alarms(make_snapshot(view), history)
+    assert of_history(kept) == of_history(history)
+    assert all("loss" not in row or row["kind"] == "groups" for row in kept)
 
 
 def test_records_of_older_versions_are_no_error() -> None:
