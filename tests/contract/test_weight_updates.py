@@ -37,7 +37,7 @@ WHOLE = 1 << 30
 
 def put(link: ServerLink, seed: int, version: int, **options: object) -> None:
     """Publish a learner's weights as the run does."""
-    weights = learner(seed).named_weights
+    weights = learner(seed).named_weights()
     report = publish(weights, [link], version=version, timeout_s=60, **options)  # type: ignore[arg-type]
     assert not report.failed, report
 
