@@ -31,7 +31,7 @@ class Play(Protocol):
     ) -> Awaitable[None]: ...
 
 
-async def played(playing: Awaitable[None], deadline_s: float) -> tuple[str | None, str]:
+async def played(playing: Awaitable[None], deadline_s: float | None) -> tuple[str | None, str]:
     """(None, ""), or the name of the failure that ended a game and what is to be said of it.
 
     Raises what is no failure of the game's: that ends the run.
@@ -79,11 +79,13 @@ class Games:
         reason: str | None = "error"
         recipe = self.in_flight[game]
         try:
+            reason, detail = None, ""
             if recipe in self.prepares:
-                await self.prepares[recipe](game)
-            play = self.plays[recipe]
-            playing = play(game, lambda group: self._submit(game, group), notes.__setitem__)
-            reason, detail = await played(playing, self.deadline_s)
+                reason, detail = await played(self.prepares[recipe](game), None)
+            if reason is None:
+                play = self.plays[recipe]
+                playing = play(game, lambda group: self._submit(game, group), notes.__setitem__)
+                reason, detail = await played(playing, self.deadline_s)
             if reason is not None:
                 log.warning("game %d dropped[%s]: %s", game, reason, detail)
         except asyncio.CancelledError:
