@@ -79,15 +79,7 @@ class Games:
         reason: str | None = "error"
         recipe = self.in_flight[game]
         try:
-            reason, detail = None, ""
-            if recipe in self.prepares:
-                reason, detail = await played(self.prepares[recipe](game), None)
-            if reason is None:
-                play = self.plays[recipe]
-                playing = play(game, lambda group: self._submit(game, group), notes.__setitem__)
-                reason, detail = await played(playing, self.deadline_s)
-            if reason is not None:
-                log.warning("game %d dropped[%s]: %s", game, reason, detail)
+            reason = await self._played(game, recipe, notes)
         except asyncio.CancelledError:
             reason = "stopped"
             raise
@@ -107,6 +99,19 @@ class Games:
             del self.in_flight[game]
             self.buffer.end_game(game, dropped="stopped")
             self.admission.settle(game)
+
+    async def _played(self, game: int, recipe: str, notes: dict[str, Any]) -> str | None:
+        """Why it ended before its end; None: it did not."""
+        reason, detail = None, ""
+        if recipe in self.prepares:
+            reason, detail = await played(self.prepares[recipe](game), None)
+        if reason is None:
+            play = self.plays[recipe]
+            playing = play(game, lambda group: self._submit(game, group), notes.__setitem__)
+            reason, detail = await played(playing, self.deadline_s)
+        if reason is not None:
+            log.warning("game %d dropped[%s]: %s", game, reason, detail)
+        return reason
 
     def _submit(self, game: int, group: Group) -> None:
         if group.game != game:

@@ -24,7 +24,6 @@ from engine.transport import BranchSocket
 from launch.config import RootConfig, load_root
 from launch.engine import collect_less, pools_of
 from launch.profiling import profiled
-from launch.snapshots import Paced
 from launch.tables import samplers_of, sit_down
 from render_pool.pool import RenderPool
 
@@ -63,7 +62,6 @@ async def run_branch(
         renderer = await stack.enter_async_context(RenderPool(config.render))
         encoder = TextEncoder.load(config.model.base)
         pools, waiting = pools_of(config), Waiting()
-        stats = Paced(renderer.stats)
         socket = BranchSocket(address, name, key)
         stack.callback(socket.close)
         branch = Branch(
@@ -71,7 +69,7 @@ async def run_branch(
             pools=pools,
             urls=urls,
             waiting=waiting,
-            renderer=lambda: stats()[0],
+            renderer=renderer.stats,
             deadline_s=config.streams.game_deadline_s,
         )
         samplers = samplers_of(config, pools, encoder, session, branch.warn)
