@@ -30,6 +30,10 @@ class GameDropped(EngineError):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+class BrokenWeightsError(EngineError):
+    """A policy's weights are NaN or infinite: nothing of them is published or saved."""
+
+
 class WeightSyncError(EngineError):
     """A publication failed for one server; the message names the server and the stage."""
 

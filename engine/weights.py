@@ -9,13 +9,11 @@ server that is dead costs itself alone, and one that has gone silent holds the o
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-
-import torch
 
 from engine.buckets import Bucket, Memory, NamedTensors, buckets
 from engine.errors import WeightSyncError
@@ -189,10 +187,9 @@ def publish(
 ) -> PublishReport:
     """Bring weights to all servers as `version`, by broadcast.
 
-    A whole bucket is gathered, and looked through for NaN and infinity, before anything of it is
-    sent; the next is gathered meanwhile. The cache flush and the version come with the last one. A
-    server that fails is reported, its link is abandoned, and it stays paused with undefined weights
-    until it is filled again or restarted.
+    A whole bucket is gathered before anything of it is sent; the next is gathered meanwhile. The
+    cache flush and the version come with the last one. A server that fails is reported, its link is
+    abandoned, and it stays paused with undefined weights until it is filled again or restarted.
 
     Args:
         tensors: fp32 or already cast; taken once.
@@ -202,9 +199,8 @@ def publish(
             `timeout_s` that counts, since their requests end at different times.
         memory: of the two buckets, from one publication to the next.
 
-    Raises:
-        WeightSyncError: a weight is NaN or infinite. Its bucket was not sent, nor a version: every
-            server stays paused, with the buckets before it, and its link is abandoned.
+    Where taking the tensors raises, that is raised; no server gets the version: each stays paused,
+    with the buckets before it, and its link is abandoned.
     """
     pace = _Pace(pause_mode, timeout_s, stall_s)
 
@@ -215,7 +211,7 @@ def publish(
         return link.send(bucket, {"flush_cache": flush, **extra}, pace.timeout_s)
 
     linked = [link for link in links if link.group is not None]
-    parcels = buckets(finite(tensors, version), bucket_bytes, memory)
+    parcels = buckets(tensors, bucket_bytes, memory)
     report = _publish(linked, parcels, deliver, version, pace)
     unlinked = {
         link.url: ServerResult(False, f"{link.url}: not connected")
@@ -250,15 +246,6 @@ def publish_folder(
         "abort_all_requests": False,
     }
     return _publish(links, [body], deliver, version, pace, has_session=False)
-
-
-def finite(tensors: NamedTensors, version: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """The same tensors. Raises WeightSyncError, with its name, at one with a NaN or infinity."""
-    for name, tensor in tensors:
-        # A sum is finite only if its terms are, and takes a fraction of the time; it may overflow.
-        if not torch.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all()):
-            raise WeightSyncError(f"{name} is not finite; version {version} is not published")
-        yield name, tensor
 
 
 def _publish(

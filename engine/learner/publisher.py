@@ -29,7 +29,7 @@ from engine.learner.published import Current, Pinned, Published, changed_only
 from engine.server_link import ServerLink
 from engine.transport import Message
 from engine.weight_files import Spec, write_folder
-from engine.weights import PublishReport, ServerResult, finite, publish, publish_folder
+from engine.weights import PublishReport, ServerResult, publish, publish_folder
 
 log = logging.getLogger(__name__)
 
@@ -254,12 +254,13 @@ class Publisher:
         folder = parent / f"v{state.version}"
         try:
             if links and not folder.exists():
-                tensors = finite(state.weights.tensors(), state.version)
                 specs = {
                     key: Spec(getattr(torch, sent.dtype), sent.shape)
                     for key, sent in state.weights.layout.items()
                 }
-                folder = write_folder(parent, state.version, self._spec.base, specs, tensors)
+                folder = write_folder(
+                    parent, state.version, self._spec.base, specs, state.weights.tensors()
+                )
         except OSError as error:
             text = f"{folder}: {error}"
             lost = {url: ServerResult(False, text) for url in links}

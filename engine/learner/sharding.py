@@ -5,7 +5,7 @@ the identity, so that a trainer has one code path. Every rank calls every functi
 order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -88,6 +88,19 @@ def total(value: Tensor, mesh: DeviceMesh | None) -> Tensor:
         value = value.clone()
         dist.all_reduce(value, group=dist.group.WORLD)
     return value
+
+
+def broken(named: Mapping[str, Tensor], mesh: DeviceMesh | None) -> list[str]:
+    """Names of the tensors, sharded or not, in which a rank has a NaN or infinity."""
+    parts = [part.to_local() if isinstance(part, DTensor) else part for part in named.values()]
+    with torch.no_grad():
+        # A sum is finite only if its terms are, and takes a fraction of the time; it may overflow.
+        sums = torch.stack([part.detach().sum().float() for part in parts])
+        suspects = torch.isfinite(sums).logical_not_()
+        for i in suspects.nonzero().flatten().tolist():
+            suspects[i] = not bool(torch.isfinite(parts[i]).all())
+        counts = total(suspects.float(), mesh).tolist()
+    return [name for name, count in zip(named, counts, strict=True) if count]
 
 
 def gather_tokens(parts: Sequence[Tokens], mesh: DeviceMesh | None) -> Tokens:

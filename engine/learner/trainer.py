@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from engine.buckets import put_in_one_piece
-from engine.errors import ConfigError
+from engine.errors import BrokenWeightsError, ConfigError
 from engine.learner import sharding
 from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
 from engine.learner.config import LearnerConfig
@@ -76,8 +76,9 @@ class PolicyTrainer:
     """Trains one policy.
 
     `model_dir`: the base, also to continue from a checkpoint, which `checkpoint.load` then reads.
-    `reference`: the KL anchor, from `load_reference`; may be shared between trainers, is never
-    changed; needed if the objective has a KL, else ConfigError. `mesh`: the ranks that share the
+    ConfigError where a weight of it is NaN or infinite. `reference`: the KL anchor, from
+    `load_reference`; may be shared between trainers, is never changed; needed if the objective has
+    a KL, else ConfigError. `mesh`: the ranks that share the
     policy; default: all of torch.distributed's, where it is initialised with more than one.
     """
 
@@ -124,6 +125,8 @@ class PolicyTrainer:
             fused=True,
         )
         self._host_state = HostState(self.optimizer)
+        if names := sharding.broken(dict(self.model.named_weights()), self._mesh):
+            raise ConfigError(f"{model_dir}: weights that are not finite: {', '.join(names[:4])}")
         if cfg.objective.needs_reference and reference is None:
             raise ConfigError(
                 f"learner.objective.kl_beta is {cfg.objective.kl_beta} but there is no reference"
@@ -161,6 +164,9 @@ class PolicyTrainer:
         Skipped without a trace where there is nothing to learn or a value is not finite. With
         several updates a later one that is not finite is left out, counted in the metric
         `skipped_updates`; the step is skipped only if none was made.
+
+        Raises BrokenWeightsError where a weight is NaN or infinite after it: no good gradient does
+        that, a broken optimiser state or memory may. Goes on from a checkpoint only.
         """
         started = time.perf_counter()
         batch = batch if isinstance(batch, Prepared) else self.prepare(batch)
@@ -207,6 +213,7 @@ class PolicyTrainer:
             log.warning("%s: batch skipped at step %d: %s", self.policy, self.step_count, failed[0])
         else:
             self.step_count += 1
+            self._refuse_broken()
         elapsed_s = time.perf_counter() - started
         metrics |= {
             "seconds": elapsed_s,
@@ -274,7 +281,7 @@ class PolicyTrainer:
         self, step: int, names: Collection[str], fill: Callable[[dict[str, Tensor]], None]
     ) -> None:
         """Continue from a checkpoint, exactly: `fill` overwrites the tensors of `trainer_state`,
-        whose optimiser state is that of `names`."""
+        whose optimiser state is that of `names`. Raises BrokenWeightsError."""
         self._host_state.fetch()
         self.optimizer.state.clear()
         for name, parameter in self._named.items():
@@ -286,6 +293,12 @@ class PolicyTrainer:
                 }
         fill(self.trainer_state())
         self.step_count = step
+        self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
+        if names := sharding.broken(self._named, self._mesh):
+            text = f"{self.policy}: weights that are not finite after step {self.step_count}: "
+            raise BrokenWeightsError(text + ", ".join(names[:4]))
 
     def _charge_kl(
         self, part: Part, logprobs: Sequence[Tensor], references: Sequence[Tensor]

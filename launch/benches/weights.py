@@ -1,11 +1,12 @@
 """Publication of weights: how fast, how much memory, and what it costs requests in flight.
 
-Throughput: a learner's publication to another process, HTTP calls, packing, check for NaN and
-loading included, against one plain gloo broadcast of the same bytes between the same two
-processes, in turns. *Apart*, every tensor has memory of its own, and is packed; in *one piece* they
-lie one after the other, as in a copy, and are sent from there. `CPU` is the processor time of both
-processes together: where all cores are busy it is what counts. Memory: by how much the sender's
-resident memory grows meanwhile, in buckets; a small publication before takes what is taken once.
+Throughput: a learner's publication to another process, HTTP calls, packing and loading included,
+against one plain gloo broadcast of the same bytes between the same two processes, in turns.
+*Apart*, every tensor has memory of its own, and is packed; in *one piece* they lie one after the
+other, as in a copy, and are sent from there. `CPU` is the processor time of both processes
+together: where all cores are busy it is what counts. `look`: the weights looked through for NaN,
+which a learner's step does before its end. Memory: by how much the sender's resident memory grows
+meanwhile, in buckets; a small publication before takes what is taken once.
 
 In flight: an embedded server with so many requests under way when new weights come, once for each
 `weights.pause`. `stall` is the longest time without a token of a request in flight, mean over the
@@ -53,8 +54,8 @@ def run(options: argparse.Namespace) -> None:
     from launch.benches.pause_modes import print_modes
 
     torch.set_num_threads(1)
-    print("| model | GB/s | raw | ratio [rounds] | CPU s/GB | raw | extra memory |")
-    print("|---|---|---|---|---|---|---|")
+    print("| model | GB/s | raw | ratio [rounds] | CPU s/GB | raw | look | extra memory |")
+    print("|---|---|---|---|---|---|---|---|")
     with _process("launch.benches.weight_receiver", "{port}") as receiver:
         for size, is_apart in product(options.sizes_mb, (True, False)):
             measured = measure(receiver, size, options.bucket_mb, options.rounds, is_apart=is_apart)
@@ -92,6 +93,7 @@ class Measured:
     published: list[Took]
     raw: list[Took]
     """Of the same rounds."""
+    looks_s: list[float]
     extra_mb: float
 
     @property
@@ -110,7 +112,8 @@ class Measured:
             f"| {self.size_mb} MB, {'apart' if self.is_apart else 'one piece'} "
             f"| {gb / _median_s(self.published):.2f} | {gb / _median_s(self.raw):.2f} "
             f"| {self.ratio:.2f} [{min(rounds):.2f}, {max(rounds):.2f}] "
-            f"| {cpu[0]:.2f} | {cpu[1]:.2f} | {self.extra_buckets:.1f} buckets |"
+            f"| {cpu[0]:.2f} | {cpu[1]:.2f} | {gb / statistics.median(self.looks_s):.0f} GB/s "
+            f"| {self.extra_buckets:.1f} buckets |"
         )
 
 
@@ -125,6 +128,7 @@ def measure(
     import torch
 
     from engine.buckets import Memory
+    from engine.learner.sharding import broken
     from engine.server_calls import Call
     from engine.server_link import ServerLink
     from engine.weight_groups import broadcast
@@ -154,12 +158,15 @@ def measure(
     with _peak() as peak:
         published(tensors)
     raw()
-    ours, theirs = [], []
+    ours, theirs, looks_s = [], [], []
     for _ in range(rounds):
+        began = time.perf_counter()
+        assert not broken(dict(tensors), None)
+        looks_s.append(time.perf_counter() - began)
         ours.append(_took(lambda: published(tensors), receiver.pid))
         theirs.append(_took(raw, receiver.pid))
     link.close()
-    return Measured(size_mb, bucket_mb, is_apart, ours, theirs, peak[0])
+    return Measured(size_mb, bucket_mb, is_apart, ours, theirs, looks_s, peak[0])
 
 
 def _took(action: Callable[[], None], pid: int) -> Took:

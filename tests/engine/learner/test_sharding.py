@@ -22,6 +22,8 @@ def test_two_ranks_equal_one(tiny_base: Path, tmp_path: Path) -> None:
         assert got.keys() == want.keys()
         for name, tensor in want.items():
             torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
+        name, error = (folder / "broken.txt").read_text().split(": ", 1)  # on the second rank only
+        assert error == f"solver: weights that are not finite after step 5: {name}"
     one, two = (read_metrics(folder / "metrics.txt") for folder in (alone_dir, tmp_path))
     for key in ("loss", "grad_norm", "ess", "k3", "entropy", "ratio_max", "tokens"):
         assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), key

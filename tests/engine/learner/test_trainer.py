@@ -1,6 +1,8 @@
 """A step happens exactly, or not at all."""
 
 import math
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from engine.buckets import Memory, buckets
-from engine.errors import ConfigError
-from engine.learner import trainer
+from engine.errors import BrokenWeightsError, ConfigError
+from engine.learner import sharding, trainer
 from engine.learner.config import LearnerConfig
 from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
@@ -108,6 +111,39 @@ def test_a_bad_batch_leaves_everything_as_it_was(tiny_base: Path, bad: float) ->
     assert state.keys() == after.keys()
     assert all(torch.equal(state[key], after[key]) for key in state)
     assert not trainer.step(make_batch(20)).skipped
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_broken_weights_get_no_further(tiny_base: Path, tmp_path: Path, bad: float) -> None:
+    """From memory that was spoiled, from a checkpoint, from a base folder."""
+    trainer = make_trainer(tiny_base)
+    trainer.step(make_batch())
+    state = {key: tensor.clone() for key, tensor in trainer.trainer_state().items()}
+    name = list(trainer._named)[3]
+    trainer.optimizer.state[trainer._named[name]]["exp_avg"].view(-1)[7] = bad
+    with pytest.raises(BrokenWeightsError, match=f"solver: .* after step 2: {re.escape(name)}$"):
+        trainer.step(make_batch(10))
+    state[f"master.{name}"].view(-1)[0] = bad
+
+    def fill(live: dict[str, torch.Tensor]) -> None:
+        for key, tensor in live.items():
+            tensor.copy_(state[key])
+
+    with pytest.raises(BrokenWeightsError, match="after step 1"):
+        make_trainer(tiny_base).restore(1, state.keys(), fill)
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[next(iter(tensors))].view(-1)[0] = bad
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="base: weights that are not finite"):
+        make_trainer(folder)
+
+
+def test_weights_whose_sum_overflows_are_not_broken() -> None:
+    large = torch.full((9,), torch.finfo(torch.float32).max)
+    assert torch.isinf(large.sum())
+    assert sharding.broken({"large": large, "bad": torch.tensor([math.nan])}, None) == ["bad"]
 
 
 def test_broken_sampler_logprobs_cost_their_tokens_only(tiny_base: Path) -> None:

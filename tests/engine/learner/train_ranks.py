@@ -3,12 +3,14 @@
 python -m tests.engine.learner.train_ranks BASE OUT STORE_PORT
 """
 
+import math
 import sys
 from pathlib import Path
 
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from engine.errors import BrokenWeightsError
 from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
@@ -57,6 +59,18 @@ def run(base: Path, out: Path, checkpoints: Path) -> PolicyTrainer:
     return resumed
 
 
+def break_weights(trainer: PolicyTrainer, rank: int) -> str:
+    """What a step says when the second rank's shards of one weight are spoiled."""
+    name, parameter = list(trainer._named.items())[2]
+    if rank == 1:
+        trainer.optimizer.state[parameter]["exp_avg"].to_local().fill_(math.nan)
+    try:
+        trainer.step(batches()[0])
+    except BrokenWeightsError as error:
+        return f"{name}: {error}"
+    return ""
+
+
 def main() -> None:
     base, out, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 
@@ -65,6 +79,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         trainer = run(base, folder, out / "checkpoints")
         save_file(dict(trainer.named_weights()), folder / "weights.safetensors")
+        (folder / "broken.txt").write_text(break_weights(trainer, rank))
 
     print(*fork_ranks(2, port, "train", work), flush=True)
 
