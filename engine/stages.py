@@ -30,9 +30,9 @@ class Gate(Protocol):
         ...
 
     def tick(self, measured: Mapping[str, Mapping[str, float]]) -> str | None:
-        """The open streams were taken from once more. A sentence where others are open from now
-        on. `measured`: by stream, what its policy's learner told of the newest step since the last
-        tick; nothing where there was none."""
+        """The open streams were taken from once more. A sentence for the log where others are open
+        from now on, or should be and can't. `measured`: by stream, what its policy's learner told
+        of the newest step since the last tick; nothing where there was none."""
         ...
 
     def numbers(self) -> dict[str, float]:

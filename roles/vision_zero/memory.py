@@ -79,6 +79,8 @@ class Memory:
         self._found: list[tuple[float, float]] = []
         """(accuracy, abstention) of each game since the last tick."""
         self._health = Health()
+        self._must_wait = False
+        """Clues would be trained, if it were not for what is wrong with them."""
 
     # what clues earn
 
@@ -178,8 +180,12 @@ class Memory:
         sick = self._health.complaint(self._cfg.gate)
         if self._gate.stage == "clue" and sick is not None:
             self._gate = replace(self._gate, stage="decision", dwell=0)
-            # Where votes were trained and still are there is nothing to say.
-            switched = f"decision stage: {sick}" if before == "clue" else None
+            switched = f"decision stage: {sick}" if before == "clue" else f"clues must wait: {sick}"
+            if self._must_wait and before != "clue":
+                switched = None  # told already
+            self._must_wait = True
+        elif self._gate.stage == "clue":
+            self._must_wait = False
         return switched
 
     def numbers(self) -> dict[str, float]:
@@ -196,6 +202,7 @@ class Memory:
             "found": list(self._found),
             "baselines": self._baselines.to_json(),
             "health": asdict(self._health),
+            "must_wait": self._must_wait,
         }
 
     def restore(self, state: Any, own: Mapping[str, Any]) -> None:
@@ -203,3 +210,4 @@ class Memory:
         self._found = [(accuracy, abstention) for accuracy, abstention in state["found"]]
         self._baselines = Baselines.from_json(state["baselines"])
         self._health = Health(**state["health"])
+        self._must_wait = state.get("must_wait", False)

@@ -156,6 +156,20 @@ def test_a_stop_is_told_with_its_reason() -> None:
     assert memory.open_streams() == VOTES
 
 
+def test_clues_that_were_never_good_enough_are_told_of_once() -> None:
+    cfg = config(gate=gate(switch="cycle", cycle=2))
+    memory = Memory(cfg)
+    said = []
+    for _ in range(3):
+        hear(memory, cfg, FOUND, FOUND, clues=[""] * 4)
+        said.append(memory.tick({}))
+    again = Memory(cfg)
+    again.restore(json.loads(json.dumps(memory.state())), {})
+    said += [again.tick({}) for _ in range(4)]
+    assert said == [None, "clues must wait: 100% of the clues can't be read"] + [None] * 5
+    assert again.open_streams() == VOTES
+
+
 def test_clues_stop_while_their_policy_is_too_far_from_its_reference() -> None:
     cfg = config(gate=gate(switch="cycle", cycle=2, max_kl=0.5))
 
@@ -182,7 +196,7 @@ def test_clues_that_recover_are_trained_again() -> None:
     cfg = config(gate=gate(switch="cycle", cycle=1, decay=0.5))
     memory = Memory(cfg)
     hear(memory, cfg, FOUND, FOUND, clues=[""] * 4)
-    assert memory.tick({}) is None
+    assert memory.tick({}) == "clues must wait: 100% of the clues can't be read"
     opened = []
     for _ in range(4):  # 1/2 of the first two games, then 1/4 can't be read
         hear(memory, cfg, FOUND, FOUND)
