@@ -20,7 +20,7 @@ from engine.nodes import LOOPBACK, Node
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
-from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of
+from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of, streams_of
 from launch.live_evals import is_evaluated
 from launch.planning.server_memory import beside_bytes, cache_bytes
 from render_pool.pool import check_system
@@ -44,6 +44,7 @@ def check_before_start(
     num_nodes = 1 if node is None else node.count
     check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=num_nodes)
     check_sharing(config)
+    check_lengths(config)
     for name, recipe in recipes_of(config).items():
         is_measured = config.eval.heldout_items > 0 or config.eval.dev_items > 0
         recipe.check(settings_of(config)[name], is_measured)
@@ -62,6 +63,21 @@ def check_before_start(
         for offset in range(len(host.policies) if host.port else 0):
             address = LOOPBACK if node is None else node.address
             _check_port(address, host.port + offset, f"layout.servers.{i}.port")
+
+
+def check_lengths(config: RootConfig) -> None:
+    """Refuse servers that have no room for a prompt beside the longest reply of their roles."""
+    cast = streams_of(config)
+    for cfg in settings_of(config).values():
+        for role in (*cfg.policies(), *cfg.followers()):
+            most = cfg.params(role).max_new_tokens
+            for i, host in enumerate(config.layout.servers):
+                if cast.get(role, role) in host.policies and host.context_length <= most:
+                    raise ConfigError(
+                        f"layout.servers.{i}.context_length: {host.context_length} tokens hold no "
+                        f"prompt beside a reply of {role} ({most} in {cfg.name}); raise it, or "
+                        "lower that role's max_new_tokens"
+                    )
 
 
 def check_evals(config: RootConfig) -> None:

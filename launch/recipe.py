@@ -19,7 +19,7 @@ import roles.vision_zero.recipe
 from engine.config import Section
 from engine.phases import Phases
 from engine.stages import Gate
-from engine.types import Renderer, Sampler
+from engine.types import Renderer, Sampler, SamplingParams
 from evals.heldout import HeldoutResult
 from evals.spy_heldout import check_measurable, transcripts_from_json, transcripts_to_json
 from launch.pairs import check_pairs, open_pairs
@@ -80,6 +80,10 @@ class RecipeSettings(Protocol):
 
     def followers(self) -> dict[str, tuple[str, int]]:
         """{servers with older weights: (of which stream's policy, steps between two pins)}."""
+        ...
+
+    def params(self, role: str) -> SamplingParams:
+        """How replies are sampled of a role that is played: a stream, or a follower."""
         ...
 
 

@@ -222,6 +222,30 @@ def node(rank: int, local_ranks: int = 1) -> Node:
     )
 
 
+def test_a_prompt_needs_room_beside_the_longest_reply(tmp_path: Path) -> None:
+    def check(name: str, *overrides: str) -> None:
+        check_before_start(
+            load_root(CONFIGS / name, [f"run.root={tmp_path}", *overrides]), resume=False
+        )
+
+    long = "recipe.coder.max_new_tokens=512"
+    words = r"layout.servers.0.context_length: 512 .* reply of coder \(512 in mm_zero\); raise it"
+    with pytest.raises(ConfigError, match=words):
+        check("quickstart.yaml", long)
+    check("quickstart.yaml", long, "layout.servers.0.context_length=1024")
+    # A follower is sampled as its role is.
+    servers = "[{rank: 1, policies: [proposer, coder, solver], context_length: 900}, "
+    servers += "{rank: 2, policies: [judge], context_length: 64}]"
+    pinned = ("recipe.judge=pinned", "recipe.pin_every=6", f"layout.servers={servers}")
+    words = r"layout.servers.1.context_length: 64 .* reply of judge \(64 in mm_zero\)"
+    with pytest.raises(ConfigError, match=words):
+        check("quickstart.yaml", *pinned)
+    with pytest.raises(
+        ConfigError, match=r"layout.servers.0.* reply of voter \(600 in vision_zero"
+    ):
+        check("vision_zero.yaml", "recipe.vote.max_new_tokens=600")
+
+
 def test_only_the_ports_of_the_own_node_are_looked_at(tmp_path: Path) -> None:
     """The server is on rank 1; on another node its port may well be taken."""
     with socket.create_server(("127.0.0.2", 0)) as taken:
