@@ -1,8 +1,8 @@
 """Where a process spends its processor time: stacks of its main thread, taken by a timer.
 
 The file has a line for each stack, outermost first, `folder/file.py:function;... microseconds`, as
-flame-graph tools read it. A sample is a few hundredths of a millisecond of work every 5 ms of
-processor time. Two things make it fair:
+flame-graph tools read it; after the N-th SIGUSR2 the outermost is `mark N`. A sample is a few
+hundredths of a millisecond of work every 5 ms of processor time. Two things make it fair:
 
 - A sample counts for the processor time since the one before. While a call into C goes on (a query,
   JSON, looking for garbage) timers that run out are taken together: counting samples would leave
@@ -37,21 +37,27 @@ def profiled(path: str | None) -> Iterator[None]:
     stacks: dict[str, float] = {}
     """Seconds."""
     last_s = time.process_time()
+    mark = 0
+
+    def begin(_: int, __: FrameType | None) -> None:
+        nonlocal mark
+        mark += 1
 
     def sample(_: int, frame: FrameType | None) -> None:
         nonlocal last_s
         now_s = time.process_time()
-        stack = _stack(frame)
+        stack = _stack(frame) if mark == 0 else f"mark {mark};{_stack(frame)}"
         stacks[stack] = stacks.get(stack, 0.0) + now_s - last_s
         last_s = time.process_time()  # what this takes is nobody's
 
-    before = signal.signal(signal.SIGPROF, sample)
+    before = signal.signal(signal.SIGPROF, sample), signal.signal(signal.SIGUSR2, begin)
     signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+        for number, handler in zip((signal.SIGPROF, signal.SIGUSR2), before, strict=True):
+            signal.signal(number, handler)
         most_first = sorted(stacks.items(), key=lambda item: -item[1])
         Path(path).write_text("".join(f"{stack} {s * 1e6:.0f}\n" for stack, s in most_first))
 
@@ -96,6 +102,17 @@ def read_profile(path: Path) -> dict[str, int]:
     """{stack: microseconds}."""
     rows = (line.rpartition(" ") for line in path.read_text().splitlines())
     return {stack: int(number) for stack, _, number in rows}
+
+
+def by_mark(profile: Mapping[str, int]) -> dict[int, dict[str, int]]:
+    """{mark: its part of a profile}; 0: before the first."""
+    parts: dict[int, dict[str, int]] = {}
+    for stack, number in profile.items():
+        first, _, rest = stack.partition(";")
+        is_marked = first.startswith("mark ")
+        mark = int(first.removeprefix("mark ")) if is_marked else 0
+        parts.setdefault(mark, {})[rest if is_marked else stack] = number
+    return parts
 
 
 def share(profile: Mapping[str, int], *parts: str) -> float:

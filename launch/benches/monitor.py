@@ -3,30 +3,36 @@
     python launch/bench.py monitor
 
 Plays the quickstart (`--steps`) while browsers that read all events come (`--clients`) and go
-again, window after window, and takes a profile of the engine's process. Printed: the share of its
-processor time in monitoring code (all of it: snapshots, records, alarms, timelines, the terminal,
-the page's server), and processor seconds per game in the windows with clients over those without,
-beside the share that the profile finds in code that serves them. Writing the report at the end is
-not counted.
+again, window after window, and takes a profile of the engine's process, apart for both kinds of
+windows. Printed: the share of its processor time in monitoring code (all of it: snapshots, records,
+alarms, timelines, the terminal, the page's server) while nobody watches, and what clients add: per
+second of all other work, the processor seconds with clients over those without.
+
+Beside it stand the processor seconds per game of both kinds, over each other. That is the same
+number, measured without a profile; but games differ, so that it has an interval of several percent.
+Starting and writing the report at the end are not counted, nor the moments in which clients come.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
 from engine.buffer import Buffer
 from engine.rundir import RunDir
-from launch.profiling import read_profile
+from launch.profiling import by_mark, read_profile
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MONITORING = (
@@ -43,6 +49,7 @@ _SERVING = ("engine/monitor/stream.py", "aiohttp/web_")
 _GAME = ("evals/games.py", "roles/mm_zero/curves.py")
 """The truth of the embedded world's games, and the curves of this game: shown apart."""
 _AT_THE_END = "launch/watching.py:finish"
+_KINDS = {False: "without", True: "with"}
 _MAX_SHARE, _MAX_RATIO = 0.01, 1.02
 _SETTLE_S = 30.0
 _CONNECT_S = 2.0
@@ -80,10 +87,30 @@ def run(options: argparse.Namespace) -> None:
             process.wait()
         finally:
             process.terminate()
-        stacks = read_profile(profile)
-    _print(windows, shares(stacks), options)
-    for part, share in by_function(stacks, options.parts):
-        print(f"    {share:.4f}  {part}")
+        parts = by_mark(read_profile(profile))
+    profiles = {kind: _sum(parts.get(i, {}) for i in windows.marks[kind]) for kind in _KINDS}
+    _print(windows, profiles, options)
+    for kind, label in _KINDS.items():
+        for part, share in by_function(profiles[kind], options.parts):
+            print(f"    {label:<8} {share:.4f}  {part}")
+
+
+@dataclass(slots=True)
+class Windows:
+    """By kind: with clients, or without."""
+
+    per_game_s: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    """Processor seconds of the engine."""
+    marks: dict[bool, list[int]] = field(default_factory=lambda: {True: [], False: []})
+    """Of the profile."""
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for stack, number in part.items():
+            total[stack] = total.get(stack, 0) + number
+    return total
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
@@ -136,8 +163,7 @@ def _passes_through(frames: Sequence[str], innermost: int) -> bool:
 
 async def _watch(
     run_dir: RunDir, process: "subprocess.Popen[bytes]", options: argparse.Namespace
-) -> dict[bool, list[float]]:
-    """{with clients: processor seconds of the engine per game, by window}."""
+) -> Windows:
     deadline = time.monotonic() + _START_S
     while not run_dir.dashboard.exists():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -145,9 +171,9 @@ async def _watch(
         await asyncio.sleep(0.2)
     url = f"http://127.0.0.1:{json.loads(run_dir.dashboard.read_text())['port']}/"
     engine = _engine_of(run_dir)
-    found: dict[bool, list[float]] = {False: [], True: []}
+    found = Windows()
     await asyncio.sleep(_SETTLE_S)
-    has_clients = False
+    has_clients, mark = False, 0
     while process.poll() is None:
         clients = [asyncio.create_task(_read(url)) for _ in range(options.clients * has_clients)]
         await asyncio.sleep(_CONNECT_S)
@@ -158,7 +184,10 @@ async def _watch(
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         if before and after and after[1] > before[1]:
-            found[has_clients].append((after[0] - before[0]) / (after[1] - before[1]))
+            per_game_s = (after[0] - before[0]) / (after[1] - before[1])
+            found.per_game_s[has_clients].append(per_game_s)
+            found.marks[has_clients].append(mark + 1)
+        mark += 2
         has_clients = not has_clients
     return found
 
@@ -171,10 +200,11 @@ async def _read(url: str) -> None:
 
 
 def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
-    """(processor seconds, games finished) of the engine; None: it is gone. The games are those in
-    the buffer: what the engine tells of them is older while somebody watches than when somebody
-    comes."""
+    """(processor seconds, games finished) of the engine; None: it is gone. A mark in its profile.
+    The games are those in the buffer: what the engine tells of them is older while somebody watches
+    than when somebody comes."""
     try:
+        os.kill(engine, signal.SIGUSR2)
         seconds = processor_s(engine)
     except OSError:
         return None
@@ -199,21 +229,43 @@ def _engine_of(run_dir: RunDir) -> int:
 
 
 def _print(
-    windows: Mapping[bool, list[float]], found: Mapping[str, float], options: argparse.Namespace
+    windows: Windows, profiles: Mapping[bool, Mapping[str, int]], options: argparse.Namespace
 ) -> None:
-    monitoring = found["monitoring"] - found["serving"]
-    print(f"monitoring / engine, processor time   {monitoring:.4f}  {_met(monitoring, _MAX_SHARE)}")
-    print(f"  and what is known of this game's truth  {found['game']:.4f}")
-    if not (windows[True] and windows[False]):
-        print("no whole window of each kind: give more --steps")
+    if not all(len(values) > 1 for values in windows.per_game_s.values()):
+        print("fewer than two whole windows of each kind: give more --steps")
         return
-    ratio = statistics.median(windows[True]) / statistics.median(windows[False])
-    met = _met(ratio, _MAX_RATIO)
-    print(f"{options.clients} clients / none, per game          {ratio:.3f}  {met}")
-    for has_clients, label in ((True, "with"), (False, "without")):
-        values = " ".join(f"{value:.3f}" for value in windows[has_clients])
-        print(f"  processor seconds per game {label:<8} {values}")
-    print(f"  share of the time that serves them    {found['serving']:.4f} (half of the time)")
+    found = {kind: shares(profile) for kind, profile in profiles.items()}
+    alone = found[False]
+    share = alone["monitoring"]
+    print(f"monitoring / engine, nobody watches  {share:.4f}  {_met(share, _MAX_SHARE)}")
+    print(f"  and what is known of this game's truth  {alone['game']:.4f}")
+    ratio = more_work(found[False], found[True])
+    print(
+        f"{options.clients} clients / none, by the profile   {ratio:.4f}  {_met(ratio, _MAX_RATIO)}"
+    )
+    print(f"  by code that serves them alone      {1 / (1 - found[True]['serving']):.4f}")
+    ratio, margin = ratio_of_means(windows.per_game_s[True], windows.per_game_s[False])
+    print(f"  by processor seconds per game       {ratio:.3f} +- {margin:.3f} (95 %)")
+    for kind, label in _KINDS.items():
+        values = " ".join(f"{value:.3f}" for value in windows.per_game_s[kind])
+        print(f"    {label:<8} {values}")
+
+
+def more_work(alone: Mapping[str, float], watched: Mapping[str, float]) -> float:
+    """How many times as much work a unit of other work comes with, by `shares` of both."""
+    others = [1 - found["monitoring"] - found["game"] for found in (alone, watched)]
+    return others[0] / others[1]
+
+
+def ratio_of_means(over: Sequence[float], under: Sequence[float]) -> tuple[float, float]:
+    """With the half of its interval of 95 %, from the spread of both."""
+    means = [statistics.mean(values) for values in (over, under)]
+    errors = [
+        statistics.stdev(values) / mean / math.sqrt(len(values))
+        for values, mean in zip((over, under), means, strict=True)
+    ]
+    ratio = means[0] / means[1]
+    return ratio, 1.96 * ratio * math.hypot(*errors)
 
 
 def _met(value: float, most: float) -> str:

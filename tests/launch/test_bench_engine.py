@@ -17,7 +17,7 @@ from launch.benches.canned_replies import (
 )
 from launch.benches.engine import Costs, Reading, per
 from launch.benches.engine_parts import JSON, MONITORING, REST, by_part, hottest, part_of
-from launch.benches.monitor import by_function, shares
+from launch.benches.monitor import by_function, more_work, ratio_of_means, shares
 from rewards.grading import boxed
 from roles.mm_zero.parsing import extract_svg, parse_proposal
 from roles.mm_zero.prompts import load_prompts
@@ -88,6 +88,16 @@ def test_monitoring_is_told_by_the_way_into_it() -> None:
     assert by_function(profile, 9) == [("watching.py:watch > snapshots.py:take", 0.4),
                                        ("serving", 0.2)]  # fmt: skip
     assert shares(profile) == {"monitoring": 0.6, "serving": 0.2, "game": 0.0}
+
+
+def test_what_clients_add_is_told_by_the_work_that_they_do_not_change() -> None:
+    alone = {"monitoring": 0.01, "serving": 0.0, "game": 0.0}
+    watched = {"monitoring": 0.03, "serving": 0.015, "game": 0.0}
+    # 99 of other work come with 1; under clients with 99 / .97 - 99 = 3.06.
+    assert more_work(alone, watched) == pytest.approx((99 + 99 / 0.97 - 99) / 100)
+    assert more_work(alone, alone) == 1.0
+    ratio, margin = ratio_of_means([1.1, 1.3], [1.0, 1.0])
+    assert (ratio, margin) == (pytest.approx(1.2), pytest.approx(1.96 * 0.1, rel=1e-6))
 
 
 def test_prompts_have_the_length_asked_for_and_ids_of_a_large_vocabulary(

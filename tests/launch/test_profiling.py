@@ -1,6 +1,8 @@
 """A profile charges the function that works, not the one that is called next."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch.profiling import AWAITED, profiled, read_profile
+from launch.profiling import AWAITED, by_mark, profiled, read_profile
 
 pytestmark = pytest.mark.alone
 
@@ -94,3 +96,18 @@ def test_who_works_is_charged_and_all_of_the_time_is_counted(tmp_path: Path) -> 
 def test_without_a_path_nothing_is_measured() -> None:
     with profiled(None):
         python()
+
+
+def test_a_profile_is_divided_by_marks(tmp_path: Path) -> None:
+    path = tmp_path / "profile"
+    with profiled(str(path)):
+        for mark in range(3):
+            if mark:
+                os.kill(os.getpid(), signal.SIGUSR2)
+            begun_s = time.process_time()
+            while time.process_time() < begun_s + BURN_S / 5:
+                python() if mark == 1 else dear()
+    parts = by_mark(read_profile(path))
+    assert set(parts) == {0, 1, 2}
+    assert [with_leaf(parts[mark], ":python") > 0.5 for mark in range(3)] == [False, True, False]
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
