@@ -13,10 +13,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from engine.admission import AdmissionRules, StreamRule
 from engine.branches import GRACE_S, Branches
@@ -31,7 +32,7 @@ from engine.monitor.access import read_or_make_token
 from engine.monitor.dashboard import Dashboard
 from engine.moves import Mover
 from engine.rundir import RunDir
-from engine.sampler import ServerPool, TextEncoder, client_session
+from engine.sampler import RoleSampler, ServerPool, TextEncoder, client_session
 from engine.stages import Stages
 from engine.tasks import Signal
 from engine.transport import EngineSocket
@@ -100,27 +101,14 @@ async def run_engine(
         watcher = stack.enter_context(Watcher(config, run, buffer, pools, renderer, session))
         for pool in pools.values():
             pool.on_event = watcher.on_event
+        samplers = partial(samplers_of, config, pools, encoder, session)
         branches = branches_of(stack, config, run, for_branches, pools, watcher)
         if branches is None:
-            samplers = samplers_of(
-                config, pools, encoder, session, partial(watcher.on_event, "warning")
-            )
-            playing = await sit_down(
-                stack,
-                config,
-                samplers,
-                renderer,
-                watcher.waiting,
-                lambda: (
-                    game["notes"] for game in buffer.newest_games(NUM_RECALLED, oldest_first=True)
-                ),
-            )
+            own = samplers(partial(watcher.on_event, "warning"))
+            notes = partial(recalled, buffer)
+            playing = await sit_down(stack, config, own, renderer, watcher.waiting, notes)
         else:
-            names = recipes_of(config)
-            playing = Played(
-                {name: branches.play(name) for name in names},
-                dict.fromkeys(names, branches.prepare),
-            )
+            playing = played_by(branches, recipes_of(config))
         watcher.gates = playing.gates
         rules = rules_of(config)
         socket = EngineSocket(address, run.key.read_text())
@@ -133,14 +121,8 @@ async def run_engine(
             servers=pools if branches is None else branches.servers(),
             followers=followers(config),
             stages=[
-                Stages(
-                    recipe=name,
-                    gate=gate,
-                    rules=rules,
-                    buffer=buffer,
-                    on_event=watcher.on_event,
-                )
-                for name, gate in playing.gates.items()
+                Stages(recipe=n, gate=g, rules=rules, buffer=buffer, on_event=watcher.on_event)
+                for n, g in playing.gates.items()
             ],
             attempt=attempt,
             on_change=changes.notify,
@@ -159,13 +141,7 @@ async def run_engine(
             on_event=watcher.on_event,
         )
         evals = live_evals(config, run, buffer, pools, changes, watcher)
-        cast, quiet = streams_of(config), log.debug
-        measuring = {
-            role: counting(sampler, partial(watcher.on_measured, cast[role]))
-            for role, sampler in samplers_of(config, pools, encoder, session, quiet).items()
-            if role in cast
-        }
-        measurements = Measurements(config, run, measuring, renderer, watcher.record)
+        measurements = measurements_of(config, run, samplers(log.debug), renderer, watcher)
         engine = Engine(
             desk=desk,
             admission=admission,
@@ -193,6 +169,35 @@ async def run_engine(
     print_result(summary, run)
     if engine.is_draining and desk.is_stopping:
         print("streamzero: drained, saved and stopped; the same command with --resume continues")
+
+
+def recalled(buffer: Buffer) -> Iterator[Mapping[str, Any]]:
+    """Notes of the newest games of earlier attempts, oldest first."""
+    for game in buffer.newest_games(NUM_RECALLED, oldest_first=True):
+        yield game["notes"]
+
+
+def played_by(branches: Branches, names: Iterable[str]) -> Played:
+    """Recipes that other processes play."""
+    plays = {name: branches.play(name) for name in names}
+    return Played(plays, dict.fromkeys(plays, branches.prepare))
+
+
+def measurements_of(
+    config: RootConfig,
+    run: RunDir,
+    samplers: Mapping[str, RoleSampler],
+    renderer: RenderPool,
+    watcher: Watcher,
+) -> Measurements:
+    """What they sample is no self-play, and is counted apart."""
+    cast = streams_of(config)
+    counted = {
+        role: counting(sampler, partial(watcher.on_measured, cast[role]))
+        for role, sampler in samplers.items()
+        if role in cast
+    }
+    return Measurements(config, run, counted, renderer, watcher.record)
 
 
 def branches_of(

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.learner.config import LearnerConfig
 from engine.learner.presets import ObjectiveConfig
-from launch.benches.staleness_chart import Panel, chart
+from launch.panels import Panel, chart
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "none": {"proximal": "current", "weight_bounds": None, "mask_band": None},
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     outcomes = {plan: Outcome.of(found[plan]) for plan in wanted}
     print(table(outcomes))
     if options.chart is not None:
-        options.chart.write_text(chart(panels(outcomes)))
+        options.chart.write_text(chart(panels(outcomes), "age of the data, steps"))
 
 
 def plans(options: argparse.Namespace) -> list[Plan]:
@@ -242,4 +242,4 @@ def panels(outcomes: Mapping[Plan, Outcome]) -> Iterator[Panel]:
                 for age, name, seeds in here
                 if is_run and (name == variant or age == 0)
             }
-        yield Panel(title, f"learning rate {lr:g}", lines)
+        yield Panel(title, lines, f"learning rate {lr:g}")

@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from engine.layout import world_size
 from launch.config import RootConfig, load_root
 from launch.simulation.calibration import learned
+from launch.simulation.figure import figure
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
 from launch.simulation.scaling import SCHEDULES, scaled, scheduled
@@ -19,7 +20,7 @@ from launch.simulation.service_times import (
     read_service_times,
     write_service_times,
 )
-from launch.simulation.table import chart, details, table
+from launch.simulation.table import details, table
 from launch.simulation.validate import WARM_UP, validate
 
 
@@ -63,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         for (_, name), outcome in results.items():
             print(f"\n{name}\n{details(outcome)}")
     if args.chart:
-        args.chart.write_text(chart(results))
+        args.chart.write_text(figure(results))
     return 0
 
 

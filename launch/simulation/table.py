@@ -1,11 +1,7 @@
-"""Outcomes as text and as a chart."""
+"""Outcomes as text."""
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 
-from launch.charts import HEIGHT, LEFT, WIDTH, line_chart
 from launch.simulation.outcome import Outcome
 
 Results = Mapping[tuple[int, str], Outcome]
@@ -15,15 +11,6 @@ _COLUMNS = (
     "GPUs", "schedule", "games/h", "groups/h", "steps/h", "servers", "learners", "render",
     "engine", "age", "oldest", "gen/train", "wasted",
 )  # fmt: off
-_LEGEND = 20
-_STYLE = """
-text { font: 11px system-ui, sans-serif; fill: #667085; }
-.title { font-weight: 600; fill: #1d2433; } .paper { fill: #fff; } .grid { stroke: #e3e7ee; }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.c0 { stroke: #2f6fde; fill: #2f6fde; } .c1 { stroke: #e07b2c; fill: #e07b2c; }
-.c2 { stroke: #c23b4b; fill: #c23b4b; } .c3 { stroke: #2a9d6f; fill: #2a9d6f; }
-.c0.line, .c1.line, .c2.line, .c3.line { fill: none; }
-"""
 
 
 def table(results: Results) -> str:
@@ -62,34 +49,3 @@ def details(one: Outcome) -> str:
         shares = "  ".join(f"{age}: {ages[age] / total:.0%}" for age in sorted(ages))
         lines.append(f"  ages of {stream:<20}{shares}")
     return "\n".join(lines)
-
-
-def chart(results: Results) -> str:
-    """Games per GPU and hour over the number of GPUs, a line for each schedule: an SVG file. GPUs
-    are spaced by their logarithm."""
-    sizes = sorted({gpus for gpus, _ in results})
-    names = list(dict.fromkeys(name for _, name in results))
-    series = {
-        name: [(math.log2(g / sizes[0]), results[g, name].games_per_h / g) for g in sizes]
-        for name in names
-    }
-    title = f"Games per GPU and hour, {sizes[0]} to {sizes[-1]} GPUs"
-    figure = line_chart(title, series, x_label=f"doublings of {sizes[0]} GPUs:")
-    drawing = re.search(r"<svg [^>]*>(.*)</svg>", figure, re.DOTALL)
-    assert drawing is not None, "there is a line for each schedule"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 2 * _LEGEND}" '
-        f'width="{WIDTH}" height="{HEIGHT + 2 * _LEGEND}"><style>{_STYLE}</style>'
-        f'<rect class="paper" width="{WIDTH}" height="{HEIGHT + 2 * _LEGEND}"/>'
-        f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>{_legend(names)}'
-        f'<g transform="translate(0 {2 * _LEGEND})">{drawing[1]}</g></svg>\n'
-    )
-
-
-def _legend(names: Sequence[str]) -> str:
-    parts = []
-    for number, name in enumerate(names):
-        x = LEFT + number * 110
-        parts.append(f'<line class="c{number} line" x1="{x}" x2="{x + 18}" y1="32" y2="32"/>')
-        parts.append(f'<text x="{x + 24}" y="36">{escape(name)}</text>')
-    return "".join(parts)

@@ -14,7 +14,7 @@ from engine.learner.trainer import PolicyTrainer, StepReport
 from engine.types import Group
 from launch.benches import forced_age, staleness
 from launch.benches.staleness import Outcome, Plan, largest_fall
-from launch.benches.staleness_chart import Panel, chart
+from launch.panels import Panel, chart
 
 SMALL = forced_age.Scale(
     steps=3, scenes_per_step=2, eval_every=2, heldout_scenes=2, heldout_samples=1
@@ -177,7 +177,8 @@ def test_each_rate_has_its_panels_and_all_variants_begin_at_the_fresh_run() -> N
 
 def test_the_chart_stands_alone_and_shows_every_seed() -> None:
     lines = {"a<b": {0: [0.5, 0.7], 32: [0.2, 0.4]}, "c": {0: [0.5, 0.7]}}
-    root = ElementTree.fromstring(chart([Panel("final", "rate 1", lines)] * 3))
+    drawn = chart([Panel("final", lines, "rate 1")] * 3, "age of the data, steps")
+    root = ElementTree.fromstring(drawn)
     space = "{http://www.w3.org/2000/svg}"
     circles = root.findall(f".//{space}circle")
     assert len(circles) == 3 * 6

@@ -179,7 +179,7 @@ def test_the_command_prints_a_table_and_draws_a_chart(
         ["4", "synchronous"],
     ]
     tree = ElementTree.fromstring((tmp_path / "chart.svg").read_text())
-    assert sum("polyline" in element.tag for element in tree.iter()) == 2
+    assert sum("polyline" in element.tag for element in tree.iter()) == 2 * 4  # measures
 
 
 @pytest.mark.parametrize(

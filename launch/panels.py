@@ -1,4 +1,4 @@
-"""Panels of lines over the age of the data, as one SVG file that stands alone."""
+"""Panels of lines over whole numbers, as one SVG file that stands alone."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 30, 34
 COLUMNS = 2
 LEGEND = 24
 _APART = 5.0
-"""Pixels between the lines at one age, so that equal values stay visible."""
+"""Pixels between the lines at one number, so that equal values stay visible."""
 
 _STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #667085; }
@@ -29,18 +29,17 @@ text { font: 11px system-ui, sans-serif; fill: #667085; }
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One measure at one learning rate."""
-
     measure: str
-    title: str
     lines: Mapping[str, Mapping[int, Sequence[float]]]
-    """{variant: {age: one value per seed}}."""
+    """{name: {x: one value per seed}}."""
+    title: str = ""
+    """What sets it apart from other panels of the measure."""
 
 
-def chart(panels: Iterable[Panel]) -> str:
+def chart(panels: Iterable[Panel], x_label: str) -> str:
     """All panels in rows of two; a line joins the means, a dot is a seed.
 
-    Ages are spaced evenly. Panels of one measure share their scale.
+    What stands on the x axis is spaced evenly. Panels of one measure share their scale.
     """
     drawn = list(panels)
     names = list(dict.fromkeys(name for panel in drawn for name in panel.lines))
@@ -52,7 +51,7 @@ def chart(panels: Iterable[Panel]) -> str:
         values = [v for p in peers for line in p.lines.values() for vs in line.values() for v in vs]
         ticks = nice_ticks(min(values), max(values))
         x, y = number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT + LEGEND
-        body.append(f'<g transform="translate({x} {y})">{_panel(panel, names, ticks)}</g>')
+        body.append(f'<g transform="translate({x} {y})">{_panel(panel, names, ticks, x_label)}</g>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}"><style>{_STYLE}</style>'
@@ -60,36 +59,37 @@ def chart(panels: Iterable[Panel]) -> str:
     )
 
 
-def _panel(panel: Panel, names: Sequence[str], ticks: Sequence[float]) -> str:
-    ages = sorted({age for line in panel.lines.values() for age in line})
-    slot = (WIDTH - LEFT - RIGHT) / len(ages)
+def _panel(panel: Panel, names: Sequence[str], ticks: Sequence[float], x_label: str) -> str:
+    xs = sorted({x for line in panel.lines.values() for x in line})
+    slot = (WIDTH - LEFT - RIGHT) / len(xs)
 
-    def to_x(age: int, number: int) -> float:
-        return LEFT + (ages.index(age) + 0.5) * slot + (number - (len(names) - 1) / 2) * _APART
+    def to_x(x: int, number: int) -> float:
+        return LEFT + (xs.index(x) + 0.5) * slot + (number - (len(names) - 1) / 2) * _APART
 
     def to_y(value: float) -> float:
         share = (value - ticks[0]) / (ticks[-1] - ticks[0])
         return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
-    parts = [_text(LEFT, TOP - 12, f"{panel.measure}, {panel.title}", "title")]
+    title = f"{panel.measure}, {panel.title}" if panel.title else panel.measure
+    parts = [_text(LEFT, TOP - 12, title, "title")]
     for tick in ticks:
         y = to_y(tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(_text(LEFT - 6, y + 4, f"{tick:.4g}", "tick", "end"))
-    for index, age in enumerate(ages):
-        x = LEFT + (index + 0.5) * slot
-        parts.append(_text(x, HEIGHT - BOTTOM + 16, str(age), "tick", "middle"))
-    parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 4, "age of the data, steps", "tick", "middle"))
+    for index, x in enumerate(xs):
+        at = LEFT + (index + 0.5) * slot
+        parts.append(_text(at, HEIGHT - BOTTOM + 16, str(x), "tick", "middle"))
+    parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 4, x_label, "tick", "middle"))
     for number, name in enumerate(names):
         line = panel.lines.get(name, {})
-        dots = [(to_x(a, number), to_y(value)) for a in sorted(line) for value in line[a]]
-        means = [(to_x(a, number), to_y(statistics.fmean(line[a]))) for a in sorted(line)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in means)
+        dots = [(to_x(x, number), to_y(value)) for x in sorted(line) for value in line[x]]
+        means = [(to_x(x, number), to_y(statistics.fmean(line[x]))) for x in sorted(line)]
+        path = " ".join(f"{at:.1f},{y:.1f}" for at, y in means)
         parts.append(f'<polyline class="c{number} line" points="{path}"/>')
         parts += [
-            f'<circle class="c{number} seed" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots
+            f'<circle class="c{number} seed" cx="{at:.1f}" cy="{y:.1f}" r="3"/>' for at, y in dots
         ]
     return "".join(parts)
 
