@@ -39,11 +39,11 @@ BUSY_STARVED = 0.02
 MANY_TAKES = 3.0
 """Ready groups, in steps' worth. Measured: 2 to 2.8 in the median."""
 FULL_RECORDS = 12
-"""Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 5."""
+"""Of the engine, one after another: two minutes at least. Measured: above `MANY_TAKES` for 5."""
 MAX_ENGINE = 0.9
 """Of a core. Measured: .2 to .5."""
 ENGINE_RECORDS = 4
-"""Of its costs, one after another: half a minute."""
+"""Of its costs, one after another: half a minute at least."""
 MIN_ROLLOUTS = 400
 """Over which a share is taken: its standard error is at most .025."""
 MAX_FALL = 0.15
