@@ -131,7 +131,6 @@ def test_means_over_recent_groups_count_dropped_ones_too() -> None:
     means = meter.means()["solver"]
     assert means["reward"] == means["term/right"] == 1.0
     assert (means["kept"], means["extra/share"], means["num_groups"]) == (0.5, 0.75, 2)
-    assert (means["tokens"], means["truncated"]) == (2, 0)
     assert "extra/label" not in means
 
 
