@@ -40,8 +40,10 @@ IN_SHORT: Mapping[str, str] = {
     "bench.py schedule": "--steps 4 --phase-steps 2 --seeds 0 --heldout-items 20",
     "bench.py soak": "--minutes 6",
     "bench.py staleness": "--steps 4 --seeds 0 --ages 0 8 --lrs 1e-5",
+    "make selfplay RECIPE=mixed": "SET=run.steps=20",
+    "make chaos": "MINUTES=4",
 }
-"""{a command that takes an hour or more: what makes it short}."""
+"""{a command that takes long: what makes it short}."""
 TIMEOUT_S = 2400.0
 _KEPT = re.compile(r"PATH|LANG|TERM|TZ|TMPDIR|PIP_.*|SSL_.*|REQUESTS_CA_BUNDLE|HTTPS?_PROXY", re.I)
 
