@@ -23,8 +23,9 @@ from engine.buffer import Buffer, Leased
 from engine.config import digest
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, read_metrics
-from engine.monitor.alarms import NAMES, ClockReading, alarms, essence, machine_alarms
+from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
 from engine.monitor.curves import Curves, draw
+from engine.monitor.history import History
 from engine.monitor.observed import ENGINE, RENDERER
 from engine.monitor.sinks import open_sinks
 from engine.monitor.snapshot import Alarm, Snapshot
@@ -66,7 +67,6 @@ SIGNED = "mm_zero"
 NUM_SIGNED = 5
 """Of the games since the last record, how many are compared with the truth, the newest ones; four
 times as many until there are `WINDOW`. That is most of what watching costs in the small world."""
-NUM_RECORDS = 5000
 SINKS_CLOSE_S = 5.0
 
 
@@ -104,7 +104,7 @@ class Watcher:
         self._learners = learner_parts(config.layout)
         self._stats = Paced(self._render_stats)
         self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
-        self._records: deque[dict[str, Any]] = deque(maxlen=NUM_RECORDS)
+        self._history = History()
         for record in read_metrics(run.metrics):
             self._keep(record)
         self._log = MetricLog(run.metrics)
@@ -126,8 +126,7 @@ class Watcher:
         self._clock: ClockReading | None = None
         self._warned: set[str] = set()
         self._has_dropped = False
-        self._record_at_s = RECORD_EVERY_S
-        """Of the attempt."""
+        self._recorded_s, self._record_every_s = 0.0, RECORD_EVERY_S
         self._is_watched = True
         """Some view took a snapshot since the last second."""
         self._is_closed = False
@@ -229,11 +228,12 @@ class Watcher:
         self._snapshots.look(engine)
         take = _Once(lambda: self._take(engine))
         attempt_s = self._tally.attempt_s
-        if attempt_s >= self._record_at_s:
+        if attempt_s - self._recorded_s >= self._record_every_s:
             before_s = time.thread_time()
             self._record_all(take())
-            price_s = (time.thread_time() - before_s) / RECORDS_PRICE
-            self._record_at_s = attempt_s + max(RECORD_EVERY_S, price_s)
+            worked_s = time.thread_time() - before_s
+            self._recorded_s = attempt_s
+            self._record_every_s = max(RECORD_EVERY_S, worked_s / RECORDS_PRICE)
         look = _Once(lambda: self._told(take()))
         with _unharmed("the terminal"):
             if self.terminal.is_due(engine.phase):
@@ -333,8 +333,10 @@ class Watcher:
 
     def _raise_alarms(self, snapshot: Snapshot) -> None:
         """Those that ring now; an event for each new one."""
-        of_machine, self._clock = machine_alarms(self._run.path, self._clock)
-        records = tuple(self._records)
+        of_machine, self._clock = machine_alarms(
+            self._run.path, self._clock, every_s=self._record_every_s
+        )
+        records = self._history.records()
         with _unharmed("the alarms"):
             self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]
         for alarm in self._alarms:
@@ -346,7 +348,7 @@ class Watcher:
     def _keep(self, record: dict[str, Any]) -> None:
         if "t" not in record:
             return  # a line that no version of ours writes
-        self._records.append(essence(record))
+        self._history.add(record)
         with _unharmed("the curves"):
             self.curves.add(record)
 

@@ -68,13 +68,10 @@ MAX_GAP_GROWTH = 10.0
 MIN_GAP = 1e-3
 """Nats. Measured: 2e-5 at most; in bf16 the gap is larger from the start, hence the growth."""
 GAPS = ("probe_gap", "sampler_gap")
-STEP_METRICS = ("entropy", "grad_norm", "ess", "k3", "masked_fraction", *GAPS)
-"""Of a learner, those that are looked at here."""
 MIN_FREE_BYTES = 10**9
 MIN_FREE = 0.02
 MAX_JUMP_S = 5.0
 MAX_LATE_S = 5.0
-READ_EVERY_S = 10.0
 
 
 def alarms(snapshot: Snapshot, history: Sequence[Record]) -> list[Alarm]:
@@ -95,32 +92,6 @@ def alarms(snapshot: Snapshot, history: Sequence[Record]) -> list[Alarm]:
 def of_history(history: Sequence[Record]) -> list[Alarm]:
     """Those of `alarms` that need no snapshot: of a run that ended too."""
     return _of_kinds(_by_kind(history))
-
-
-def essence(record: Record) -> dict[str, Any]:
-    """What is looked at here of a record of a step, of the engine or of costs; others are whole.
-    A run keeps its newest thousands, and they would be a third of the engine's memory."""
-    kind = record["kind"]
-    if kind == "step":
-        names = ("t", "policy", "step", "skipped", "num_groups")
-        metrics = record.get("metrics") or {}
-        metrics = {name: metrics[name] for name in STEP_METRICS if name in metrics}
-        return {"kind": "step", **_only(record, names), "metrics": metrics}
-    if kind == "engine":
-        streams = {n: _only(v, ("ready", "funnel")) for n, v in _views(record, "streams")}
-        policies = {n: _only(v, ("starved",)) for n, v in _views(record, "policies")}
-        return {"kind": "engine", "t": record["t"], "streams": streams, "policies": policies}
-    if kind == "costs":
-        return {"kind": "costs", **_only(record, ("t", "engine_cpu_s"))}
-    return dict(record)
-
-
-def _only(row: Record, names: Sequence[str]) -> dict[str, Any]:
-    return {name: row[name] for name in names if name in row}
-
-
-def _views(record: Record, name: str) -> list[tuple[str, Record]]:
-    return list((record.get(name) or {}).items())
 
 
 def _by_kind(history: Sequence[Record]) -> dict[str, list[Record]]:
@@ -340,10 +311,10 @@ def machine_alarms(
     folder: Path,
     last: ClockReading | None,
     now: ClockReading | None = None,
-    every_s: float = READ_EVERY_S,
+    every_s: float = 10.0,
 ) -> tuple[list[Alarm], ClockReading]:
-    """Of the machine that the engine runs on; and the reading to pass at the next call, which is
-    due `every_s` later. `folder` is the run's."""
+    """Of the machine that the engine runs on; and the reading to pass at the next call. `every_s`:
+    so long after `last` this one was due. `folder` is the run's."""
     now = now or read_clock()
     found = _disk(folder)
     if last is not None:

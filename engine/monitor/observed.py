@@ -24,28 +24,18 @@ TIMELINE = "timeline"
 
 
 class Timeline:
-    """What happened in one game; `note` has the form above, and is asked for once, at its end."""
+    """What happened in one game. While it is played, things are only put down; `note` has the form
+    above, and is asked for once, at its end."""
 
     def __init__(self) -> None:
         self.started_s = time.time()
-        self._samples: list[tuple[str, int, int, int, int, str]] = []
+        self._samples: list[tuple[str, Sequence[Rollout]]] = []
+        """The game keeps these rollouts anyway, until it ends."""
         self._pictures: list[tuple[float, float, str]] = []
         """(begun, ended, outcome)"""
 
     def sampled(self, role: str, rollouts: Sequence[Rollout]) -> None:
-        # Now, while they are in the processor's caches: at the end of the game it takes longer.
-        origin_s = self.started_s
-        self._samples += [
-            (
-                role,
-                int((rollout.started_s - origin_s) * 1e3),
-                int((rollout.finished_s - rollout.started_s) * 1e3),
-                len(rollout.token_ids),
-                rollout.segments[-1].version,
-                rollout.server,
-            )
-            for rollout in rollouts
-        ]
+        self._samples.append((role, rollouts))
 
     def rendered(self, started_s: float, result: Picture | Invalid) -> None:
         outcome = result.reason if isinstance(result, Invalid) else "picture"
@@ -56,7 +46,16 @@ class Timeline:
         origin_s = self.started_s
         servers: dict[str, int] = {}
         samples = [
-            (*told, servers.setdefault(server, len(servers))) for *told, server in self._samples
+            (
+                role,
+                int((rollout.started_s - origin_s) * 1e3),
+                int((rollout.finished_s - rollout.started_s) * 1e3),
+                len(rollout.token_ids),
+                rollout.segments[-1].version,
+                servers.setdefault(rollout.server, len(servers)),
+            )
+            for role, rollouts in self._samples
+            for rollout in rollouts
         ]
         pictures = [
             (int((started_s - origin_s) * 1e3), int((ended_s - started_s) * 1e3), outcome)

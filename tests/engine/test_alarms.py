@@ -1,6 +1,5 @@
 import random
 import shutil
-from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,8 @@ from typing import Any
 import pytest
 
 from engine.monitor import alarms as module
-from engine.monitor.alarms import NAMES, ClockReading, alarms, essence, machine_alarms, of_history
+from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms, of_history
+from engine.monitor.history import FIRST, NEWEST, History, essence
 from engine.monitor.snapshot import Bottleneck, PolicyView, Snapshot, Station, StreamView
 
 Rows = list[dict[str, Any]]
@@ -211,7 +211,11 @@ def test_good_histories_ring_nothing(seed: int) -> None:
              "policies": {"coder": {"starved": rng.uniform(0, 0.4)}}},
             {"kind": "event", "level": "info", "text": "x"},
         ]  # fmt: skip
-    assert alarms(make_snapshot(), deque(history, 5000)) == []
+    kept = History()
+    for row in history:
+        kept.add({"t": 0.0, **row})
+    assert alarms(make_snapshot(), kept.records()) == []
+    assert len(kept.records()) <= 3 * (FIRST + NEWEST)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +236,23 @@ def test_the_essence_of_records_rings_what_they_ring(history: Rows) -> None:
         assert alarms(make_snapshot(view), kept) == alarms(make_snapshot(view), history)
     assert of_history(kept) == of_history(history)
     assert all("loss" not in row or row["kind"] == "groups" for row in kept)
+
+
+def test_a_history_has_the_first_records_and_the_newest_of_each_kind_and_policy() -> None:
+    history = History()
+    for t in range(1000):
+        history.add({"kind": "groups", "t": t})
+        for policy in ("coder", "solver"):
+            history.add({"kind": "step", "policy": policy, "t": t, "step": t, "metrics": {}})
+    kept = [*range(FIRST), *range(1000 - NEWEST, 1000)]
+    rows = history.records()
+    assert [row["t"] for row in rows if row["kind"] == "groups"] == kept
+    for policy in ("coder", "solver"):
+        assert [row["step"] for row in rows if row.get("policy") == policy] == kept
+    assert len(rows) == 3 * len(kept)
+    few = History()
+    few.add({"kind": "dev", "t": 0.0, "means": {}})
+    assert few.records() == ({"kind": "dev", "t": 0.0, "means": {}},)
 
 
 def test_records_of_older_versions_are_no_error() -> None:
@@ -281,3 +302,5 @@ def test_clocks(
     assert names(found) == expected
     assert reading == now
     assert machine_alarms(tmp_path, None)[0] == [], "the first reading has nothing before it"
+    longer = ClockReading(now.wall_s + 20, now.monotonic_s + 20)
+    assert names(machine_alarms(tmp_path, last, longer, every_s=30)[0]) == expected
