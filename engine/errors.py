@@ -31,7 +31,7 @@ class GameDropped(EngineError):
 
 
 class BrokenWeightsError(EngineError):
-    """A policy's weights are NaN or infinite: nothing of them is published or saved."""
+    """A policy's weights are NaN or infinite after a step, which is neither published nor saved."""
 
 
 class WeightSyncError(EngineError):

@@ -39,8 +39,6 @@ MAX_SILENCE_S = 600.0
 """After so long without anything new, and twice as long as usual, a rate is 0."""
 MAX_READ = 4 << 20
 """Bytes of a metrics file that `read_steps` reads at most: some hours of a small run."""
-LENGTHS_OF = 4
-"""To count the tokens of every group would take longer than all else that is noted of it."""
 _NEAR = 64 << 10
 _TIME = re.compile(rb'\{"t": ([\d.]+),')
 
@@ -158,8 +156,7 @@ class RateMeter:
 
 
 class GroupMeter:
-    """Means over the last `window` groups of each stream, whatever became of them; how long replies
-    are is looked at in one of `LENGTHS_OF`."""
+    """Means over the last `window` groups of each stream, whatever became of them."""
 
     def __init__(self, window: int = 200) -> None:
         self._window = window
@@ -171,14 +168,13 @@ class GroupMeter:
         recent = self._streams.get(group.stream)
         if recent is None:
             recent = self._streams[group.stream] = _Recent(self._window)
-        rewards, lengths = group.rewards, None
-        if recent.number % LENGTHS_OF == 0:
-            rollouts = group.rollouts
-            tokens = sum(map(len, map(_TOKEN_IDS, rollouts)))
-            lengths = tokens, [*map(_FINISH, rollouts)].count("length")
-        recent.number += 1
-        recent.rewards.append(sum(rewards) / len(rewards))
-        recent.new.append((rewards, lengths, group.advantages, group.terms, group.extra))
+        rollouts = group.rollouts
+        tokens = sum(map(len, map(_TOKEN_IDS, rollouts)))
+        truncated = [*map(_FINISH, rollouts)].count("length")
+        recent.rewards.append(sum(group.rewards) / len(rollouts))
+        recent.new.append(
+            (group.rewards, tokens, truncated, group.advantages, group.terms, group.extra)
+        )
 
     def reward(self, stream: str) -> float | None:
         """The mean of a stream's rewards alone: cheap. None where there is no group."""
@@ -203,21 +199,21 @@ class GroupMeter:
 _TOKEN_IDS, _FINISH = attrgetter("token_ids"), attrgetter("finish")
 _Kept = tuple[
     Sequence[float],
-    tuple[int, int] | None,
+    int,
+    int,
     Sequence[float] | None,
     Sequence[Mapping[str, float]],
     Mapping[str, Any],
 ]
-"""Rewards, tokens and truncated rollouts (sums; None: not looked at), advantages, terms, extra."""
+"""Rewards, tokens and truncated rollouts (sums), advantages, terms, extra."""
 
 
 class _Recent:
     """The newest groups of a stream: as they came, and as rows of numbers."""
 
-    __slots__ = ("new", "number", "rewards", "rows")
+    __slots__ = ("new", "rewards", "rows")
 
     def __init__(self, window: int) -> None:
-        self.number = 0
         self.rewards: deque[float] = deque(maxlen=window)
         self.new: deque[_Kept] = deque(maxlen=window)
         self.rows: deque[_Row] = deque(maxlen=window)
@@ -244,17 +240,20 @@ def _means(rows: Iterable[_Row]) -> dict[str, float]:
 
 def _measures(
     rewards: Sequence[float],
-    lengths: tuple[int, int] | None,
+    tokens: int,
+    truncated: int,
     advantages: Sequence[float] | None,
     terms: Sequence[Mapping[str, float]],
     extra: Mapping[str, Any],
 ) -> dict[str, float]:
     number = len(rewards)
     kept = has_signal(rewards, advantages) and extra.get("drop") is None
-    row = {"reward": sum(rewards) / number, "kept": float(kept)}
-    if lengths is not None:
-        tokens, truncated = lengths
-        row |= {"tokens": tokens / number, "truncated": truncated / number}
+    row = {
+        "reward": sum(rewards) / number,
+        "kept": float(kept),
+        "tokens": tokens / number,
+        "truncated": truncated / number,
+    }
     sums: dict[str, float] = {}
     for own in terms:
         for name, value in own.items():

@@ -25,6 +25,9 @@ from launch.live_evals import is_evaluated
 from launch.planning.server_memory import beside_bytes, cache_bytes
 from render_pool.pool import check_system
 
+_OF_LENGTH = ("--context-length", "--allow-auto-truncate")
+"""Arguments of a server with which its `context_length` is not the last word."""
+
 
 def free_name(root: Path, name: str) -> str:
     """The first of name, name-2, name-3, ... that is not a folder of `root`."""
@@ -72,7 +75,10 @@ def check_lengths(config: RootConfig) -> None:
         for role in (*cfg.policies(), *cfg.followers()):
             most = cfg.params(role).max_new_tokens
             for i, host in enumerate(config.layout.servers):
-                if cast.get(role, role) in host.policies and host.context_length <= most:
+                is_told_else = any(arg.startswith(_OF_LENGTH) for arg in host.extra_args)
+                if cast.get(role, role) not in host.policies or is_told_else:
+                    continue
+                if host.context_length <= most:
                     raise ConfigError(
                         f"layout.servers.{i}.context_length: {host.context_length} tokens hold no "
                         f"prompt beside a reply of {role} ({most} in {cfg.name}); raise it, or "

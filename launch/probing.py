@@ -11,8 +11,8 @@ import aiohttp
 from engine.routing import ServerPool
 
 PROBE_EVERY_S = 4.0
-IDLE_EVERY_S = 20.0
-"""Where nobody watches: about as often as there are records."""
+IDLE_EVERY_S = 10.0
+"""Where nobody watches: as often as there are records."""
 YOUNG_S = 60.0
 """At first they are asked often all the same: shares need three answers."""
 TIMEOUT_S = 1.0

@@ -50,14 +50,15 @@ def profiled(path: str | None) -> Iterator[None]:
         stacks[stack] = stacks.get(stack, 0.0) + now_s - last_s
         last_s = time.process_time()  # what this takes is nobody's
 
-    before = signal.signal(signal.SIGPROF, sample), signal.signal(signal.SIGUSR2, begin)
+    signal.signal(signal.SIGUSR2, begin)
+    before = signal.signal(signal.SIGPROF, sample)
     signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        for number, handler in zip((signal.SIGPROF, signal.SIGUSR2), before, strict=True):
-            signal.signal(number, handler)
+        signal.signal(signal.SIGPROF, before)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a late one must not end the process
         most_first = sorted(stacks.items(), key=lambda item: -item[1])
         Path(path).write_text("".join(f"{stack} {s * 1e6:.0f}\n" for stack, s in most_first))
 

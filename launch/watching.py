@@ -55,10 +55,6 @@ from roles.mm_zero.config import MMZeroConfig
 log = logging.getLogger(__name__)
 
 RECORD_EVERY_S = 10.0
-"""Or less often, as their price allows."""
-RECORDS_PRICE = 0.0006
-"""Share of a core that records may take; of the engine of a small run, which works a fifth of the
-time, that is .3 %."""
 NUM_EVENTS = 50
 WINDOW = 60
 """Games over which the means of their notes are taken."""
@@ -126,7 +122,7 @@ class Watcher:
         self._clock: ClockReading | None = None
         self._warned: set[str] = set()
         self._has_dropped = False
-        self._recorded_s, self._record_every_s = 0.0, RECORD_EVERY_S
+        self._recorded_s = 0.0
         self._is_watched = True
         """Some view took a snapshot since the last second."""
         self._is_closed = False
@@ -228,12 +224,9 @@ class Watcher:
         self._snapshots.look(engine)
         take = _Once(lambda: self._take(engine))
         attempt_s = self._tally.attempt_s
-        if attempt_s - self._recorded_s >= self._record_every_s:
-            before_s = time.thread_time()
-            self._record_all(take())
-            worked_s = time.thread_time() - before_s
+        if attempt_s - self._recorded_s >= RECORD_EVERY_S:
             self._recorded_s = attempt_s
-            self._record_every_s = max(RECORD_EVERY_S, worked_s / RECORDS_PRICE)
+            self._record_all(take())
         look = _Once(lambda: self._told(take()))
         with _unharmed("the terminal"):
             if self.terminal.is_due(engine.phase):
@@ -333,9 +326,7 @@ class Watcher:
 
     def _raise_alarms(self, snapshot: Snapshot) -> None:
         """Those that ring now; an event for each new one."""
-        of_machine, self._clock = machine_alarms(
-            self._run.path, self._clock, every_s=self._record_every_s
-        )
+        of_machine, self._clock = machine_alarms(self._run.path, self._clock, RECORD_EVERY_S)
         records = self._history.records()
         with _unharmed("the alarms"):
             self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]

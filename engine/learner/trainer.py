@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from engine.buckets import put_in_one_piece
-from engine.errors import BrokenWeightsError, ConfigError
+from engine.errors import BrokenWeightsError, ConfigError, FatalError
 from engine.learner import sharding
 from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
 from engine.learner.config import LearnerConfig
@@ -76,7 +76,7 @@ class PolicyTrainer:
     """Trains one policy.
 
     `model_dir`: the base, also to continue from a checkpoint, which `checkpoint.load` then reads.
-    ConfigError where a weight of it is NaN or infinite. `reference`: the KL anchor, from
+    FatalError where a weight of it is NaN or infinite. `reference`: the KL anchor, from
     `load_reference`; may be shared between trainers, is never changed; needed if the objective has
     a KL, else ConfigError. `mesh`: the ranks that share the
     policy; default: all of torch.distributed's, where it is initialised with more than one.
@@ -126,7 +126,7 @@ class PolicyTrainer:
         )
         self._host_state = HostState(self.optimizer)
         if names := sharding.broken(dict(self.model.named_weights()), self._mesh):
-            raise ConfigError(f"{model_dir}: weights that are not finite: {', '.join(names[:4])}")
+            raise FatalError(f"{model_dir}: weights that are not finite: {', '.join(names[:4])}")
         if cfg.objective.needs_reference and reference is None:
             raise ConfigError(
                 f"learner.objective.kl_beta is {cfg.objective.kl_beta} but there is no reference"
@@ -213,7 +213,11 @@ class PolicyTrainer:
             log.warning("%s: batch skipped at step %d: %s", self.policy, self.step_count, failed[0])
         else:
             self.step_count += 1
-            self._refuse_broken()
+            if names := sharding.broken(self._named, self._mesh):
+                raise BrokenWeightsError(
+                    f"{self.policy}: weights that are not finite after step {self.step_count}: "
+                    f"{', '.join(names[:4])}"
+                )
         elapsed_s = time.perf_counter() - started
         metrics |= {
             "seconds": elapsed_s,
@@ -281,7 +285,7 @@ class PolicyTrainer:
         self, step: int, names: Collection[str], fill: Callable[[dict[str, Tensor]], None]
     ) -> None:
         """Continue from a checkpoint, exactly: `fill` overwrites the tensors of `trainer_state`,
-        whose optimiser state is that of `names`. Raises BrokenWeightsError."""
+        whose optimiser state is that of `names`. FatalError where a value is NaN or infinite."""
         self._host_state.fetch()
         self.optimizer.state.clear()
         for name, parameter in self._named.items():
@@ -293,12 +297,11 @@ class PolicyTrainer:
                 }
         fill(self.trainer_state())
         self.step_count = step
-        self._refuse_broken()
-
-    def _refuse_broken(self) -> None:
-        if names := sharding.broken(self._named, self._mesh):
-            text = f"{self.policy}: weights that are not finite after step {self.step_count}: "
-            raise BrokenWeightsError(text + ", ".join(names[:4]))
+        if broken := sharding.broken(self.trainer_state(), self._mesh):
+            raise FatalError(
+                f"{self.policy}: its checkpoint of step {step} is not finite in "
+                f"{', '.join(broken[:4])}; move it away to go on from the one before"
+            )
 
     def _charge_kl(
         self, part: Part, logprobs: Sequence[Tensor], references: Sequence[Tensor]

@@ -39,11 +39,11 @@ BUSY_STARVED = 0.02
 MANY_TAKES = 3.0
 """Ready groups, in steps' worth. Measured: 2 to 2.8 in the median."""
 FULL_RECORDS = 12
-"""Of the engine, one after another: two minutes at least. Measured: above `MANY_TAKES` for 5."""
+"""Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 5."""
 MAX_ENGINE = 0.9
 """Of a core. Measured: .2 to .5."""
 ENGINE_RECORDS = 4
-"""Of its costs, one after another: half a minute at least."""
+"""Of its costs, one after another: half a minute."""
 MIN_ROLLOUTS = 400
 """Over which a share is taken: its standard error is at most .025."""
 MAX_FALL = 0.15
@@ -310,8 +310,8 @@ def read_clock() -> ClockReading:
 def machine_alarms(
     folder: Path,
     last: ClockReading | None,
+    every_s: float,
     now: ClockReading | None = None,
-    every_s: float = 10.0,
 ) -> tuple[list[Alarm], ClockReading]:
     """Of the machine that the engine runs on; and the reading to pass at the next call. `every_s`:
     so long after `last` this one was due. `folder` is the run's."""

@@ -8,8 +8,9 @@ windows. Printed: the share of its processor time in monitoring code (all of it:
 alarms, timelines, the terminal, the page's server) while nobody watches, and what clients add: per
 second of all other work, the processor seconds with clients over those without.
 
-Beside it stand the processor seconds per game of both kinds, over each other. That is the same
-number, measured without a profile; but games differ, so that it has an interval of several percent.
+The profile does not see what clients make the event loop itself do. So beside it stand the
+processor seconds per game of both kinds, over each other: all is in them; but games differ, so that
+they can't tell a few percent.
 Starting and writing the report at the end are not counted, nor the moments in which clients come.
 """
 
@@ -234,6 +235,8 @@ def _print(
     if not all(len(values) > 1 for values in windows.per_game_s.values()):
         print("fewer than two whole windows of each kind: give more --steps")
         return
+    if not all(profiles.values()):
+        raise SystemExit("the profile has nothing of a kind of windows: did the engine restart?")
     found = {kind: shares(profile) for kind, profile in profiles.items()}
     alone = found[False]
     share = alone["monitoring"]
@@ -245,7 +248,7 @@ def _print(
     )
     print(f"  by code that serves them alone      {1 / (1 - found[True]['serving']):.4f}")
     ratio, margin = ratio_of_means(windows.per_game_s[True], windows.per_game_s[False])
-    print(f"  by processor seconds per game       {ratio:.3f} +- {margin:.3f} (95 %)")
+    print(f"  by processor seconds per game       {ratio:.3f} +- {margin:.3f}")
     for kind, label in _KINDS.items():
         values = " ".join(f"{value:.3f}" for value in windows.per_game_s[kind])
         print(f"    {label:<8} {values}")
@@ -258,14 +261,14 @@ def more_work(alone: Mapping[str, float], watched: Mapping[str, float]) -> float
 
 
 def ratio_of_means(over: Sequence[float], under: Sequence[float]) -> tuple[float, float]:
-    """With the half of its interval of 95 %, from the spread of both."""
+    """With two standard errors, from the spread of both."""
     means = [statistics.mean(values) for values in (over, under)]
     errors = [
         statistics.stdev(values) / mean / math.sqrt(len(values))
         for values, mean in zip((over, under), means, strict=True)
     ]
     ratio = means[0] / means[1]
-    return ratio, 1.96 * ratio * math.hypot(*errors)
+    return ratio, 2 * ratio * math.hypot(*errors)
 
 
 def _met(value: float, most: float) -> str:

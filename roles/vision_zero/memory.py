@@ -184,7 +184,7 @@ class Memory:
             if self._must_wait and before != "clue":
                 switched = None  # told already
             self._must_wait = True
-        elif self._gate.stage == "clue":
+        elif sick is None:
             self._must_wait = False
         return switched
 

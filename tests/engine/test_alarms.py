@@ -266,14 +266,14 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def of(free: float, total: float) -> list[str]:
         usage = SimpleNamespace(free=free, total=total)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-        return names(machine_alarms(tmp_path, None)[0])
+        return names(machine_alarms(tmp_path, None, 10)[0])
 
     assert of(0.9e9, 10e9) == of(19e9, 1e12) == ["disk_full"]
     assert of(1.1e9, 10e9) == of(21e9, 1e12) == []
 
 
 def test_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    assert machine_alarms(tmp_path / "gone", None)[0] == []
+    assert machine_alarms(tmp_path / "gone", None, 10)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_clocks(
     monkeypatch.setattr(module, "_disk", lambda folder: [])
     last = ClockReading(1000.0, 50.0)
     now = ClockReading(1000.0 + wall_s, 50.0 + monotonic_s)
-    found, reading = machine_alarms(tmp_path, last, now)
+    found, reading = machine_alarms(tmp_path, last, 10, now)
     assert names(found) == expected
     assert reading == now
-    assert machine_alarms(tmp_path, None)[0] == [], "the first reading has nothing before it"
+    assert machine_alarms(tmp_path, None, 10)[0] == [], "the first reading has nothing before it"
     longer = ClockReading(now.wall_s + 20, now.monotonic_s + 20)
-    assert names(machine_alarms(tmp_path, last, longer, every_s=30)[0]) == expected
+    assert names(machine_alarms(tmp_path, last, 30, longer)[0]) == expected

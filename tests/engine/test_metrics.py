@@ -131,13 +131,11 @@ def test_means_over_recent_groups_count_dropped_ones_too() -> None:
     means = meter.means()["solver"]
     assert means["reward"] == means["term/right"] == 1.0
     assert (means["kept"], means["extra/share"], means["num_groups"]) == (0.5, 0.75, 2)
+    assert (means["tokens"], means["truncated"]) == (2, 0)
     assert "extra/label" not in means
 
 
-def test_tokens_and_what_was_cut_off_are_counted_over_rollouts_and_their_groups(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(metrics, "LENGTHS_OF", 1)
+def test_tokens_and_what_was_cut_off_are_counted_over_rollouts_and_their_groups() -> None:
     long = replace(make_rollout(versions=(1, 2, 3)), finish="length")
     short = make_rollout()
     meter = GroupMeter()
@@ -149,17 +147,6 @@ def test_tokens_and_what_was_cut_off_are_counted_over_rollouts_and_their_groups(
     given = replace(make_group(rewards=(1.0, 1.0)), advantages=(0.5, -0.5))
     meter.add(given)
     assert meter.means()["solver"]["kept"] == 1.0, "given advantages are a signal"
-
-
-def test_lengths_are_those_of_some_groups_and_the_rest_of_all() -> None:
-    meter = GroupMeter()
-    for number in range(8):
-        long = make_rollout(versions=(1,) * (number + 1))
-        group = make_group(rewards=(float(number), 0.0))
-        meter.add(replace(group, rollouts=(long, long)))
-    means = meter.means()["solver"]
-    assert means["tokens"] == (len(long.token_ids) - 7 + len(long.token_ids) - 3) / 2
-    assert (means["reward"], means["num_groups"]) == (sum(range(8)) / 2 / 8, 8)
 
 
 def reachable(root: object) -> list[object]:

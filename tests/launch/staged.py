@@ -6,7 +6,6 @@ Runs in a thread with an event loop of its own, so that a browser can be driven 
 import asyncio
 import io
 import itertools
-import math
 import random
 import threading
 import time
@@ -290,4 +289,3 @@ def faster_looks(monkeypatch: Any) -> None:
     """Snapshots twenty times a second, and records twice: a test need not wait."""
     monkeypatch.setattr(loop, "WATCH_S", WATCH_S)
     monkeypatch.setattr(watching, "RECORD_EVERY_S", 10 * WATCH_S)
-    monkeypatch.setattr(watching, "RECORDS_PRICE", math.inf)

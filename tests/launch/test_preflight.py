@@ -233,6 +233,7 @@ def test_a_prompt_needs_room_beside_the_longest_reply(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         check("quickstart.yaml", long)
     check("quickstart.yaml", long, "layout.servers.0.context_length=1024")
+    check("quickstart.yaml", long, "layout.servers.0.extra_args=[--context-length, '900']")
     # A follower is sampled as its role is.
     servers = "[{rank: 1, policies: [proposer, coder, solver], context_length: 900}, "
     servers += "{rank: 2, policies: [judge], context_length: 64}]"

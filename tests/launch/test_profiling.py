@@ -110,4 +110,4 @@ def test_a_profile_is_divided_by_marks(tmp_path: Path) -> None:
     parts = by_mark(read_profile(path))
     assert set(parts) == {0, 1, 2}
     assert [with_leaf(parts[mark], ":python") > 0.5 for mark in range(3)] == [False, True, False]
-    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    os.kill(os.getpid(), signal.SIGUSR2)  # one that comes late ends nothing

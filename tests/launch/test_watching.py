@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -155,28 +154,16 @@ def test_while_nobody_watches_snapshots_are_taken_for_records_alone(
     watched(tmp_path, [], looks=[False] * 20)
     assert len(taken) == 1, "for the first line on the terminal"
     monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
-    monkeypatch.setattr(watching, "RECORDS_PRICE", math.inf)
     taken.clear()
     watched(tmp_path, [], looks=[False] * 20)
     records = read_metrics(RunDir(tmp_path / "watched").metrics)
     assert len(taken) == 20 == sum(record["kind"] == "engine" for record in records)
 
 
-def test_dear_records_are_made_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[float]
-) -> None:
-    monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
-    monkeypatch.setattr(watching, "RECORDS_PRICE", 1e-9)  # a millisecond's work: once in days
-    watched(tmp_path, [], looks=[False] * 20)
-    records = read_metrics(RunDir(tmp_path / "watched").metrics)
-    assert sum(record["kind"] == "engine" for record in records) == 1
-
-
 def test_one_snapshot_serves_all_who_want_one_in_the_same_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[float]
 ) -> None:
     monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
-    monkeypatch.setattr(watching, "RECORDS_PRICE", math.inf)
     again: list[Snapshot] = []
     shown = watched(
         tmp_path,

@@ -19,10 +19,10 @@ import pytest
 from engine.encoding import TextEncoder
 from engine.errors import ConfigError
 from engine.tasks import concurrently
-from engine.types import Group, Picture, Renderer
+from engine.types import Group, Picture, Renderer, SamplingParams
 from evals.scenes.drawing import to_svg
 from evals.scenes.splits import scenes
-from launch.recipe import Playing, Recipe
+from launch.recipe import Playing, Recipe, RecipeSettings
 from render_pool.config import RenderConfig
 from render_pool.pool import RenderPool
 from rewards.config import GraderConfig
@@ -218,12 +218,14 @@ def test_the_binding_of_the_guide_plays_one_picture_after_the_other(tmp_path: Pa
         **{"Section": Section, "Path": Path, "Literal": Literal, "AsyncIterator": AsyncIterator},
         **{"asynccontextmanager": asynccontextmanager, "Renderer": Renderer, "Playing": Playing},
         **{"Recipe": Recipe, "ConfigError": ConfigError, "play": play, "__name__": "binding"},
+        **{"SamplingParams": SamplingParams, "PARAMS": SamplingParams(max_new_tokens=9)},
     }
     _, *binding = blocks()
     for block in binding:
         exec(compile(block, str(GUIDE), "exec"), names)
     look = names["LOOK"]
     cfg = names["LookConfig"](pictures=tmp_path)
+    assert {name for name in vars(RecipeSettings) if name[0] != "_"} <= set(dir(cfg))
     with pytest.raises(ConfigError, match=r"recipe\.pictures"):
         look.check(cfg, False)
     for name in ("b", "a"):
