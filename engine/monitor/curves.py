@@ -5,8 +5,9 @@ a restart undid disappears: a series whose x goes back loses what lay behind.
 """
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MAX_POINTS = 600
@@ -39,12 +40,47 @@ Draw = Callable[[Record, float], Iterable[Point]]
 """The points of a record, given the unix time of the run's first."""
 
 
-@dataclass(slots=True)
+_WIDTH = 4
+"""Numbers of a point in memory: x, y, and the ends of its interval, NaN where it has none."""
+
+
 class _Series:
-    points: list[tuple[float, ...]] = field(default_factory=list)
-    """(x, y), or (x, y, low, high)."""
-    stride: int = 1
-    seen: int = 0
+    """Points, as numbers one after the other: a run has dozens of series, and as objects their
+    points would be a part of its memory that grows for hours."""
+
+    __slots__ = ("_numbers", "seen", "stride")
+
+    def __init__(self) -> None:
+        self._numbers = array("d")
+        self.stride = 1
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return len(self._numbers) // _WIDTH
+
+    @property
+    def last_x(self) -> float:
+        """NaN where there is no point."""
+        return self._numbers[-_WIDTH] if self._numbers else math.nan
+
+    def append(self, told: Sequence[float]) -> None:
+        """(x, y), or (x, y, low, high)."""
+        self._numbers.extend((*told, math.nan, math.nan)[:_WIDTH])
+
+    def pop(self) -> None:
+        del self._numbers[-_WIDTH:]
+
+    def thin(self) -> None:
+        """Every second point goes."""
+        self._numbers = array("d", (n for point in self._rows()[::2] for n in point))
+        self.stride *= 2
+
+    def points(self) -> list[tuple[float, ...]]:
+        return [row[:2] if math.isnan(row[2]) else row for row in self._rows()]
+
+    def _rows(self) -> list[tuple[float, ...]]:
+        columns = (self._numbers[i::_WIDTH] for i in range(_WIDTH))
+        return list(zip(*columns, strict=True))
 
 
 class Curves:
@@ -84,7 +120,7 @@ class Curves:
         interval is [x, y, low, high]."""
         return [
             _described(chart)
-            | {"series": {name: [*own.points] for name, own in self._series[id_].items()}}
+            | {"series": {name: own.points() for name, own in self._series[id_].items()}}
             for id_, chart in self._charts.items()
         ]
 
@@ -95,20 +131,20 @@ class Curves:
         own = self._series[id_].get(point.series)
         if own is None:
             own = self._series[id_][point.series] = _Series()
-        while own.points and own.points[-1][0] > point.x:
-            own.points.pop()
+        while own.last_x > point.x:
+            own.pop()
             self._is_rewritten = True
-        if own.points and own.points[-1][0] == point.x:  # nothing has moved on since
-            own.points[-1] = _told(point)
+        if own.last_x == point.x:  # nothing has moved on since
+            own.pop()
+            own.append(_told(point))
             return
         own.seen += 1
         if own.seen % own.stride:
             return
-        own.points.append(_told(point))
+        own.append(_told(point))
         self._new.append(point)
-        if len(own.points) > self._max_points:
-            own.points = own.points[::2]
-            own.stride *= 2
+        if len(own) > self._max_points:
+            own.thin()
 
 
 def _told(point: Point) -> tuple[float, ...]:
