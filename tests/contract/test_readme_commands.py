@@ -56,9 +56,13 @@ def test_every_reason_to_skip_is_needed_and_most_commands_run() -> None:
 
 
 @pytest.mark.parametrize("part", IN_SHORT)
-def test_what_takes_hours_is_run_in_short(part: str) -> None:
+def test_what_takes_long_is_run_in_short(part: str) -> None:
     (command,) = [command for command in FOUND if command.endswith(part)]
     assert filled_in(command) == f"{command} {IN_SHORT[part]}"
+    if part.startswith("make "):
+        variable = IN_SHORT[part].partition("=")[0]
+        assert re.search(rf"^{variable} \?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
     parser = argparse.ArgumentParser(exit_on_error=False)
     importlib.import_module(f"launch.benches.{part.split()[-1]}").add_arguments(parser)
     parser.parse_args(IN_SHORT[part].split())
