@@ -22,6 +22,7 @@ Metric code decides nothing.
 import json
 import math
 import os
+import random
 import re
 import time
 from collections import deque
@@ -156,18 +157,25 @@ class RateMeter:
 
 
 class GroupMeter:
-    """Means over the last `window` groups of each stream, whatever became of them."""
+    """Means over recent groups of each stream, whatever became of them: over the last `window` of
+    a random sample. It has all where there are few, else about `most` between two calls of `means`
+    (by the number between the last two): more would hardly make the means better."""
 
-    def __init__(self, window: int = 200) -> None:
+    def __init__(self, window: int = 200, most: int = 40) -> None:
         self._window = window
+        self._most = most
         self._streams: dict[str, _Recent] = {}
+        self._uniform = random.Random(0).random
 
     def add(self, group: Group) -> None:
         """Called for every group, so it only puts down what `means` needs (never the rollouts: they
-        are large). The rest is done there, and not for all."""
+        are large). The rest is done there."""
         recent = self._streams.get(group.stream)
         if recent is None:
             recent = self._streams[group.stream] = _Recent(self._window)
+        recent.num_new += 1
+        if recent.share < 1.0 and self._uniform() >= recent.share:
+            return
         rollouts = group.rollouts
         tokens = sum(map(len, map(_TOKEN_IDS, rollouts)))
         truncated = [*map(_FINISH, rollouts)].count("length")
@@ -192,6 +200,8 @@ class GroupMeter:
                 row = _measures(*group)
                 recent.rows.append((tuple(row), tuple(row.values())))
             recent.new.clear()
+            recent.share = min(1.0, self._most / max(1, recent.num_new))
+            recent.num_new = 0
             streams[stream] = _means(recent.rows) | {"num_groups": len(recent.rows)}
         return streams
 
@@ -211,9 +221,13 @@ _Kept = tuple[
 class _Recent:
     """The newest groups of a stream: as they came, and as rows of numbers."""
 
-    __slots__ = ("new", "rewards", "rows")
+    __slots__ = ("new", "num_new", "rewards", "rows", "share")
 
     def __init__(self, window: int) -> None:
+        self.share = 1.0
+        """Of the groups that come, those that are looked at."""
+        self.num_new = 0
+        """Groups that came, looked at or not."""
         self.rewards: deque[float] = deque(maxlen=window)
         self.new: deque[_Kept] = deque(maxlen=window)
         self.rows: deque[_Row] = deque(maxlen=window)

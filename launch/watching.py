@@ -224,12 +224,13 @@ class Watcher:
         self._snapshots.look(engine)
         take = _Once(lambda: self._take(engine))
         attempt_s = self._tally.attempt_s
-        if attempt_s - self._recorded_s >= RECORD_EVERY_S:
+        is_recorded = attempt_s - self._recorded_s >= RECORD_EVERY_S
+        if is_recorded:
             self._recorded_s = attempt_s
             self._record_all(take())
         look = _Once(lambda: self._told(take()))
         with _unharmed("the terminal"):
-            if self.terminal.is_due(engine.phase):
+            if is_recorded or self.terminal.is_due(engine.phase):
                 self.terminal.show(look())
         for show in self.views:
             with _unharmed("a view of the run"):

@@ -1,17 +1,24 @@
-"""The curves of a run, drawn from the records of `metrics.jsonl` as they come.
+"""The curves of a run, drawn from the records of `metrics.jsonl`.
 
 A chart has series of points; each series keeps a bounded number of them, thinner with time. What
-a restart undid disappears: a series whose x goes back loses what lay behind.
+a restart undid disappears: a series whose x goes back loses what lay behind. Records are drawn when
+somebody asks for points, or many at a time: one by one, between other work, takes twice as long.
 """
 
 import math
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MAX_POINTS = 600
 """Of a series; then every second one goes, and every second new one is left out."""
+
+MAX_UNDRAWN = 64
+"""Records."""
+MAX_NEW = 2000
+"""Points that nobody has taken yet."""
 
 Record = Mapping[str, Any]
 
@@ -91,20 +98,32 @@ class Curves:
         self._max_points = max_points
         self._charts: dict[str, Chart] = {}
         self._series: dict[str, dict[str, _Series]] = {}
+        self._undrawn: deque[Record] = deque()
         self._new: list[Point] = []
         self._is_rewritten = False
         self._first_s: float | None = None
 
     def add(self, record: Record) -> None:
-        """A record with its time `t`."""
-        if self._first_s is None:
-            self._first_s = float(record["t"])
-        for point in self._draw(record, self._first_s):
-            if _is_number(point.x) and _is_number(point.y):
-                self._add(point)
+        """A record with its time `t`. It must not be changed any more."""
+        self._undrawn.append(record)
+        if len(self._undrawn) >= MAX_UNDRAWN:
+            self._draw_all()
+
+    def _draw_all(self) -> None:
+        while self._undrawn:
+            record = self._undrawn.popleft()  # one that can't be drawn is not tried again
+            if self._first_s is None:
+                self._first_s = float(record["t"])
+            for point in self._draw(record, self._first_s):
+                if _is_number(point.x) and _is_number(point.y):
+                    self._add(point)
+        if len(self._new) > MAX_NEW:
+            self._new, self._is_rewritten = [], True
 
     def take_new(self) -> list[dict[str, Any]] | None:
-        """The points since the last call, as charts; None: points have gone, look at `all`."""
+        """The points since the last call, as charts; None: points have gone, or they are too many:
+        look at `all`."""
+        self._draw_all()
         new, self._new = self._new, []
         if self._is_rewritten:
             self._is_rewritten = False
@@ -118,6 +137,7 @@ class Curves:
     def all(self) -> list[dict[str, Any]]:
         """Every chart: {id, section, title, unit, x, series {name: [[x, y]]}}; a point with an
         interval is [x, y, low, high]."""
+        self._draw_all()
         return [
             _described(chart)
             | {"series": {name: own.points() for name, own in self._series[id_].items()}}

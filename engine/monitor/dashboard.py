@@ -167,9 +167,9 @@ class Dashboard:
         stays good until the next call, for who comes meanwhile."""
         self._look = look
         self._first_event = b""
-        new = self._curves.take_new()
         if self._stream.num_clients:
             event = self._told(look())
+            new = self._curves.take_new()
             if new is None:
                 event += encoded("history", {"charts": self._curves.all()})
             elif new:
@@ -179,6 +179,8 @@ class Dashboard:
     def _first(self) -> bytes:
         """What a new client gets: the same for all who come within a second."""
         if not self._first_event:
+            if self._stream.num_clients == 1:
+                self._curves.take_new()  # new to others only; there are none
             self._first_event = encoded("history", {"charts": self._curves.all()})
             if self._look is not None:
                 self._first_event += self._told(self._look())

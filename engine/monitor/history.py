@@ -6,7 +6,7 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-FIRST, NEWEST = 100, 100
+FIRST, NEWEST = 50, 50
 """Records of a kind that are kept, and of a policy where it has its own: alarms compare how things
 are with how they were at first."""
 STEP_METRICS = (

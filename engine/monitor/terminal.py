@@ -1,6 +1,5 @@
 """The run in the terminal: a live view on a TTY, else a plain line now and then."""
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -13,7 +12,6 @@ from rich.text import Text
 from engine.monitor.bottleneck import LEARNER
 from engine.monitor.snapshot import PolicyView, Snapshot, Stages, StreamView
 
-PLAIN_EVERY_S = 10.0
 MIN_EVENTS, MAX_EVENTS = 2, 8
 WIDE = 110
 """Columns; on fewer, some of a table's are left out."""
@@ -25,7 +23,6 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
         self._live: Live | None = None
-        self._last_line_s = -PLAIN_EVERY_S
         self._last_phase = ""
         self._url = ""
 
@@ -52,19 +49,16 @@ class Terminal:
             self._live = None
 
     def is_due(self, phase: str) -> bool:
-        """Whether `show` would show something now: always on a TTY."""
-        now_s = time.monotonic()
-        is_new = phase != self._last_phase or now_s - self._last_line_s >= PLAIN_EVERY_S
-        return self._live is not None or is_new
+        """Whether a snapshot has to be shown: always on a TTY, else one of each phase. Others are
+        shown when they are taken anyway: nothing but a line is dear."""
+        return self._live is not None or phase != self._last_phase
 
     def show(self, snapshot: Snapshot) -> None:
-        """Where it is due."""
         if self._live is not None:
             self._live.update(view(snapshot, self._url, *self._console.size), refresh=True)
             return
-        if self.is_due(snapshot.phase):
-            self._last_line_s, self._last_phase = time.monotonic(), snapshot.phase
-            self._say(line(snapshot))
+        self._last_phase = snapshot.phase
+        self._say(line(snapshot))
 
     def _say(self, text: str) -> None:
         """A plain line. To lay it out would take a hundred times as long."""

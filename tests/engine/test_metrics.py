@@ -179,3 +179,24 @@ def test_a_meter_holds_no_rollout_and_tells_of_all_that_came() -> None:
     assert means["extra/share"] == pytest.approx(sum(shares) / len(shares))
     assert (means["extra/other"], means["num_groups"]) == (1.0, 50)
     assert [*means][:-1] == sorted([*means][:-1])
+
+
+def test_a_meter_looks_at_a_random_sample_of_many_groups_whatever_their_order() -> None:
+    meter = GroupMeter(window=50, most=50)
+    found, numbers = [], []
+    for _ in range(100):
+        for k in range(400):  # as the fourth question of each game differs from the others
+            meter.add(make_group(rewards=(float(k % 4 == 3),) * 2))
+        numbers.append(len(meter._streams["solver"].new))
+        found.append(meter.means()["solver"]["reward"])
+    assert numbers[0] == 50, "the newest of all: nobody knew that so many would come"
+    # Binomial, five standard errors of 99 readings of 50 groups.
+    assert abs(sum(numbers[1:]) / 99 - 50 * 0.95) < 5 * 0.5 + 2.5
+    error = math.sqrt(0.25 * 0.75 / (99 * 50))
+    assert abs(sum(found[1:]) / 99 - 0.25) < 5 * error
+    for _ in range(3):  # few again: from the next reading on, all of them
+        meter.add(make_group())
+    meter.means()
+    for _ in range(7):
+        meter.add(make_group())
+    assert len(meter._streams["solver"].new) == 7

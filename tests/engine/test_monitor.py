@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.monitor.bottleneck import bottleneck
-from engine.monitor.curves import Chart, Curves, Point, draw
+from engine.monitor.curves import MAX_NEW, MAX_UNDRAWN, Chart, Curves, Point, draw
 from engine.monitor.observed import TIMELINE, Timeline
 from engine.monitor.shared import Shared
 from engine.monitor.snapshot import PolicyView, Station, StreamView
@@ -155,6 +155,21 @@ def test_new_points_are_given_once_and_undone_ones_ask_for_all() -> None:
     assert curves.all()[0]["series"]["s"] == [(1, 1.0), (2, 5.0)]
     curves.add({"t": 0.0, "x": 3, "y": math.nan})
     assert curves.take_new() == []
+
+
+def test_what_nobody_takes_is_bounded_and_a_record_that_cannot_be_drawn_is_left_out() -> None:
+    curves = Curves(plain, max_points=10 * MAX_NEW)
+    for x in range(MAX_NEW + MAX_UNDRAWN):
+        curves.add({"t": 0.0, "x": x, "y": 1.0})
+    assert curves.take_new() is None, "look at all"
+    assert len(curves.all()[0]["series"]["s"]) == MAX_NEW + MAX_UNDRAWN
+    curves.add({"t": 0.0, "x": 10**6})
+    curves.add({"t": 0.0, "x": 10**6, "y": 2.0})
+    with pytest.raises(KeyError):
+        curves.take_new()
+    new = curves.take_new()
+    assert new is not None
+    assert new[0]["series"] == {"s": [[10**6, 2.0]]}
 
 
 def test_every_kind_of_record_is_drawn_or_passed_over() -> None:

@@ -42,13 +42,16 @@ def make_snapshot(phase: str = "self-play", reason: str = "too_easy") -> Snapsho
     )  # fmt: skip
 
 
-def test_without_a_tty_it_prints_plain_lines_now_and_then() -> None:
+def test_without_a_tty_it_prints_plain_lines_and_needs_one_of_each_phase() -> None:
     out = io.StringIO()
+    needed = []
     with Terminal(Console(file=out, width=40)) as terminal:
         for phase in ("self-play", "self-play", "done"):
+            needed.append(terminal.is_due(phase))
             terminal.show(make_snapshot(phase))
+    assert needed == [True, False, True]
     lines = out.getvalue().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0] == line(make_snapshot())
     for part in (
         "1:02:05",
@@ -65,6 +68,7 @@ def test_on_a_tty_it_shows_every_part_and_gives_the_terminal_back() -> None:
     console = Console(file=out, width=120, height=40, force_terminal=True, _environ={})
     with Terminal(console) as terminal:
         terminal.show(make_snapshot(reason="[red]odd[/red]"))
+        assert terminal.is_due("self-play")
     text = out.getvalue()
     for part in ("quickstart", "5/120", "solver: 1/4 games", "[red]odd[/red] 7", "the end is near"):
         assert part in text
