@@ -38,7 +38,7 @@ STANDS_FOR: Mapping[str, str] = {
 """{pattern: what a newcomer would put there}."""
 IN_SHORT: Mapping[str, str] = {
     "bench.py schedule": "--steps 4 --phase-steps 2 --seeds 0 --heldout-items 20",
-    "bench.py soak": "--minutes 6",
+    "bench.py soak": "--minutes 4 --warm-up 2",
     "bench.py staleness": "--steps 4 --seeds 0 --ages 0 8 --lrs 1e-5",
     "make selfplay RECIPE=mixed": "SET=run.steps=20",
     "make chaos": "MINUTES=4",

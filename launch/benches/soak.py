@@ -3,10 +3,12 @@
     python launch/bench.py soak --minutes 60
 
 Plays the quickstart without an end (and stops it like Ctrl-C), and reads the resident memory and
-the open files of each of its processes every few seconds, and how many games have ended. Printed,
-from the end of the warm-up (`--warm-up`, a share of the time) on: level and slope per hour of each,
+the open files of each of its processes every few seconds, how many games have ended, and how many
+tokens were generated. Printed, from the end of the warm-up (`--warm-up` minutes, before the others:
+so long windows and caches of a bounded size take to fill) on: level and slope per hour of each,
 with an interval of 95 % from the means of blocks (neighbouring readings are no independent ones).
-Flat: the interval holds 0, or the growth in an hour is under 1 % of the level.
+Flat: the interval holds 0, or the growth in an hour is under 1 % of the level. Games take the
+longer the more is said in them, so beside their rate stands that of tokens.
 """
 
 import argparse
@@ -64,7 +66,7 @@ class Trend:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bench.py soak`."""
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--warm-up", type=float, default=0.2)
+    parser.add_argument("--warm-up", type=float, default=30.0, help="minutes before them")
     parser.add_argument("--config", type=Path, default=Path("launch/configs/quickstart.yaml"))
     parser.add_argument("--out", type=Path, help="keep the readings here, a JSON line each")
 
@@ -75,11 +77,12 @@ def run(options: argparse.Namespace) -> None:
         rows = _play(options, Path(name))
     if options.out is not None:
         options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(table(rows, warm_up=options.warm_up))
+    print(table(rows, warm_up_s=60 * options.warm_up))
 
 
 Reading = Mapping[str, float]
-"""{"t": seconds, "games": ended so far, "memory/KIND": bytes, "files/KIND": number}."""
+"""{"t": seconds, "games": ended so far, "tokens": generated so far, "memory/KIND": bytes,
+"files/KIND": number}."""
 
 
 def _play(options: argparse.Namespace, root: Path) -> list[Reading]:
@@ -94,13 +97,13 @@ def _play(options: argparse.Namespace, root: Path) -> list[Reading]:
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     rows: list[Reading] = []
-    end_s = time.monotonic() + 60 * options.minutes
+    end_s = time.monotonic() + 60 * (options.warm_up + options.minutes)
     try:
         while time.monotonic() < end_s:
             if process.poll() is not None:
                 raise SystemExit(f"soak: the run ended by itself, status {process.returncode}")
-            if (games := _games(run_dir)) is not None:
-                rows.append(reading(process.pid, games))
+            if (progress := _progress(run_dir)) is not None:
+                rows.append(progress | reading(process.pid))
             time.sleep(_EVERY_S)
     finally:
         process.send_signal(signal.SIGINT)
@@ -108,9 +111,9 @@ def _play(options: argparse.Namespace, root: Path) -> list[Reading]:
     return rows
 
 
-def reading(pid: int, games: int) -> Reading:
+def reading(pid: int) -> dict[str, float]:
     """Of now; processes of one kind together."""
-    found = {"t": time.monotonic(), "games": float(games)}
+    found = {"t": time.monotonic()}
     for usage in usage_of_tree(pid):
         kind = kind_of(usage.command)
         for name, value in (("memory", usage.memory), ("files", usage.descriptors)):
@@ -124,22 +127,23 @@ def kind_of(command: str) -> str:
     return next((kind for part, kind in _KINDS.items() if part in command), "ranks")
 
 
-def _games(run_dir: RunDir) -> int | None:
-    """Games that ended; None: there is no run yet."""
+def _progress(run_dir: RunDir) -> dict[str, float] | None:
+    """Games that ended, and tokens; None: there is no run yet."""
     if not run_dir.database.exists():
         return None
     try:
         with closing(sqlite3.connect(f"file:{run_dir.database}?mode=ro", uri=True)) as db:
-            ((number,),) = db.execute("SELECT count(*) FROM games WHERE state != 'in_flight'")
+            ((games,),) = db.execute("SELECT count(*) FROM games WHERE state != 'in_flight'")
+            counters = "SELECT total(value) FROM counters WHERE name LIKE 'generated/%'"
+            ((tokens,),) = db.execute(counters)
     except sqlite3.OperationalError:  # its tables are being made
         return None
-    return int(number)
+    return {"games": float(games), "tokens": tokens}
 
 
-def table(rows: Sequence[Reading], *, warm_up: float) -> str:
+def table(rows: Sequence[Reading], *, warm_up_s: float) -> str:
     """Markdown, a line for each kind of process and number."""
-    first = rows[0]["t"] + warm_up * (rows[-1]["t"] - rows[0]["t"])
-    kept = [row for row in rows if row["t"] >= first]
+    kept = [row for row in rows if row["t"] >= rows[0]["t"] + warm_up_s]
     hours = (kept[-1]["t"] - kept[0]["t"]) / 3600
     lines = [
         f"{hours * 60:.0f} minutes after the warm-up, {len(kept)} readings, {os.cpu_count()} cores",
@@ -154,16 +158,16 @@ def table(rows: Sequence[Reading], *, warm_up: float) -> str:
         points = [(row["t"], row[key] / scale) for row in kept if key in row]
         if len(points) >= 2 * _NUM_BLOCKS:
             lines.append(_row(f"{name} of {kind}, {unit}".rstrip(", "), trend(points)))
-    lines.append(_row("games per minute", trend(rates(kept))))
+    lines.append(_row("games per minute", trend(rates(kept, "games", 60.0))))
+    lines.append(_row("tokens per second", trend(rates(kept, "tokens", 1.0))))
     return "\n".join(lines)
 
 
-def rates(rows: Sequence[Reading]) -> list[tuple[float, float]]:
-    """(time, games per minute) between a reading and the next."""
-    pairs = pairwise(rows)
+def rates(rows: Sequence[Reading], name: str, per_s: float) -> list[tuple[float, float]]:
+    """(time, growth in so many seconds) between a reading and the next."""
     return [
-        ((a["t"] + b["t"]) / 2, 60 * (b["games"] - a["games"]) / (b["t"] - a["t"]))
-        for a, b in pairs
+        ((a["t"] + b["t"]) / 2, per_s * (b[name] - a[name]) / (b["t"] - a["t"]))
+        for a, b in pairwise(rows)
     ]
 
 

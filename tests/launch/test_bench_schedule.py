@@ -80,7 +80,7 @@ def readings(memory_per_hour: float, rng: random.Random) -> list[dict[str, float
         noise = rng.uniform(-2e6, 2e6)
         found.append(
             {
-                "t": t, "games": games, "files/engine": 30.0,
+                "t": t, "games": games, "tokens": 500 * games, "files/engine": 30.0,
                 "memory/engine": 100e6 + noise + memory_per_hour * t / 3600,
             }
         )  # fmt: skip
@@ -89,9 +89,9 @@ def readings(memory_per_hour: float, rng: random.Random) -> list[dict[str, float
 
 def test_a_leak_is_told_from_noise() -> None:
     rng = random.Random(0)
-    flat = table(readings(0.0, rng), warm_up=0.2)
-    assert flat.count("| yes |") == 3, flat
-    leaks = table(readings(5e6, rng), warm_up=0.2)
+    flat = table(readings(0.0, rng), warm_up_s=720.0)
+    assert flat.count("| yes |") == 4, flat
+    leaks = table(readings(5e6, rng), warm_up_s=720.0)
     (memory,) = [line for line in leaks.splitlines() if line.startswith("| memory of engine, MB")]
     assert memory.endswith("| **no** |")
 
@@ -104,9 +104,9 @@ def test_a_trend_is_a_line_through_blocks() -> None:
     assert not found.is_flat
 
 
-def test_rates_are_per_minute() -> None:
+def test_rates_are_of_what_grew_between_two_readings() -> None:
     rows = [{"t": 0.0, "games": 0.0}, {"t": 30.0, "games": 10.0}, {"t": 60.0, "games": 10.0}]
-    assert rates(rows) == [(15.0, 20.0), (45.0, 0.0)]
+    assert rates(rows, "games", 60.0) == [(15.0, 20.0), (45.0, 0.0)]
 
 
 def test_a_tree_counts_its_children() -> None:
