@@ -23,8 +23,7 @@ MIN_UNREAD = 256 * 1024
 
 def encoded(event: str, data: Any) -> bytes:
     """One event. Numbers that JSON does not know become null, lone surrogates escapes."""
-    text = to_json(data, (",", ":"))
-    return f"event: {event}\ndata: {text}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), to_json(data))
 
 
 @dataclass(slots=True, eq=False)
