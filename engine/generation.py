@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import aiohttp
-from pydantic_core import from_json
+import orjson
 
 from engine.errors import EngineError
 from engine.liveness import Liveness, Silent
@@ -147,8 +147,8 @@ class Client:
             body["sampling_params"]["stream_interval"] = self.stream_interval
         ids = prompt.ids_json
         if done:
-            ids = b"%s, %s" % (ids[:-1], json.dumps(list(done)).encode()[1:])
-        parts = [json.dumps(body).encode()[:-1], b', "input_ids": ', ids]
+            ids = b"%s, %s" % (ids[:-1], orjson.dumps(list(done))[1:])
+        parts = [orjson.dumps(body)[:-1], b', "input_ids": ', ids]
         if prompt.images:
             parts += [b', "image_data": ', prompt.images_json]
         return b"".join((*parts, b"}"))
@@ -177,11 +177,11 @@ def _json(data: Sequence[bytes]) -> Any:
     """The value of the only element; None where there is none, or it is no JSON."""
     if not data:
         return None
-    try:  # reads an answer's log-probs three times as fast as the standard library
-        return from_json(data[0], cache_strings=False)
-    except (ValueError, RecursionError):
+    try:
+        return orjson.loads(data[0])
+    except ValueError:
         pass
-    try:  # and it alone takes a text with half a surrogate pair
+    try:  # it alone takes a text with half a surrogate pair
         return json.loads(data[0])
     except (ValueError, RecursionError):
         return None

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from engine.monitor.observed import TIMELINE
 from engine.wire import content_hash
 
@@ -71,7 +73,11 @@ def to_json(notes: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         raise TypeError(f"{type(value).__name__} has no form in JSON")
 
     # The library asks for what it does not know: nobody else has to walk through thousands of rows.
-    return json.dumps(dict(notes), default=plain), pictures
+    try:
+        options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+        return orjson.dumps(dict(notes), default=plain, option=options).decode(), pictures
+    except orjson.JSONEncodeError:  # half of a surrogate pair, say, or what has no form at all
+        return json.dumps(dict(notes), default=plain), pictures
 
 
 def from_json(text: str, pictures: Mapping[str, bytes]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ A request ends as a rollout, or as a named failure of its game:
 import asyncio
 import base64
 import hashlib
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import aiohttp
+import orjson
 from pydantic import Field
 
 from engine.config import Section
@@ -172,7 +172,7 @@ class RoleSampler:
         # One such id ends an SGLang server, and with it everyone's requests.
         if ids and not 0 <= min(ids) <= max(ids) < self._encoder.vocab_size:
             raise ValueError(f"{self._role}: a prompt id is not in the model's vocabulary")
-        encoded = json.dumps(ids).encode()
+        encoded = orjson.dumps(ids)
         return Prompt(
             ids=tuple(ids),
             ids_json=encoded,
