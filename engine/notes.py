@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from engine.metrics import finite
 from engine.monitor.observed import TIMELINE
 from engine.wire import content_hash
 
@@ -60,7 +61,8 @@ def evenly(db: sqlite3.Connection, most: int) -> Iterator[dict[str, Any]]:
 
 
 def to_json(notes: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
-    """Notes as JSON in which each PNG is {"png": content hash}, and the PNGs by that hash."""
+    """Notes as JSON in which each PNG is {"png": content hash}, and the PNGs by that hash. Numbers
+    that JSON does not know become null. Raises TypeError for what has no form in JSON."""
     pictures: dict[str, bytes] = {}
 
     def plain(value: Any) -> Any:
@@ -74,10 +76,10 @@ def to_json(notes: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
 
     # The library asks for what it does not know: nobody else has to walk through thousands of rows.
     try:
-        options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
-        return orjson.dumps(dict(notes), default=plain, option=options).decode(), pictures
+        text = orjson.dumps(dict(notes), default=plain, option=orjson.OPT_NON_STR_KEYS).decode()
     except orjson.JSONEncodeError:  # half of a surrogate pair, say, or what has no form at all
-        return json.dumps(dict(notes), default=plain), pictures
+        text = json.dumps(finite(notes), default=plain)
+    return text, pictures
 
 
 def from_json(text: str, pictures: Mapping[str, bytes]) -> dict[str, Any]:

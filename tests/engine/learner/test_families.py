@@ -354,7 +354,8 @@ def test_logprobs_on_the_shipped_base_equal_a_plain_forward(temperature: float) 
         got = logprobs_of(policy, part)
         for number, sample in enumerate(part.samples):
             want = plain_logprobs(plain, "qwen3_vl", base, sample.rollout, image=image)
-            torch.testing.assert_close(got[number], want, atol=1e-5, rtol=0)
+            # Of ids drawn at random some are 30 nats away: a few last places of fp32.
+            torch.testing.assert_close(got[number], want, atol=1e-5, rtol=1e-6)
 
 
 def test_internvl3_5_has_the_decoder_of_qwen3(tmp_path: Path) -> None:
