@@ -56,8 +56,10 @@ log = logging.getLogger(__name__)
 
 RECORD_EVERY_S = 10.0
 NUM_EVENTS = 50
+PLAYED = 30
+"""Newest games of a recipe over which its curves are means."""
 WINDOW = 60
-"""Games over which the means of their notes are taken."""
+"""Games over which the means of their signs are taken."""
 SIGNED = "mm_zero"
 """The recipe whose games in the small world the truth has something to say of."""
 NUM_SIGNED = 5
@@ -115,7 +117,7 @@ class Watcher:
         self._settings = settings_of(config)
         self._recipes = recipes_of(config)
         self._notes = {r.note: name for name, r in self._recipes.items() if r.note is not None}
-        self._played: dict[str, deque[Any]] = {name: deque(maxlen=WINDOW) for name in self._recipes}
+        self._played: dict[str, deque[Any]] = {name: deque(maxlen=PLAYED) for name in self._recipes}
         """By recipe, the notes of its newest games."""
         self._events: deque[tuple[float, str, str]] = deque(maxlen=NUM_EVENTS)
         self._alarms: list[Alarm] = []
