@@ -289,3 +289,4 @@ def faster_looks(monkeypatch: Any) -> None:
     """Snapshots twenty times a second, and records twice: a test need not wait."""
     monkeypatch.setattr(loop, "WATCH_S", WATCH_S)
     monkeypatch.setattr(watching, "RECORD_EVERY_S", 10 * WATCH_S)
+    monkeypatch.setattr(watching, "MEANS_EVERY_S", 10 * WATCH_S)

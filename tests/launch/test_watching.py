@@ -23,7 +23,7 @@ from engine.wire import encode_group
 from launch import signs, watching
 from launch.config import load_root
 from launch.snapshots import Snapshots
-from launch.watching import NUM_SIGNED, WINDOW, Watcher
+from launch.watching import MEANS_EVERY_S, NUM_SIGNED, PLAYED, WINDOW, Watcher
 from tests.engine.make_groups import make_group
 from tests.launch.staged import CONFIG, ROLES, SlowRenderer
 
@@ -184,6 +184,26 @@ def test_learners_are_looked_at_every_second_whoever_watches(tmp_path: Path) -> 
     (last,) = watched(tmp_path, busy, act, looks=[*[False] * 5, True])
     assert last.policies["solver"].starved == 0.5
     assert last.policies["solver"].starved_s > 0
+
+
+def test_means_wait_for_other_games_but_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due = []
+
+    def act(watcher: Watcher) -> None:
+        for now_s, games in (
+            (0.0, 0),
+            (10.0, PLAYED - 1),
+            (20.0, PLAYED),
+            (30.0, 2 * PLAYED - 1),
+            (21.0 + MEANS_EVERY_S, 2 * PLAYED - 1),
+        ):
+            monkeypatch.setattr(watcher._tally, "_started_s", time.monotonic() - now_s)
+            due.append(watcher._means_are_due(games))
+
+    watched(tmp_path, [], act, looks=())
+    assert due == [True, False, True, False, True]
 
 
 def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
