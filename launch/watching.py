@@ -64,7 +64,7 @@ WINDOW = 60
 """Games over which the means of their signs are taken."""
 SIGNED = "mm_zero"
 """The recipe whose games in the small world the truth has something to say of."""
-NUM_SIGNED = 5
+NUM_SIGNED = 3
 """Of the games since the last record, how many are compared with the truth, the newest ones; four
 times as many until there are `WINDOW`. That is most of what watching costs in the small world."""
 SINKS_CLOSE_S = 5.0

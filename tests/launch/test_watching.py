@@ -219,7 +219,7 @@ def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
     numbers = []
 
     def act(watcher: Watcher) -> None:
-        for games in (0, 7, *[100] * 4):
+        for games in (0, 7, *[100] * 6):
             for game in range(games):
                 watcher.on_note("proposals", [{"text": str(game)}])
             watcher._record_groups(games)
@@ -227,6 +227,7 @@ def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
 
     watched(tmp_path, [], act, looks=())
     fast = 4 * NUM_SIGNED
-    assert numbers == [0, 7, 7 + fast, 7 + 2 * fast, 7 + 3 * fast, 7 + 3 * fast + NUM_SIGNED]
-    assert numbers[-2] >= WINDOW
+    quick = [7 + fast * time for time in range(6)]
+    assert numbers == [0, *quick, quick[-1] + NUM_SIGNED]
+    assert quick[-2] < WINDOW <= quick[-1]
     assert asked[-1] == [{"text": "99"}], "the newest ones"
