@@ -13,9 +13,10 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: selfplay test lint types suite test-sglang test-gpu venv-sglang selfplay-sglang heldout ablations bench-learner clean
+.PHONY: selfplay test lint types suite test-sglang venv-sglang selfplay-sglang test-gpu venv-gpu heldout ablations bench-learner clean
 
 selfplay: $(VENV)/.installed
+	$(if $(RESUME),$(if $(RUN),,$(error RESUME needs the name of the run: make selfplay RUN=quickstart RESUME=1)))
 	$(BIN)/python launch/async_selfplay.py $(CONFIG) $(if $(RUN),run.name=$(RUN),--new-name) $(if $(RESUME),--resume) $(SET)
 
 test: lint types suite
@@ -52,9 +53,18 @@ $(SGLANG)/.installed: $(wildcard launch/sglang_cpu/*.txt launch/sglang_cpu/*.py 
 	$(SGLANG)/bin/python launch/sglang_cpu/finish.py
 	touch $@
 
-# What needs a GPU (or two): NCCL, bf16 shards, flash attention, SGLang's CUDA build.
-test-gpu: $(VENV)/.installed
-	$(BIN)/python -m pytest -m gpu tests/gpu
+# What needs a GPU (or two): NCCL, bf16 shards, flash attention, SGLang's CUDA build. In an
+# environment of its own, of the versions that go together there: several GB.
+GPU := .venv-gpu
+test-gpu: $(GPU)/.installed
+	$(GPU)/bin/python -m pytest -m gpu tests/gpu
+
+venv-gpu: $(GPU)/.installed
+
+$(GPU)/.installed: pyproject.toml
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/pip install --quiet -e '.[gpu,dev]'
+	touch $@
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -62,10 +72,14 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
+# A run of that name goes on where it stopped, so that what was interrupted can be called again.
+RESUMED = $$(test -e runs/$(1)/config.yaml && echo --resume)
+
 # The held-out table of the README: three seeds of the quickstart, a quarter of an hour.
 heldout: $(VENV)/.installed
 	for seed in 0 1 2; do \
-	  $(BIN)/python launch/async_selfplay.py $(CONFIG) run.seed=$$seed run.name=seed$$seed || exit 1; \
+	  $(BIN)/python launch/async_selfplay.py $(CONFIG) run.seed=$$seed run.name=seed$$seed \
+	    $(call RESUMED,seed$$seed) || exit 1; \
 	done
 	$(BIN)/python launch/result.py runs/seed0 runs/seed1 runs/seed2
 
@@ -79,7 +93,7 @@ released := recipe.preset=mm_zero_code
 ablations: $(VENV)/.installed
 	$(foreach name,$(ABLATIONS),for seed in 0 1 2; do \
 	  $(BIN)/python launch/async_selfplay.py $(CONFIG) run.seed=$$seed run.name=$(name)$$seed \
-	    $($(name)) || exit 1; \
+	    $($(name)) $(call RESUMED,$(name)$$seed) || exit 1; \
 	done;)
 	$(BIN)/python launch/result.py \
 	  $(foreach name,$(ABLATIONS),$(name)=runs/$(name)0,runs/$(name)1,runs/$(name)2)
@@ -96,7 +110,7 @@ $(TRL)/.installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRL) $(SGLANG) build *.egg-info
+	rm -rf $(VENV) $(TRL) $(SGLANG) $(GPU) build *.egg-info
 
 # A run under kills, pauses and a failing network, against an undisturbed one: 25 minutes in all.
 MINUTES ?= 15

@@ -11,6 +11,7 @@ everything first and then runs torchrun. On M nodes that share the folder of run
 """
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -28,6 +29,8 @@ from engine.errors import ConfigError, EngineError, FatalError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 MAX_RESTARTS = 3
+KILLED_AFTER_S = 15
+"""After `run.stop_s`: what is left then hangs."""
 EXIT_BAD_INPUT = 2
 
 
@@ -82,6 +85,7 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
     from launch.config import load_root
     from launch.preflight import changes, check_before_start, finished, free_name
     from launch.result import print_result
+    from launch.saved import unsaved
 
     overrides = list(args.overrides)
     config = load_root(args.config, overrides)
@@ -115,6 +119,7 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         options, env = torchrun_on_one_node(Path(folder))
         command = [
             sys.executable, "-m", "torch.distributed.run", *options,
+            f"--shutdown-timeout={math.ceil(config.run.stop_s) + KILLED_AFTER_S}",
             f"--max-restarts={MAX_RESTARTS}", f"--nproc-per-node={world_size(config.layout)}",
             __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
         ]  # fmt: skip
@@ -129,12 +134,19 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         again = shlex.join(
             [sys.executable, __file__, str(args.config.resolve()), *overrides, "--resume"]
         )
-        has_saved = any((run.path / "checkpoints").glob("*/step-*"))
-        print(
-            f"streamzero: stopped and saved; continue with: {again}"
-            if has_saved
-            else "streamzero: stopped before anything was saved"
-        )
+        left = unsaved(run)
+        if not any((run.path / "checkpoints").glob("*/step-*")):
+            print("streamzero: stopped before anything was saved")
+        elif left:
+            steps = ", ".join(
+                f"{policy} {saved} of {made}" for policy, (saved, made) in left.items()
+            )
+            print(
+                f"streamzero: stopped, but not all steps were saved in time ({steps}; run.stop_s is "
+                f"{config.run.stop_s:g}); continue with: {again}"
+            )
+        else:
+            print(f"streamzero: stopped and saved; continue with: {again}")
         return 128 + stopped[0]
     if status and run.fatal.exists():
         print(f"streamzero: {run.fatal.read_text()}", file=sys.stderr)

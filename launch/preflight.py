@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import yaml
 
 from engine.errors import ConfigError
@@ -98,6 +99,11 @@ def check_evals(config: RootConfig) -> None:
         if importlib.util.find_spec("datasets") is None:
             raise ConfigError(
                 "evals.data: hub needs a library: pip install -e '.[evals]', or name a folder"
+            )
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise ConfigError(
+                "evals.data: hub is not reached with HF_HUB_OFFLINE=1, which make and the Slurm "
+                "script set: start with HF_HUB_OFFLINE=0, or name a folder"
             )
     elif not Path(cfg.data).is_dir():
         raise ConfigError(f"evals.data: {cfg.data} is no folder of rows, nor hub")

@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 
 UNFILLED = "unfilled"
 """Version of a server that no learner has filled yet: no number, so nobody takes it for one."""
-SERVERS_STAY_S = 20.0
-"""After an interrupt, at most; torchrun's agent gives its ranks half a minute."""
+SERVERS_STAY = 0.7
+"""Share of the time that a stop may take, at most: then there is some left for them to end."""
 _SEED_STRIDE = 1_000_003
 """Between the seeds of two server hosts."""
 
@@ -69,7 +69,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     job = job_of(config.layout, rank)
     if rank != 0 and job.server is not None:
         # An interrupt stops the run: servers stay until rank 0 has saved and says "done".
-        signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY_S, stop))
+        signal.signal(signal.SIGINT, lambda *_: _later(SERVERS_STAY * config.run.stop_s, stop))
     shared, own = attempt.open_store(rank, world), rollcall.new_member(node, digest(config))
     if rank == 0:
         store = attempt.begin(config, run, shared, own, world, stop, resume=resume)
@@ -147,7 +147,7 @@ def _run_first(
                     status = _run_learner(
                         config, run, store, job.learner, stop, 0, lambda: engine.poll() is not None
                     )
-                status = _wait(engine, stop) or status
+                status = _wait(engine, stop, config.run.stop_s) or status
             failed = status != 0
         finally:
             children.end(engine)
@@ -205,6 +205,7 @@ def _run_learner(
         checkpoint_every=config.run.checkpoint_every,
         keep_checkpoints=config.run.keep_checkpoints,
         checkpoints={policy: run.checkpoints(policy) for policy in group.policies},
+        stop_s=config.run.stop_s,
         shard=group.shard,
         bad_batches=run.bad_batches,
         learner=config.learner,
@@ -370,15 +371,15 @@ def _free_ports(num: int, address: str) -> list[int]:
             one.close()
 
 
-def _wait(engine: subprocess.Popen[bytes], stop: threading.Event) -> int:
-    """Wait for the engine; after a stop it has half a minute to write its summary."""
+def _wait(engine: subprocess.Popen[bytes], stop: threading.Event, stop_s: float) -> int:
+    """Wait for the engine; after a stop `stop_s` at most, since learners save first."""
     while True:
         try:
             return engine.wait(0.5)
         except subprocess.TimeoutExpired:
             if stop.is_set():
                 try:
-                    return engine.wait(25.0)
+                    return engine.wait(stop_s)
                 except subprocess.TimeoutExpired:
                     raise EngineError("the engine did not end after a stop") from None
 

@@ -25,9 +25,8 @@ SKIPPED: Mapping[str, str] = {
     "HOST:": "needs servers of your own",
     "--nnodes": "needs machines of your own",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "for machines of your own",
-    ".[gpu]": "needs a GPU",
+    "-gpu": "needs a GPU",
     "sbatch": "needs a Slurm cluster",
-    "-m venv .venv": "make has made it",
     "tests.newcomer": "it runs",
 }
 """{part of a command: why it is not run here}."""

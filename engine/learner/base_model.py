@@ -54,7 +54,7 @@ def check_base_model(path: Path) -> None:
 def check_lora(path: Path, cfg: LoraConfig) -> None:
     """Raise ConfigError if peft is missing or the model in `path` has no such layers."""
     if importlib.util.find_spec("peft") is None:
-        raise ConfigError("learner.lora needs peft: pip install 'streamzero[lora]'")
+        raise ConfigError("learner.lora needs peft: pip install -e '.[lora]'")
     check_targets(
         cfg,
         {

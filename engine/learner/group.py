@@ -61,6 +61,8 @@ class LearnerSpec:
     checkpoint_every: int
     keep_checkpoints: int
     checkpoints: dict[str, Path]
+    stop_s: float
+    """What a stop may take (`RunConfig.stop_s`)."""
     shard: int | None = None
     """Ranks over which one copy of the weights is sharded; None: all."""
     bad_batches: Path

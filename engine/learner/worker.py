@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 
 GAP_S = 0.2
 SERVER_CHECK_S = 2.0
-SAVE_GRACE_S = 12.0
-"""How long an interrupt waits for checkpoints before the engine is told to stop; torchrun kills
-after 30 s."""
+SAVE_SHARE = 0.4
+"""Of the time that a stop may take: waiting for checkpoints that are being written, and once more
+for the last ones, before the engine is told to stop."""
+SUMMARY_S = 20.0
+"""For the engine, to write its summary."""
 HELLO_TIMEOUT_S = 1800.0
 """The engine welcomes nobody before all groups have loaded their weights."""
 
@@ -289,7 +291,7 @@ class Leader:
         )
 
     def _save_all(self) -> None:
-        self._report_saves(self._group.checkpoints.wait(SAVE_GRACE_S))
+        self._report_saves(self._group.checkpoints.wait(SAVE_SHARE * self._spec.stop_s))
         for policy in self._spec.policies:
             step = self._group.trainers[policy].step_count
             record = self._spec.checkpoints[policy] / f"step-{step:08d}" / "trainer.json"
@@ -302,9 +304,9 @@ class Leader:
         """The first Ctrl-C, or the engine's "stop": save, tell the engine, and wait until it has
         written its summary."""
         self._save_all()
-        self._report_saves(self._group.checkpoints.wait(SAVE_GRACE_S))
+        self._report_saves(self._group.checkpoints.wait(SAVE_SHARE * self._spec.stop_s))
         self._socket.send({"kind": "stopping"})
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + SUMMARY_S
         while not self._is_engine_gone() and time.monotonic() < deadline:
             message = self._socket.receive(GAP_S)
             if message is not None and message[0]["kind"] == "bye":

@@ -96,18 +96,23 @@ def _slice(ranks: list[int], part: int, number: int) -> list[int]:
     return ranks[len(ranks) * part // number : len(ranks) * (part + 1) // number]
 
 
-def torchrun_lines(plan: Plan, file: Path | str) -> list[str]:
-    """What starts it: one line, or one per node."""
+def start_line(plan: Plan, file: Path | str) -> str:
+    """What starts it, on each node (`launch/README.md` says why so)."""
     script = f"launch/async_selfplay.py {file}"
     nodes = plan.case.cluster.nodes
     if nodes == 1:
-        ranks = world(plan.layout, plan.case.cluster.total)
-        return [f"torchrun --standalone --max-restarts=3 --nproc-per-node={ranks} {script}"]
-    return [
-        f"torchrun --nnodes={nodes} --node-rank={node} --nproc-per-node={plan.case.cluster.gpus} "
-        f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --max-restarts=3 {script}"
-        for node in range(nodes)
-    ]
+        return f"python {script}"
+    return (
+        f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes={nodes} "
+        f"--nproc-per-node={plan.case.cluster.gpus} --rdzv-backend=c10d "
+        "--rdzv-endpoint=HOST:29500 --rdzv-conf=join_timeout=1800 --max-restarts=3 "
+        f"--shutdown-timeout=270 {script}"
+    )
+
+
+def start_words(plan: Plan) -> str:
+    ranks, nodes = world(plan.layout, plan.case.cluster.total), plan.case.cluster.nodes
+    return f"Start its {ranks} ranks by" if nodes == 1 else f"Start it on each of {nodes} nodes by"
 
 
 def world(layout: Layout, gpus: int) -> int:
@@ -187,7 +192,7 @@ def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any
 
 
 def _comment(plan: Plan, command: str) -> str:
-    case, nodes = plan.case, plan.case.cluster.nodes
+    case = plan.case
     lines = [
         f"{case.recipe} with {case.model.name} on {case.cluster.text}. Written by",
         f"  {command}",
@@ -196,8 +201,8 @@ def _comment(plan: Plan, command: str) -> str:
         f"{plan.layout.text}; {plan.layout.training.text}.",
         *([f"It fits, but {case.model.caveat}."] if case.model.caveat else []),
         *(["LoRA needs pip install -e '.[lora]'."] if plan.layout.training.lora else []),
-        "Start it by" + (f", with --node-rank 0 to {nodes - 1} on its node," if nodes > 1 else ""),
-        *(f"  {line}" for line in torchrun_lines(plan, "THIS_FILE")[:1]),
+        start_words(plan),
+        f"  {start_line(plan, 'THIS_FILE')}",
     ]
     return "".join(
         f"# {part}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.learner.memory import GB, worst
 from launch.planning.assumptions import WHY, Assumptions
 from launch.planning.case import Case
-from launch.planning.config_file import torchrun_lines
+from launch.planning.config_file import start_line, start_words
 from launch.planning.gains import one_more
 from launch.planning.layouts import Servers
 from launch.planning.plans import Found, Plan
@@ -37,7 +37,7 @@ def report(case: Case, found: Found, file: Path | str) -> str:
         lines += ["", "What does not fit:", *(f"  {k}: {v}" for k, v in found.refused.items())]
     lines += ["", *_game(case), "", *_assumed(case.assumed)]
     if found.plans:
-        lines += ["", "Start it:", *(f"  {line}" for line in torchrun_lines(found.plans[0], file))]
+        lines += ["", start_words(found.plans[0]), f"  {start_line(found.plans[0], file)}"]
     return "\n".join(lines)
 
 

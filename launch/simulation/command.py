@@ -13,7 +13,7 @@ from launch.config import RootConfig, load_root
 from launch.simulation.calibration import learned
 from launch.simulation.figure import figure
 from launch.simulation.outcome import Outcome
-from launch.simulation.run import simulate
+from launch.simulation.run import check_length, simulate
 from launch.simulation.scaling import SCHEDULES, scaled, scheduled
 from launch.simulation.service_times import (
     ServiceTimes,
@@ -53,8 +53,11 @@ def _run(args: argparse.Namespace) -> int:
     if args.save_times:
         write_service_times(times, args.save_times)
     results: dict[tuple[int, str], Outcome] = {}
+    schedules = args.schedules or SCHEDULES
+    for name in schedules:  # hours may lie before the last one's turn
+        check_length(scheduled(config, name))
     for gpus in args.gpus or [world_size(config.layout)]:
-        for name in args.schedules or SCHEDULES:
+        for name in schedules:
             own, costs = scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
             began_s = time.perf_counter()
             results[gpus, name] = _simulated(own, costs, args)
@@ -72,7 +75,9 @@ def _simulated(config: RootConfig, times: ServiceTimes, args: argparse.Namespace
     try:
         return simulate(config, times, seed=args.seed, seconds=args.seconds)
     except ValueError as error:
-        raise ConfigError(f"run.steps {config.run.steps}: {error}") from None
+        raise ConfigError(
+            f"run.steps {config.run.steps}, --seconds {args.seconds}: {error}"
+        ) from None
 
 
 def _times(args: argparse.Namespace) -> ServiceTimes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.conservation import violations
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError
 from engine.loop import Engine
 from launch.config import RootConfig
 from launch.simulation.clock import run_virtually
@@ -25,9 +25,38 @@ def simulate(
     """Play `run.steps` steps, or so many virtual seconds if that is less.
 
     `warm_up`: steps of every policy before the rates are taken; the depth of the window unless
-    given. Raises ConfigError for what can't be simulated, and ValueError where it was too short.
+    given. Raises ConfigError for what can't be simulated, or is too short to tell, and ValueError
+    where only its seconds were.
     """
+    check_length(config, warm_up)
     return run_virtually(_simulate(config, times, seed, seconds, warm_up))
+
+
+def check_length(config: RootConfig, warm_up: int | None = None) -> None:
+    """Raises ConfigError where `run.steps` leaves nothing to take rates from."""
+    first, last = _counted(config, warm_up)
+    fewest = _depth(config) if config.streams.schedule == "sequential" else 1
+    if last - first < fewest:
+        most = first + fewest + config.run.steps - last
+        raise ConfigError(
+            f"run.steps {config.run.steps}: too short to tell, with "
+            f"streams.schedule={config.streams.schedule}: its first {first} and last "
+            f"{config.run.steps - last} steps do not count; want {most} or more"
+        )
+
+
+def _depth(config: RootConfig) -> int:
+    """Steps of every policy that hang together. Of phases, a whole round: what comes of one has to
+    be set against what all cost."""
+    streams = config.streams
+    return streams.phase_steps if streams.schedule == "sequential" else streams.age_bound + 1
+
+
+def _counted(config: RootConfig, warm_up: int | None) -> tuple[int, int]:
+    """Rates are taken after the first and before the second step of every policy."""
+    depth = _depth(config)
+    first = depth + (config.streams.age_bound > 0) if warm_up is None else warm_up
+    return first, config.run.steps - depth
 
 
 async def _simulate(
@@ -74,14 +103,8 @@ def _look(world: World, engine: Engine, now_s: float) -> Look:
 def _outcome(
     world: World, looks: list[Look], counts: Mapping[str, Any], warm_up: int | None
 ) -> Outcome:
-    streams = world.config.streams
-    # Of phases, a whole round: what comes of one has to be set against what all cost.
-    depth = streams.phase_steps if streams.schedule == "sequential" else streams.age_bound + 1
-    first, last = steady(
-        looks,
-        warm_up=depth + (streams.age_bound > 0) if warm_up is None else warm_up,
-        last=world.config.run.steps - depth,
-    )
+    counted = _counted(world.config, warm_up)
+    first, last = steady(looks, warm_up=counted[0], last=counted[1])
     seconds = last.at_s - first.at_s
     steps = min(last.steps[policy] - first.steps[policy] for policy in last.steps)
     return Outcome(

@@ -189,6 +189,7 @@ def spec_of(address: str, checkpoints: Path, base: Path, *urls: str) -> LearnerS
         checkpoint_every=1,
         keep_checkpoints=2,
         checkpoints={"solver": checkpoints},
+        stop_s=30.0,
         bad_batches=checkpoints.parent / "bad_batches",
         learner=LearnerConfig(
             lr=1e-2, max_gap=100, prefetch=0, objective=ObjectiveConfig(mask_band=None)

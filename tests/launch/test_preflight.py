@@ -1,11 +1,14 @@
 """What the front door knows of a run that is to be resumed."""
 
+import importlib.util
 import json
 import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 
 from engine.errors import ConfigError
@@ -17,6 +20,7 @@ from launch.config import RootConfig, load_root
 from launch.preflight import (
     changes,
     check_before_start,
+    check_evals,
     check_memory,
     finished,
     free_name,
@@ -163,6 +167,18 @@ def test_a_prompt_set_that_does_not_exist_is_named_before_the_start() -> None:
     config = load_root(CONFIGS / "quickstart.yaml", ["recipe.prompts=tinny"])
     with pytest.raises(ConfigError, match="no prompt set 'tinny'"):
         check_before_start(config, resume=False)
+
+
+@pytest.mark.parametrize("is_offline", [True, False])
+def test_benchmarks_from_the_hub_need_it(
+    is_offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    wanted = [f"run.root={tmp_path}", "evals.benchmarks=[chartqa]"]
+    with pytest.raises(ConfigError) if is_offline else nullcontext() as said:
+        check_evals(load_root(CONFIGS / "quickstart.yaml", wanted))
+    assert said is None or "start with HF_HUB_OFFLINE=0" in str(said.value)
 
 
 def test_layers_that_adapters_can_not_have_are_named_before_the_start(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def test_a_plan_answers_first_and_then_says_why(capsys: pytest.CaptureFixture[st
         "GB too many",
         "A game, on average",
         "Assumed, not measured on a GPU",
-        "torchrun --standalone --max-restarts=3 --nproc-per-node=9 launch/async_selfplay.py",
+        "Start its 9 ranks by",
+        "python launch/async_selfplay.py",
         "device_memory_gb: 80.0",
     ]
     places = [said.find(part) for part in parts]
@@ -75,8 +76,8 @@ def test_what_is_written_loads_and_says_how_it_came(
     assert plan.main(argv) == 0
     said = capsys.readouterr().out
     assert f"written: {file}" in said
-    for node in range(4):
-        assert f"torchrun --nnodes=4 --node-rank={node} --nproc-per-node=8" in said
+    assert "Start it on each of 4 nodes by" in said
+    assert "torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d" in said
     assert "--assume train_mfu=0.5" in file.read_text()
     assert load_root(file).run.name == "my-plan"
 

@@ -220,8 +220,15 @@ def test_what_cannot_be_simulated_is_named() -> None:
     without = costs.model_copy(update={"learners": {}})
     with pytest.raises(ConfigError, match="no service times of coder, proposer, solver"):
         simulate(config(), without)
-    with pytest.raises(ValueError, match="too short to tell"):
+    with pytest.raises(ConfigError, match=r"run\.steps 3: too short .* want 12 or more"):
         simulate(config("run.steps=3"), costs)
+    simulate(config("run.steps=12"), costs)
+    phases = "streams.schedule=sequential", "streams.phase_steps=3"
+    with pytest.raises(ConfigError, match=r"first 3 and last 3 steps .* want 9 or more"):
+        simulate(config("run.steps=8", *phases), costs)
+    simulate(config("run.steps=9", *phases), costs)
+    with pytest.raises(ValueError, match="too short to tell"):
+        simulate(config("run.steps=20"), costs, seconds=0.1)
 
 
 def test_phases_play_the_game_for_each_role_anew() -> None:
