@@ -114,7 +114,7 @@ class Branch:
     def _say_numbers(self) -> None:
         servers = {policy: pool.tell() for policy, pool in self.pools.items()}
         told = {"servers": servers, "queues": self.waiting.tell(), "renderer": self.renderer()}
-        self._say({"kind": "told", **told})
+        self._say({"kind": "told", "games": list(self._games), **told})
 
     def _say(self, message: Message, images: Mapping[str, bytes] | None = None) -> None:
         self._outbox.put_nowait((message, dict(images or {})))

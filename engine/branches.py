@@ -13,8 +13,8 @@ like any other.
     ended {game, groups, reason,    ->  reason null: it was played to its end, and submitted so many
            detail, notes} + pictures    groups. Notes are JSON, with their pictures beside it
                                     <-  cancel {game}: nobody waits for it any more
-    told {servers, queues, renderer} -> once a second and before the end of the last game
-                                        there, for whoever looks at the run
+    told {servers, queues, renderer, -> once a second and before the end of the last game
+          games}                        there: for whoever looks at the run, and which it plays
     gone {policy, url, why}         ->  a server that did not answer
     warning {text}                  ->
                                     <-  bye
@@ -42,6 +42,11 @@ GRACE_S = 10.0
 """A branch ends a game at its deadline; the head waits so much longer for it to say so."""
 
 
+MISSED = 10
+"""A game that so many reports in a row of its branch do not name never arrived there, or its end
+never here: a connection broke. Some seconds, in which messages may still be under way."""
+
+
 class Socket(Protocol):
     """The head's end of the wire; `engine.transport.EngineSocket` is one."""
 
@@ -56,6 +61,8 @@ class _Game:
     ended: "asyncio.Future[tuple[Message, Images]]"
     groups: int = 0
     """Submitted so far."""
+    missed: int = 0
+    """Reports of its branch in a row that do not name it."""
 
 
 @dataclass(slots=True)
@@ -158,7 +165,7 @@ class Branches:
                 message, images = await ended
             finally:
                 del branch.games[game]
-                if not ended.done() or ended.cancelled():
+                if own.missed or not ended.done() or ended.cancelled():
                     self._outbox.put_nowait((peer, {"kind": "cancel", "game": game}))
             for key, value in from_json(message["notes"], images).items():
                 note(key, value)
@@ -203,6 +210,7 @@ class Branches:
                 game.ended.set_result((message, images))
         elif kind == "told":
             branch.renderer = message["renderer"]
+            self._miss(branch, frozenset(message["games"]))
             for policy, told in message["servers"].items():
                 self._pools[policy].hear(peer, **told)
             for station, queue in message["queues"].items():
@@ -213,6 +221,12 @@ class Branches:
             self._on_event("warning", message["text"])
         else:
             raise TransportError(f"a branch sent {kind!r}")
+
+    def _miss(self, branch: _Branch, there: frozenset[int]) -> None:
+        for game, own in branch.games.items():
+            own.missed = 0 if game in there else own.missed + 1
+            if own.missed >= MISSED and not own.ended.done():
+                own.ended.set_exception(GameDropped("lost", "its branch does not know of it"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class RunConfig(Section):
     """Steps of a policy between two of its checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
     stop_s: float = Field(240.0, gt=0)
-    """What an interrupt may take: the step under way, checkpoints, the summary. It ends when they are
-    done. torchrun by hand kills after 30 s, unless its `--shutdown-timeout` says more than this."""
+    """What an interrupt may take: the step under way, checkpoints, the summary; no longer than they
+    need. torchrun by hand kills after 30 s, unless its `--shutdown-timeout` says more than this."""
 
 
 class ModelConfig(Section):

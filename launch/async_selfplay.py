@@ -7,7 +7,7 @@ rollout servers. Rank 0 also starts the engine. Called by plain python instead, 
 everything first and then runs torchrun. On M nodes that share the folder of runs, on each of them:
 
     torchrun --nnodes=M --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT \
-        --max-restarts=3 launch/async_selfplay.py CONFIG
+        --max-restarts=3 --shutdown-timeout=270 launch/async_selfplay.py CONFIG
 """
 
 import argparse
@@ -142,8 +142,8 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
                 f"{policy} {saved} of {made}" for policy, (saved, made) in left.items()
             )
             print(
-                f"streamzero: stopped, but not all steps were saved in time ({steps}; run.stop_s is "
-                f"{config.run.stop_s:g}); continue with: {again}"
+                f"streamzero: stopped, but not all steps were saved in time ({steps}; run.stop_s "
+                f"is {config.run.stop_s:g}); continue with: {again}"
             )
         else:
             print(f"streamzero: stopped and saved; continue with: {again}")

@@ -33,8 +33,9 @@ def efficiency(config: RootConfig, summary: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def lines(config: RootConfig, totals: Mapping[str, float]) -> list[str]:
-    """The same while a run goes on, from this attempt's counters (`engine.summary`)."""
+def lines(config: RootConfig, totals: Mapping[str, float], wall_s: float) -> list[str]:
+    """The same while a run goes on, from this attempt's counters (`engine.summary`) and the seconds
+    of all attempts."""
     generated, trained = (
         sum(value for name, value in totals.items() if name.startswith(f"{kind}/"))
         for kind in ("generated", "trained")
@@ -45,7 +46,7 @@ def lines(config: RootConfig, totals: Mapping[str, float]) -> list[str]:
     advice = _one_more(config, busy_fractions(totals))
     if advice is not None:
         found.append(advice.sentence)
-    costs = device_costs(config.layout, config.monitor.costs, totals.get("wall_s", 0.0))
+    costs = device_costs(config.layout, config.monitor.costs, wall_s)
     if costs["energy_kwh"] is not None:
         found.append(f"{costs['energy_kwh']:.2f} kWh so far")
     if costs["cost"] is not None:

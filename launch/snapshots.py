@@ -228,7 +228,7 @@ class Snapshots:
         """Share of the recent time that its units worked, in the mean."""
         units = 1
         if part == RENDERER:
-            units = self._config.render.workers * (1 + len(self._config.layout.branches))
+            units = self._config.render.workers * max(1, len(self._config.layout.branches))
         elif part.startswith("server/"):
             units = max(1, len(self._pools[part.removeprefix("server/")].ready))
         return min(1.0, self._counted(f"busy_s/{part}", now_s) / units)

@@ -260,7 +260,9 @@ class Watcher:
 
     def _take(self, engine: Engine) -> Snapshot:
         stats, _ = self._stats()
-        self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * stats["workers"])
+        # Where branches play, the head's own workers have next to nothing to draw.
+        workers = sum(one["workers"] for one in self.renderers()) or stats["workers"]
+        self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * workers)
         self._tally.worked(ENGINE, time.process_time(), self._tally.attempt_s)
         self._tally.count()
         parts = {RENDERER: stats, **self._dropped()}
@@ -276,7 +278,7 @@ class Watcher:
             snapshot,
             lines=(
                 *snapshot.lines,
-                *efficiency.lines(self._config, self._tally.totals),
+                *efficiency.lines(self._config, self._tally.totals, self._tally.elapsed_s),
                 *(text for line in self.lines if (text := line())),
             ),
             alarms=tuple(self._alarms),

@@ -94,7 +94,10 @@ async def measure(
         asked = [_Asked() for _ in range(in_flight)]
         late = _Asked()
         tasks = [asyncio.create_task(_ask(session, link.url, one, new_tokens)) for one in asked]
-        while min(one.tokens for one in asked) < new_tokens // 2:  # noqa: ASYNC110  a measurement
+        while min(one.tokens for one in asked) < new_tokens // 2:
+            for task in tasks:
+                if task.done():
+                    task.result()  # it failed, and so does this
             await asyncio.sleep(0.002)
         updating = asyncio.create_task(asyncio.to_thread(update))
         await asyncio.sleep(0.01)

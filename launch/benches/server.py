@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure both and print one line."""
+    if options.concurrency < _SAMPLES or options.concurrency % _SAMPLES:
+        raise SystemExit(f"--concurrency {options.concurrency}: want a multiple of {_SAMPLES}")
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     from transformers import Qwen3VLForConditionalGeneration

@@ -73,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Play, read, and print the trends."""
+    if options.minutes < 3:
+        raise SystemExit(f"--minutes {options.minutes:g}: too few readings; want 3 or more")
     with tempfile.TemporaryDirectory() as name:
         rows = _play(options, Path(name))
     if options.out is not None:

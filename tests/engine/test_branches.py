@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.branch import Branch
-from engine.branches import Branches
+from engine.branches import MISSED, Branches
 from engine.errors import GameDropped, TransportError
 from engine.games import Play
 from engine.monitor.waiting import Waiting
@@ -219,6 +219,29 @@ def test_a_game_of_which_groups_were_lost_on_the_way_is_no_whole_one(
                 with pytest.raises(GameDropped, match=f"lost: {came} of 2 groups"):
                     await game
             assert len(submitted) == came
+
+    within(scene())
+
+
+def test_a_game_that_its_branch_never_heard_of_is_lost(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with ends(tmp_path, "a") as (head, (branch,), start):
+            await branch.send({"kind": "hello", "urls": [ONE]})
+            await head.gather()
+            start(head.serve())
+            game = start(head.play("spy")(3, print, print))
+            assert (await branch.receive())["kind"] == "play"
+            told = {"kind": "told", "servers": {}, "queues": {}}
+            almost = [[]] * (MISSED - 1)
+            for number, games in enumerate([*almost, [3], *almost]):
+                await branch.send({**told, "games": games, "renderer": {"told": number}})
+            while head.renderers() != [{"told": 2 * MISSED - 2}]:
+                await asyncio.sleep(0)
+            assert not game.done()
+            await branch.send({**told, "games": [], "renderer": {}})
+            with pytest.raises(GameDropped, match="lost: its branch does not know of it"):
+                await game
+            assert await branch.receive() == {"kind": "cancel", "game": 3}, "should it come late"
 
     within(scene())
 

@@ -38,14 +38,14 @@ def test_energy_and_cost_are_told_where_they_are_known() -> None:
     found = device_costs(unknown.layout, unknown.monitor.costs, wall_s=7200.0)
     assert (found["energy_kwh"], found["cost"]) == (None, None)
 
-    totals = {"wall_s": 7200.0, "generated/solver": 900.0, "generated/coder": 100.0,
+    totals = {"wall_s": 3600.0, "generated/solver": 900.0, "generated/coder": 100.0,
               "trained/solver": 400.0, "busy_s/learner": 90.0, "busy_of_s/learner": 100.0,
               "busy_s/server/solver": 30.0, "busy_of_s/server/solver": 100.0}  # fmt: skip
-    told = lines(config, totals)
+    told = lines(config, totals, 7200.0)
     assert told[0] == "2.5 tokens generated for each one trained"
     assert "One more device would help most as a rank of the learner" in told[1]
     assert told[2:] == ["2.00 kWh so far", "12.00 spent so far"]
-    assert lines(unknown, {}) == []
+    assert lines(unknown, {}, 0.0) == []
 
 
 def test_ranks_that_share_a_gpu_are_one_device() -> None:

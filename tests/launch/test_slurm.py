@@ -13,6 +13,7 @@ import pytest
 
 from engine.nodes import ADDRESS, RUNTIME_DIR
 from engine.rundir import RunDir
+from launch.saved import newest_checkpoint
 from tests.e2e.command import ROOT, WITHOUT_MEASURING, descendants, run, started
 from tests.e2e.network import free_ports
 from tests.e2e.records import (
@@ -40,7 +41,16 @@ for rank, host in enumerate(os.environ["FAKE_HOSTS"].split()):
     tasks.append(subprocess.Popen(sys.argv[2:], env=env, start_new_session=True))
 for number in (signal.SIGUSR1,):
     signal.signal(number, lambda number, _: [task.send_signal(number) for task in tasks])
-sys.exit(max(abs(task.wait()) for task in tasks))
+left, worst = set(tasks), 0
+while left:
+    pid, status = os.wait()
+    task = next(task for task in left if task.pid == pid)
+    left.remove(task)
+    worst = max(worst, abs(os.waitstatus_to_exitcode(status)))
+    if worst:  # what --kill-on-bad-exit does
+        for other in left:
+            os.killpg(other.pid, signal.SIGKILL)
+sys.exit(worst)
 """
 SCONTROL = """#!/bin/bash
 echo "$*" >> "$FAKE_ASKED"
@@ -95,6 +105,7 @@ def test_before_the_time_limit_it_saves_and_queued_again_it_resumes(
     assert asked(slurm)[-1] == "requeue 77"
     assert not any(process.is_alive for process in family)
     before = summary_of(folder)["steps"]
+    assert before == {policy: newest_checkpoint(folder, policy) for policy in POLICIES}, "all saved"
     assert 0 < max(before.values()) < STEPS
 
     again = run(command, tmp_path / "output", env={**slurm, "SLURM_RESTART_COUNT": "1"})
