@@ -41,16 +41,16 @@ for rank, host in enumerate(os.environ["FAKE_HOSTS"].split()):
     tasks.append(subprocess.Popen(sys.argv[2:], env=env, start_new_session=True))
 for number in (signal.SIGUSR1,):
     signal.signal(number, lambda number, _: [task.send_signal(number) for task in tasks])
-left, worst = set(tasks), 0
+left, bad = set(tasks), 0
 while left:
     pid, status = os.wait()
     task = next(task for task in left if task.pid == pid)
     left.remove(task)
-    worst = max(worst, abs(os.waitstatus_to_exitcode(status)))
-    if worst:  # what --kill-on-bad-exit does
+    bad = bad or abs(os.waitstatus_to_exitcode(status))
+    if bad:  # what --kill-on-bad-exit does
         for other in left:
             os.killpg(other.pid, signal.SIGKILL)
-sys.exit(worst)
+sys.exit(bad)
 """
 SCONTROL = """#!/bin/bash
 echo "$*" >> "$FAKE_ASKED"
