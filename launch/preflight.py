@@ -3,7 +3,8 @@
 import importlib.util
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
         return
     shape = model_shape(base)
     pinned = [follower.policy for follower in followers(config).values()]
+    every: dict[str, MemoryEstimate] = {}
     hosts: dict[int, dict[str, MemoryEstimate]] = {}
     for i, group in enumerate(layout.learners):
         setup = setup_of(
@@ -132,14 +134,23 @@ def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
         where = f"layout.learners.{i}"
         if layout.device_memory_gb is not None:
             check_device(where, shape, setup, layout.device_memory_gb * GB)
-        host = 0 if local_ranks is None else group.ranks[0] // local_ranks
-        hosts.setdefault(host, {})[where] = learner_memory(shape, setup)
+        every[where] = learner_memory(shape, setup)
+        for host, here in _by_host(group.ranks, local_ranks).items():
+            hosts.setdefault(host, {})[where] = learner_memory(shape, replace(setup, here=here))
     if layout.device_memory_gb is not None:
-        every = {where: one for host in hosts.values() for where, one in host.items()}
         _check_shared(config, shape, every, layout.device_memory_gb * GB)
     if layout.host_memory_gb is not None:
         for estimates in hosts.values():
             check_host(estimates, layout.host_memory_gb * GB)
+
+
+def _by_host(ranks: Sequence[int], local_ranks: int | None) -> dict[int, tuple[int, ...]]:
+    """{node: the places in a group of those of its `ranks` that are there}."""
+    found: dict[int, tuple[int, ...]] = {}
+    for place, rank in enumerate(ranks):
+        host = 0 if local_ranks is None else rank // local_ranks
+        found[host] = (*found.get(host, ()), place)
+    return found
 
 
 def check_sharing(config: RootConfig) -> None:

@@ -38,7 +38,7 @@ def check_base_model(path: Path) -> None:
             raise ConfigError(f"base model {path}: {name} is missing; copy the whole folder again")
         if name == "config.json":
             config = read_json(path / name)
-            _check_architecture(path, config)
+            check_architecture(path, config)
     shapes = weight_shapes(path)
     text = text_config(config)
     want = [text.get("vocab_size"), text.get("hidden_size")]
@@ -75,7 +75,8 @@ def check_targets(cfg: LoraConfig, linear: Collection[str]) -> None:
         )
 
 
-def _check_architecture(path: Path, config: Mapping[str, Any]) -> None:
+def check_architecture(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError if `config`, the config.json of folder `path`, is of no known family."""
     found = config.get("architectures") or [config.get("model_type")]
     if set(found) & set(ARCHITECTURES):
         return

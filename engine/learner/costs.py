@@ -5,8 +5,10 @@ and by the memory model.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,16 @@ PEAKS = {
     "H800": 989e12,
     "GH200": 989e12,
     "B200": 2250e12,
+    "GB200": 2500e12,
     "A100": 312e12,
     "A800": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10": 125e12,
+    "A10G": 70e12,
 }
-"""Dense bfloat16 FLOP/s by a part of the device's name, from the data sheets; first match."""
+"""Dense bfloat16 FLOP/s by words of the device's name, from the data sheets; the longest match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,9 @@ def step_flops(forward: float) -> float:
     return (1 + BACKWARD) * forward
 
 
+@cache
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a GPU by its name; None where it is not known."""
-    return next((value for part, value in PEAKS.items() if part in device_name), None)
+    # Whole words: an L40 is no L4, a GB200 no B200.
+    found = [name for name in PEAKS if re.search(rf"(?<!\w){name}(?!\w)", device_name)]
+    return PEAKS[max(found, key=len)] if found else None

@@ -5,12 +5,13 @@ things; a device must have room for the largest of them. `memory_check` compares
 is.
 
 c: bytes of a number of forward and backward (2: bfloat16); p: policies; s: ranks that share a copy
-of the weights; P: parameters; P_l: of a decoder layer; C x H: of an output embedding; R: of FSDP2's
-root group (embeddings, and what of the vision tower is no block); N: tokens of a micro-batch.
+of the weights; P: parameters; T: of them, those that train (adapters, with LoRA); P_l: of a decoder
+layer; C x H: of an output embedding; R: of FSDP2's root group (embeddings, and what of the vision
+tower is no block); N: tokens of a micro-batch; r: ranks of the group on one host.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.learner.activations import (
@@ -52,6 +53,8 @@ class Setup:
     ranks: int
     shard: int | None = None
     """Ranks that share a copy of the weights; None: all."""
+    here: Sequence[int] | None = None
+    """Those of its ranks that are on the host in question, counted within the group; None: all."""
     tokens_per_micro_batch: int
     compute_bytes: int = 2
     """Of a number of forward and backward, and of published weights."""
@@ -83,6 +86,10 @@ class Setup:
         return self.shard or self.ranks
 
     @property
+    def ranks_here(self) -> Sequence[int]:
+        return range(self.ranks) if self.here is None else self.here
+
+    @property
     def patches(self) -> float:
         """That the vision tower sees in a micro-batch."""
         return self.tokens_per_micro_batch * self.visual_share * PATCHES_PER_TOKEN
@@ -95,7 +102,7 @@ class MemoryEstimate:
     device: Mapping[str, Terms]
     """Of each rank: {moment: terms}."""
     host: Mapping[str, Terms]
-    """Of the s ranks on rank 0's host together: {moment: terms}."""
+    """Of the group's ranks on one host (`Setup.here`) together: {moment: terms}."""
 
     @property
     def device_bytes(self) -> float:
@@ -234,24 +241,39 @@ def _always(shape: ModelShape, setup: Setup) -> dict[str, float]:
 
 
 def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
-    """The moments of the host. What servers and the engine hold there is not counted.
+    """The moments of one host. What servers and the engine hold there is not counted.
 
-    training    8 p P x 1.44, offloaded moments; p (12 P + c P), checkpoints being written; c P for
-                each follower, and with overlap for each policy; p (1 + prefetch) s prepared
-                batches: one trains, the others wait
-    loading     4 s P, a model that every rank reads
+    Each of the r ranks there holds, of its own
+
+        processes   the interpreter
+        offloaded   8 p T / s x 1.44, its shard of the moments; each copy of the weights has them
+        batches     p (1 + prefetch) prepared ones: one trains, the others wait
+        loading     4 P, the whole model in float32: every rank reads it, before FSDP2 shards it
+
+    Each of the s ranks of the *first* copy, which alone writes the shards of a checkpoint, also
+
+        checkpoint  12 p T / s, masters and moments that are being written
+
+    And rank 0 of the group, alone
+
+        checkpoint  c p P, the whole models in it
+        pins        c P for each follower, and with overlap for each policy
     """
-    trained, ranks = _trained(shape, setup), setup.copies
-    published = setup.compute_bytes * shape.params
+    trained, here = _trained(shape, setup), setup.ranks_here
+    ranks, writers = len(here), sum(rank < setup.copies for rank in here)
+    published = setup.compute_bytes * shape.params * (0 in here)
+    moments, state = 8 * trained / setup.copies, 12 * trained / setup.copies
+    batches = (1 + setup.prefetch) * _batch_bytes(setup)
     processes = {"processes": PROCESS * ranks}
     return {
         "training": processes
         | {
-            "offloaded moments": 8 * setup.policies * trained * PINNED * setup.offload_optimizer,
-            "checkpoints being written": setup.policies * (12 * trained + published),
+            "offloaded moments": setup.policies
+            * (ranks * moments * PINNED * setup.offload_optimizer),
+            "checkpoints being written": setup.policies * (writers * state + published),
             "followers": setup.followers * published,
             "weights being sent": setup.policies * published * setup.overlap,
-            "prepared batches": setup.policies * (1 + setup.prefetch) * ranks * _batch_bytes(setup),
+            "prepared batches": setup.policies * ranks * batches,
         },
         "loading": processes | {"models being read": 4 * shape.params * ranks},
     }

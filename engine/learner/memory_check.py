@@ -126,7 +126,7 @@ def _fix(shape: ModelShape, setup: Setup, available: float) -> str:
 
 def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
     """Cheap ones first: host transfers, a forward pass more, small matrices, hardware, LoRA."""
-    switches: Sequence[Mapping[str, bool]] = [
+    switches: Sequence[Mapping[str, Any]] = [
         {},
         {"offload_optimizer": True},
         {"activation_checkpointing": True},

@@ -64,6 +64,10 @@ _AT_MOST_ONE = {
 }
 
 
+_LEAST, _MOST = 1e-9, 1e9
+"""Of any number: nothing real is beyond them, and what is computed of them stays finite."""
+
+
 def assume(given: Sequence[str]) -> Assumptions:
     """The defaults with `name=value` set. Raises ConfigError for a name or value that is none."""
     names = {field.name for field in fields(Assumptions)}
@@ -78,8 +82,8 @@ def assume(given: Sequence[str]) -> Assumptions:
             value = float(text)
         except ValueError:
             raise ConfigError(f"--assume {one!r}: want {name}=NUMBER") from None
-        if not value > 0 or (name in _AT_MOST_ONE and value > 1):
-            bound = "above 0, at most 1" if name in _AT_MOST_ONE else "above 0"
-            raise ConfigError(f"--assume {one!r}: want a number {bound}")
+        most = 1.0 if name in _AT_MOST_ONE else _MOST
+        if not _LEAST <= value <= most:
+            raise ConfigError(f"--assume {one!r}: want a number from {_LEAST:g} to {most:g}")
         found[name] = value
     return replace(Assumptions(), **found)

@@ -87,7 +87,7 @@ def make_case(
     one_policy: bool = False,
 ) -> Case:
     """The case of a recipe as its template plays it. Raises ConfigError for a stream in `tokens`
-    that the recipe lacks."""
+    that the recipe lacks, or whose replies are never that long."""
     config = load_root(TEMPLATES[recipe])
     streams = tuple(streams_of(config))
     tokens = tokens or {}
@@ -96,6 +96,13 @@ def make_case(
             f"--tokens: {recipe} has no role {', '.join(sorted(unknown))}; "
             f"there are {', '.join(streams)}"
         )
+    for role, mean in tokens.items():
+        most = settings_of(config)[recipe].params(role).max_new_tokens
+        if mean > most:
+            raise ConfigError(
+                f"--tokens {role}={mean:g}: {recipe} cuts a reply of {role} at {most} tokens "
+                "(max_new_tokens); want no more than that"
+            )
     if one_policy:
         config = _sharing(config, streams)
     return Case(model, cluster, recipe, assumed, config, tokens)

@@ -9,12 +9,15 @@ from pathlib import Path
 from engine.errors import ConfigError
 from launch.planning.assumptions import assume
 from launch.planning.case import TEMPLATES, Case, make_case
-from launch.planning.config_file import yaml_of
+from launch.planning.config_file import run_name, yaml_of
 from launch.planning.devices import DEVICES, Cluster, find_device, memory_bytes
 from launch.planning.models import find_model
 from launch.planning.plans import Found
 from launch.planning.printed import report
 from launch.planning.search import search
+
+MOST_GPUS = 1024
+"""Of all nodes: of 128 nodes of 8 a search takes two seconds, of one of so many half a minute."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class Answer:
         """Of the best plan; empty where nothing fits."""
         if not self.found.plans:
             return ""
-        name = self.file.stem if self.file else f"{self.case.recipe}-plan"
-        return yaml_of(self.found.plans[0], self.command, name.replace("_", "-"))
+        default = run_name(f"{self.case.recipe}-plan", "plan")
+        name = run_name(self.file.stem, default) if self.file else default
+        return yaml_of(self.found.plans[0], self.command, name)
 
     @property
     def text(self) -> str:
@@ -46,6 +50,10 @@ def answer(argv: Sequence[str]) -> Answer:
     for option, value in (("--gpus", args.gpus), ("--nodes", args.nodes)):
         if value < 1:
             raise ConfigError(f"{option} {value}: want at least 1")
+    if args.gpus * args.nodes > MOST_GPUS:
+        raise ConfigError(
+            f"--gpus {args.gpus} --nodes {args.nodes}: at most {MOST_GPUS} GPUs in all are planned"
+        )
     memory = memory_bytes(args.memory, "--memory")
     model = find_model(args.model)
     cluster = Cluster(
@@ -110,6 +118,6 @@ def _tokens(given: Sequence[str]) -> dict[str, float]:
             found[role] = float(text)
         except ValueError:
             raise ConfigError(f"--tokens {one!r}: want ROLE=NUMBER, e.g. coder=1500") from None
-        if not 1 <= found[role] < float("inf"):
+        if not found[role] >= 1:  # a NaN is not, either; `make_case` knows how many are too many
             raise ConfigError(f"--tokens {one!r}: want at least 1")
     return found

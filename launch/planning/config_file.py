@@ -1,6 +1,8 @@
 """A plan as a configuration: that of the recipe's template, with the plan's model, layout and what
 saves memory."""
 
+import re
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import yaml
 from engine.config import LayoutConfig
 from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
-from launch.planning.layouts import LORA_RANK, Group, Layout, Servers
+from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, placed
 from launch.planning.plans import Plan
 from launch.planning.rates import service
 from launch.planning.server_memory import mem_fraction
@@ -43,17 +45,25 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
     if plan.layout.sharing == "all":
         tree["weights"]["via"] = "disk"
     tree["render"]["workers"] = plan.render_workers
+    # The engine asks no server for more at a time, whatever that runs.
+    running = max(server["max_running"] for server in tree["layout"]["servers"])
+    if running > case.config.sampler.max_concurrency:
+        tree["sampler"]["max_concurrency"] = running
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
     return _comment(plan, command) + body
+
+
+def run_name(stem: str, default: str) -> str:
+    """The name of a run whose file is called `stem`: letters, digits, dots and dashes, as
+    `run.name` wants it; `default` where nothing of it is left."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.") or default
 
 
 def layout_of(plan: Plan) -> LayoutConfig:
     """Learners from rank 0 on, servers up to the last rank; GPUs in between idle."""
     case, layout = plan.case, plan.layout
-    learners, start = [], 0
-    for group in sorted(layout.groups, key=lambda one: -one.ranks):
-        learners.append(_group(group, start))
-        start += group.ranks
+    learners = [_group(group, start) for group, start in placed(layout.groups)]
+    start = layout.learner_gpus
     servers: list[dict[str, Any]]
     gpu_of: dict[int, int] = {}
     if layout.sharing == "none":
@@ -98,7 +108,7 @@ def _slice(ranks: list[int], part: int, number: int) -> list[int]:
 
 def start_line(plan: Plan, file: Path | str) -> str:
     """What starts it, on each node (`launch/README.md` says why so)."""
-    script = f"launch/async_selfplay.py {file}"
+    script = f"launch/async_selfplay.py {shlex.quote(str(file))}"
     nodes = plan.case.cluster.nodes
     if nodes == 1:
         return f"python {script}"

@@ -9,6 +9,8 @@ from engine.learner.costs import peak_flops
 from engine.learner.memory import GB
 
 _TB, _GBIT = 10**12, 10**9 / 8
+_LEAST_MEMORY, _MOST_MEMORY = GB, 1000 * _TB
+"""Of a GPU or a host, bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +91,9 @@ def memory_bytes(text: str, option: str) -> float:
         example = f"{text}GB" if re.fullmatch(r"\d+(\.\d+)?", text) else "80GB"
         raise ConfigError(f"{option} {text!r}: want a number with its unit, e.g. {example}")
     value = float(found[1]) * (1000 if found[2].upper() == "TB" else 1) * GB
-    if value <= 0:
-        raise ConfigError(f"{option} {text!r}: want more than nothing")
+    if not _LEAST_MEMORY <= value <= _MOST_MEMORY:
+        shown = text if len(text) < 30 else f"{text[:24]}..."
+        raise ConfigError(f"{option} {shown!r}: want 1GB at least, and 1000TB at most")
     return value
 
 

@@ -1,5 +1,6 @@
 """What a cluster's GPUs do: learner groups and servers, and how learners save memory."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,14 @@ class Group:
     policies: tuple[str, ...]
     ranks: int
     shard: int | None = None
+
+
+def placed(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:
+    """Each with its first rank: from 0 on, the largest first, so that those that fill nodes do."""
+    start = 0
+    for group in sorted(groups, key=lambda one: -one.ranks):
+        yield group, start
+        start += group.ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

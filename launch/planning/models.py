@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from engine.errors import ConfigError
-from engine.learner.base_model import read_json
+from engine.learner.base_model import check_architecture, read_json
 from engine.learner.costs import ModelShape, model_shape
 from engine.learner.memory_check import compute_bytes
 from launch.planning.shapes import shape_of_config
@@ -17,6 +17,8 @@ from launch.planning.shapes import shape_of_config
 KNOWN = Path(__file__).with_name("models.yaml")
 MODELS = Path("models")
 """Where the configurations of known models look for their weights."""
+VISION_HEADS = 16
+"""Of a tower whose config.json does not say: transformers' default for all families."""
 _MAX_TILES = 12
 """Of a picture in InternVL3."""
 _NOT_SERVED = {
@@ -49,19 +51,42 @@ class Model:
     def picture(self, side: int) -> tuple[int, int]:
         """(tokens, patches of the vision tower) of a square picture of `side` pixels."""
         vision = self.config["vision_config"]
-        if self.family == "internvl":
-            return _tiles(self.config, side)
-        merge = int(vision["spatial_merge_size"])
-        across = max(1, round(side / (int(vision["patch_size"]) * merge)))
+        try:
+            if self.family == "internvl":
+                return _tiles(self.config, side)
+            merge = int(vision["spatial_merge_size"])
+            across = max(1, round(side / (int(vision["patch_size"]) * merge)))
+        except KeyError as missing:
+            raise ConfigError(
+                f"base model file {self.folder / 'config.json'}: {missing.args[0]} is missing; "
+                "copy the whole folder again"
+            ) from None
         return across**2, (across * merge) ** 2
+
+    def splits(self, tp: int) -> bool:
+        """Whether a server can divide it over `tp` GPUs: SGLang cuts heads and MLPs of decoder and
+        vision tower into equal parts; keys' and values' heads that are fewer are held by several
+        GPUs each."""
+        shape, vision = self.shape, self.config["vision_config"]
+        heads = vision.get("num_heads") or vision.get("num_attention_heads") or VISION_HEADS
+        parts = (
+            shape.heads,
+            shape.intermediate,
+            int(heads),
+            shape.vision_intermediate,
+        )
+        is_shared = shape.kv_heads % tp == 0 or tp % shape.kv_heads == 0
+        return is_shared and all(size % tp == 0 for size in parts)
 
 
 def find_model(named: str) -> Model:
     """The model in folder `named`, or the known one of that name (case, owner and a trailing
-    -Instruct do not matter). Raises ConfigError with the nearest name."""
+    -Instruct do not matter). Raises ConfigError with the nearest name, and for a folder that the
+    launcher would refuse."""
     folder = Path(named)
     if folder.is_dir():
         config = read_json(folder / "config.json")
+        check_architecture(folder, config)
         has_weights = any(folder.glob("*.safetensors"))
         shape = model_shape(folder) if has_weights else shape_of_config(config)
         return _model(folder.resolve().name, folder, config, shape)

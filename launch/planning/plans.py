@@ -5,7 +5,7 @@ from functools import cached_property
 
 from engine.learner.memory import MemoryEstimate
 from launch.planning.case import Case
-from launch.planning.layouts import Layout
+from launch.planning.layouts import Layout, placed
 from launch.planning.rates import engine_processes, loads, render_workers
 
 
@@ -16,7 +16,7 @@ class Plan:
     case: Case
     layout: Layout
     learners: tuple[MemoryEstimate, ...]
-    """Of each group."""
+    """Of each group, on the host of its rank 0: on no other does it hold more."""
 
     @cached_property
     def loads(self) -> dict[str, float]:
@@ -60,8 +60,17 @@ class Plan:
 
     @property
     def host_bytes(self) -> float:
-        """Of all groups together."""
-        return sum(estimate.host_bytes for estimate in self.learners)
+        """Of the fullest node, all groups there together.
+
+        Groups lie in one node or fill several (`search`): on a node that is not the first of its
+        group no other one is, and it holds no more than the first.
+        """
+        nodes: dict[int, float] = {}
+        estimates = dict(zip(self.layout.groups, self.learners, strict=True))
+        for group, start in placed(self.layout.groups):
+            node = start // self.case.cluster.gpus
+            nodes[node] = nodes.get(node, 0.0) + estimates[group].host_bytes
+        return max(nodes.values())
 
 
 @dataclass

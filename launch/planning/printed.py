@@ -101,8 +101,9 @@ def _who(plan: Plan) -> Iterator[str]:
     what = f"{number} branches of the engine" if number > 1 else "the engine"
     yield _row(f"{what}, a CPU core each", busy[ENGINE])
     yield _row(f"{workers} render workers{each}, a CPU core each", busy[RENDERER])
+    fullest = " on the fullest node" if case.cluster.nodes > 1 else ""
     yield (
-        f"  host memory of learners {plan.host_bytes / GB:.0f} of "
+        f"  host memory of learners{fullest} {plan.host_bytes / GB:.0f} of "
         f"{case.cluster.host_memory / GB:.0f} GB"
     )
 

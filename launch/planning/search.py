@@ -12,7 +12,7 @@ from itertools import product
 from engine.learner.memory import GB, learner_memory, worst
 from engine.learner.memory_check import setup_for
 from launch.planning.case import Case
-from launch.planning.layouts import Group, Layout, Servers, Sharing, Training
+from launch.planning.layouts import Group, Layout, Servers, Sharing, Training, placed
 from launch.planning.plans import Found, Plan
 from launch.planning.rates import learner_s, server_s
 from launch.planning.server_memory import (
@@ -64,74 +64,86 @@ def _trainings(lora: bool) -> Iterator[Training]:
 
 
 def _layouts(case: Case, lora: bool, sharing: Sharing, found: Found) -> Iterator[Layout]:
+    trainings = tuple(_trainings(lora))
+    apart: dict[Training, dict[int, tuple[Group, ...]]] = {}
+    if sharing in ("none", "light") and len(case.policies) > 1:
+        apart = {training: _one_for_each(case, training) for training in trainings}
+    own = _own_servers(case, found) if sharing == "none" else {}
     for ranks in range(1, case.cluster.total + (sharing == "all")):
-        servers = _servers(case, ranks, sharing, found)
+        servers = own.get(ranks) if sharing == "none" else _shared(case, ranks, sharing, found)
         if servers is None:
             continue
-        for training in _trainings(lora):
-            for groups in _groupings(case, ranks, training, sharing):
+        for training in trainings:
+            for groups in _groupings(case, ranks, apart.get(training, {}).get(ranks)):
                 yield Layout(groups=groups, servers=servers, training=training, sharing=sharing)
 
 
 def _groupings(
-    case: Case, ranks: int, training: Training, sharing: Sharing
+    case: Case, ranks: int, apart: tuple[Group, ...] | None
 ) -> Iterator[tuple[Group, ...]]:
+    """One group of all policies, and those of one policy each where they stay in nodes."""
     gpus = case.cluster.gpus
     if ranks <= gpus or ranks % gpus == 0:
         yield (Group(policies=case.policies, ranks=ranks),)
     if ranks > gpus and ranks % gpus == 0:
         yield (Group(policies=case.policies, ranks=ranks, shard=gpus),)
-    if sharing in ("none", "light") and 1 < len(case.policies) <= ranks:
-        parts = tuple(Group(policies=(policy,), ranks=1) for policy in case.policies)
-        for _ in range(ranks - len(parts)):
-            parts = _with_one_more(case, parts, training)
-        if _stay_in_nodes(parts, gpus):
-            yield parts
+    if apart is not None and _stay_in_nodes(apart, gpus):
+        yield apart
 
 
-def _with_one_more(case: Case, groups: tuple[Group, ...], training: Training) -> tuple[Group, ...]:
-    """One more rank for the group that is the busiest."""
-    slowest = max(groups, key=lambda group: learner_s(case, group, training))
-    return tuple(
-        replace(group, ranks=group.ranks + 1) if group is slowest else group for group in groups
-    )
+def _one_for_each(case: Case, training: Training) -> dict[int, tuple[Group, ...]]:
+    """{ranks: a group per policy, of so many together}: each rank where learners are busiest."""
+    groups = {policy: Group(policies=(policy,), ranks=1) for policy in case.policies}
+    taken = {policy: learner_s(case, one, training) for policy, one in groups.items()}
+    found = {}
+    for ranks in range(len(groups), case.cluster.total):
+        found[ranks] = tuple(groups.values())
+        busiest = max(taken, key=lambda policy: taken[policy])
+        one = groups[busiest]
+        groups[busiest] = replace(one, ranks=one.ranks + 1)
+        taken[busiest] = learner_s(case, groups[busiest], training)
+    return found
 
 
 def _stay_in_nodes(groups: tuple[Group, ...], gpus: int) -> bool:
     """Whether no group that fits into one node lies across two, placed one after the other."""
-    start = 0
-    for group in sorted(groups, key=lambda one: -one.ranks):
+    for group, start in placed(groups):
         last = start + group.ranks - 1
         if start // gpus != last // gpus and (start % gpus or group.ranks % gpus):
             return False
-        start += group.ranks
     return True
 
 
-def _servers(case: Case, ranks: int, sharing: Sharing, found: Found) -> tuple[Servers, ...] | None:
-    """Servers on the GPUs that `ranks` learners leave; None where they have no room."""
+def _own_servers(case: Case, found: Found) -> dict[int, tuple[Servers, ...]]:
+    """{learners' ranks: servers, each on GPUs of its own, on those that so many ranks leave}; with
+    the fewest GPUs to a server on which it has room."""
+    total = case.cluster.total
+    for tp in _TPS:
+        if case.cluster.gpus % tp or not case.model.splits(tp):
+            continue
+        room = _room(case, case.cluster.memory, tp=tp, found=found)
+        if room is not None:
+            servers = _by_demand(case, total // tp, tp, room)
+            left = {ranks: (total - ranks) // tp for ranks in range(1, total)}
+            return {ranks: servers[places] for ranks, places in left.items() if places in servers}
+    return {}
+
+
+def _shared(case: Case, ranks: int, sharing: Sharing, found: Found) -> tuple[Servers, ...] | None:
+    """Servers that share GPUs, where `ranks` learners leave some; None where they have no room."""
     policies = case.policies
     free = case.cluster.total - ranks
     if sharing == "light":
         return _light(case, free, found)
-    if sharing != "none":
-        count = free if sharing == "servers" else case.cluster.total
-        if case.cluster.nodes > 1 or count < 1 or (sharing == "servers" and free >= len(policies)):
-            return None
-        memory = case.cluster.memory
-        if sharing == "all":
-            return _beside_learners(case, count)
-        one = _room(case, memory, share=len(policies), found=found)
-        if one is None:
-            return None
-        return tuple(Servers(policy=policy, count=count, tp=1, memory=one) for policy in policies)
-    for tp in _TPS:
-        if tp > case.cluster.gpus or case.cluster.gpus % tp:
-            continue
-        room = _room(case, case.cluster.memory, tp=tp, found=found)
-        if room is not None:
-            return _by_demand(case, free // tp, tp, room)
-    return None
+    count = free if sharing == "servers" else case.cluster.total
+    if case.cluster.nodes > 1 or count < 1 or (sharing == "servers" and free >= len(policies)):
+        return None
+    if sharing == "all":
+        return _beside_learners(case, count)
+    one = _room(case, case.cluster.memory, share=len(policies), found=found)
+    if one is None:
+        return None
+    return tuple(Servers(policy=policy, count=count, tp=1, memory=one) for policy in policies)
 
 
 def _light(case: Case, free: int, found: Found) -> tuple[Servers, ...] | None:
@@ -163,18 +175,21 @@ def _beside_learners(case: Case, count: int) -> tuple[Servers, ...]:
     )
 
 
-def _by_demand(case: Case, places: int, tp: int, room: ServerMemory) -> tuple[Servers, ...] | None:
-    """One for each policy, and each further one where servers are the busiest."""
-    if places < len(case.policies):
-        return None
+def _by_demand(
+    case: Case, most: int, tp: int, room: ServerMemory
+) -> dict[int, tuple[Servers, ...]]:
+    """{servers, at most `most`: of which policies}: one of each, and each further one where servers
+    are the busiest."""
     servers = {p: Servers(policy=p, count=1, tp=tp, memory=room) for p in case.policies}
     taken = {policy: server_s(case, one) for policy, one in servers.items()}
-    for _ in range(places - len(servers)):
+    found = {}
+    for places in range(len(servers), most + 1):
+        found[places] = tuple(servers.values())
         busiest = max(taken, key=lambda policy: taken[policy])
         one = servers[busiest]
         servers[busiest] = replace(one, count=one.count + 1)
         taken[busiest] = server_s(case, servers[busiest])
-    return tuple(servers.values())
+    return found
 
 
 def _room(
@@ -208,13 +223,16 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
     estimates = tuple(
         learner_memory(
             case.model.shape,
-            setup_for(
-                cfg,
-                compute_bytes=case.model.compute_bytes,
-                policies=len(group.policies),
-                ranks=group.ranks,
-                shard=group.shard,
-                bucket_mb=case.config.weights.bucket_mb,
+            replace(
+                setup_for(
+                    cfg,
+                    compute_bytes=case.model.compute_bytes,
+                    policies=len(group.policies),
+                    ranks=group.ranks,
+                    shard=group.shard,
+                    bucket_mb=case.config.weights.bucket_mb,
+                ),
+                here=range(min(group.ranks, cluster.gpus)),
             ),
         )
         for group in layout.groups
@@ -231,7 +249,8 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
         )
         found.refuse(layout.training.text, missing, why)
     elif (missing := plan.host_bytes - cluster.host_memory) > 0:
-        why = f"{plan.host_bytes / GB:.0f} GB of host memory, {missing / GB:.0f} GB too many"
+        of = " on a node" if cluster.nodes > 1 else ""
+        why = f"{plan.host_bytes / GB:.0f} GB of host memory{of}, {missing / GB:.0f} GB too many"
         found.refuse(f"{layout.training.text}, where GPUs have room", missing, why)
     else:
         found.plans.append(_with_caches(plan) if beside else plan)

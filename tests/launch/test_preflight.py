@@ -290,3 +290,24 @@ def test_the_memory_of_a_node_is_that_of_the_learners_on_it(
     for together in (None, 2):
         with pytest.raises(ConfigError, match=r"layout.host_memory_gb: the learners need \d+ GB"):
             check_memory(config, local_ranks=together)
+
+
+def test_the_memory_of_a_node_counts_the_ranks_of_a_group_that_are_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty-two ranks that load an 8B model at a time: 39 GB each, 313 GB for the eight of a
+    node, whether they share one copy of the weights or two have one."""
+    monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    ranks = list(range(32))
+    for shard in ("", ", shard: 2"):
+        group = f"[{{ranks: {ranks}, policies: [proposer, coder, solver]{shard}}}]"
+        wanted = [f"model.base={tmp_path}", f"layout.learners={group}"]
+        wanted += ["layout.servers.0.rank=32"]
+        config = load_root(CONFIGS / "quickstart.yaml", [*wanted, "layout.host_memory_gb=450"])
+        check_memory(config, local_ranks=8)
+        small = load_root(CONFIGS / "quickstart.yaml", [*wanted, "layout.host_memory_gb=300"])
+        with pytest.raises(ConfigError, match=r"the learners need \d+ GB of their host"):
+            check_memory(small, local_ranks=8)
+        with pytest.raises(ConfigError, match="need 1250 GB of their host"):
+            check_memory(config)

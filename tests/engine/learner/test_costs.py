@@ -120,6 +120,13 @@ def test_a_tied_tensor_that_is_saved_twice_counts_once(tiny_mimo: Path, tmp_path
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA A1000 Laptop GPU", None),
         ("Some other device", None),
     ],
 )

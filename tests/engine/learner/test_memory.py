@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -382,6 +384,68 @@ def test_groups_share_a_host() -> None:
     check_host(one, 1000 * GB)
     with pytest.raises(ConfigError, match=r"need 1470 GB of their host, 470 GB more"):
         check_host({**one, "layout.learners.1": offloaded}, 1000 * GB)
+
+
+def host_of(setup: Setup) -> dict[str, float]:
+    host = learner_memory(EIGHT, setup).host
+    return {moment: sum(terms.values()) for moment, terms in host.items()}
+
+
+def test_a_host_holds_the_part_of_its_ranks_and_rank_0_s_the_models_too() -> None:
+    """Eight ranks on each of four nodes, one copy of the weights: a quarter of the state each."""
+    group = replace(THREE, ranks=32, offload_optimizer=True, followers=1)
+    first, other = (
+        learner_memory(EIGHT, replace(group, here=tuple(range(start, start + 8)))).host
+        for start in (0, 8)
+    )
+    shard = 3 * EIGHT.params / 4
+    for terms in (first, other):
+        assert terms["training"]["offloaded moments"] == pytest.approx(8 * shard * 1.4427, rel=1e-4)
+        assert terms["training"]["processes"] == 8 * memory.PROCESS
+        assert terms["loading"]["models being read"] == 8 * 4 * EIGHT.params
+    models = 3 * 2 * EIGHT.params
+    assert first["training"]["checkpoints being written"] == pytest.approx(12 * shard + models)
+    assert other["training"]["checkpoints being written"] == pytest.approx(12 * shard)
+    assert first["training"]["followers"] == 2 * EIGHT.params
+    assert other["training"]["followers"] == 0
+
+
+def test_every_copy_of_the_weights_has_its_moments_and_the_first_is_written() -> None:
+    """Two copies on the eight ranks of one node."""
+    group = replace(THREE, ranks=8, offload_optimizer=True)
+    twice = learner_memory(EIGHT, replace(group, shard=4)).host
+    once = learner_memory(EIGHT, group).host
+    moments = "offloaded moments"
+    assert twice["training"][moments] == pytest.approx(2 * once["training"][moments])
+    assert twice["loading"] == once["loading"]
+    for term in ("checkpoints being written", "prepared batches", "processes"):
+        assert twice["training"][term] == pytest.approx(once["training"][term])
+    second = learner_memory(EIGHT, replace(group, shard=4, here=(4, 5, 6, 7))).host["training"]
+    assert second["checkpoints being written"] == 0
+    assert second[moments] == pytest.approx(once["training"][moments])
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(1, 16),
+    st.sampled_from([1, 2, 4, None]),
+    st.integers(1, 8),
+    st.booleans(),
+    st.sampled_from([None, 32]),
+)
+def test_hosts_together_hold_what_one_would(
+    copies: int, shard: int | None, local: int, offloaded: bool, rank: int | None
+) -> None:
+    """However ranks are divided over hosts; and rank 0's holds most where all have as many."""
+    ranks = copies * (shard or 1)
+    group = replace(
+        THREE, ranks=ranks, shard=shard, offload_optimizer=offloaded, lora_rank=rank, followers=1
+    )
+    parts = [tuple(range(ranks))[start : start + local] for start in range(0, ranks, local)]
+    hosts = [host_of(replace(group, here=part)) for part in parts]
+    for moment, total in host_of(group).items():
+        assert sum(host[moment] for host in hosts) == pytest.approx(total)
+        assert hosts[0][moment] >= max(host[moment] for host in hosts)
 
 
 def test_the_table_names_the_moment_and_its_terms() -> None:

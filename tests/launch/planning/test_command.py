@@ -1,11 +1,13 @@
 """The planner's command line, as a new user meets it."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from engine.sampler import SamplerConfig
 from launch import plan
 from launch.config import load_root
 from launch.planning.assumptions import WHY
@@ -20,14 +22,21 @@ EIGHT = ["Qwen3-VL-8B-Instruct", "--gpus", "8", "--memory", "80GB"]
         (["Qwen3-VL-8", "--gpus", "8", "--memory", "80GB"], "did you mean Qwen3-VL-8B-Instruct?"),
         (["Qwen3-VL-8B", "--gpus", "0", "--memory", "80GB"], "--gpus 0: want at least 1"),
         ([*EIGHT, "--nodes", "-1"], "--nodes -1: want at least 1"),
+        ([*EIGHT, "--nodes", "129"], "--gpus 8 --nodes 129: at most 1024 GPUs in all are planned"),
         ([*EIGHT[:-1], "80"], "--memory '80': want a number with its unit, e.g. 80GB"),
         ([*EIGHT[:-1], "eighty"], "--memory 'eighty': want a number with its unit"),
-        ([*EIGHT[:-1], "0GB"], "want more than nothing"),
+        ([*EIGHT[:-1], "0GB"], "--memory '0GB': want 1GB at least, and 1000TB at most"),
+        ([*EIGHT[:-1], "9" * 310 + "GB"], "99...': want 1GB at least, and 1000TB at most"),
         ([*EIGHT[:-1], "77GB"], "--device: which GPU has 77 GB? Name one of"),
         ([*EIGHT, "--host-memory", "1000"], "--host-memory '1000': want a number with its unit"),
         ([*EIGHT, "--device", "H1000"], "did you mean H100?"),
         ([*EIGHT, "--tokens", "painter=5"], "mm_zero has no role painter; there are proposer"),
         ([*EIGHT, "--tokens", "coder"], "want ROLE=NUMBER"),
+        ([*EIGHT, "--tokens", "coder=nan"], "--tokens 'coder=nan': want at least 1"),
+        ([*EIGHT, "--tokens", "solver=20000"], "mm_zero cuts a reply of solver at 4096 tokens"),
+        ([*EIGHT, "--tokens", "coder=1e200"], "--tokens coder=1e+200: mm_zero cuts a reply"),
+        ([*EIGHT, "--tokens", "coder=inf"], "--tokens coder=inf: mm_zero cuts a reply"),
+        ([*EIGHT, "--assume", "step_overhead_s=inf"], "want a number from 1e-09 to 1e+09"),
         ([*EIGHT, "--assume", "mfu=.3"], "there is no 'mfu'; there are"),
         ([*EIGHT, "--write", "/nowhere/at/all.yaml"], "No such file or directory; name another"),
     ],
@@ -80,6 +89,38 @@ def test_what_is_written_loads_and_says_how_it_came(
     assert "torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d" in said
     assert "--assume train_mfu=0.5" in file.read_text()
     assert load_root(file).run.name == "my-plan"
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("my plan (1).yaml", "my-plan-1"),
+        ("_mine.yaml", "mine"),
+        (".hidden.yaml", "hidden"),
+        ("v1.2_план.yaml", "v1.2"),
+        ("план.yaml", "mm-zero-plan"),
+    ],
+)
+def test_a_run_is_named_after_its_file_in_characters_that_a_run_s_name_may_have(
+    file: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / file
+    assert plan.main([*EIGHT, "--write", str(path)]) == 0
+    assert load_root(path).run.name == name
+    assert f"launch/async_selfplay.py {shlex.quote(str(path))}" in capsys.readouterr().out
+
+
+def test_the_engine_asks_a_server_for_as_many_replies_as_it_is_planned_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.yaml"
+    for memory, is_raised in (("80GB", False), ("141GB", True)):
+        assert plan.main([*EIGHT[:-1], memory, "--write", str(file)]) == 0
+        config = load_root(file)
+        most = max(server.max_running for server in config.layout.servers)
+        default = SamplerConfig().max_concurrency
+        assert (most > default) == is_raised
+        assert config.sampler.max_concurrency == max(default, most)
 
 
 def test_where_nothing_fits_the_reasons_and_a_way_out_are_said(

@@ -1,7 +1,9 @@
 """Known models: their parameters against the published totals and against transformers' modules,
 their pictures against the processors that cut them."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from engine.errors import ConfigError
+from engine.learner.base_model import check_base_model
 from engine.learner.costs import model_shape
 from launch.planning.models import KNOWN, find_model
 from launch.planning.shapes import shape_of_config
@@ -130,6 +133,68 @@ def test_a_family_or_number_that_is_missing_is_named() -> None:
     del config["vision_config"]["spatial_merge_size"]
     with pytest.raises(ConfigError, match="spatial_merge_size is missing"):
         shape_of_config(config)
+
+
+@pytest.mark.parametrize(
+    "architecture, family",
+    [
+        ("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe"),
+        ("LlavaForConditionalGeneration", "llava"),
+        ("InternVLChatModel", "internvl_chat"),
+    ],
+)
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_a_folder_that_the_launcher_would_refuse_is_refused_in_the_same_words(
+    architecture: str, family: str, with_weights: bool, tmp_path: Path
+) -> None:
+    for file in TINY.iterdir():
+        if with_weights or file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((TINY / "config.json").read_text())
+    config |= {"architectures": [architecture], "model_type": family}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError) as launched:
+        check_base_model(tmp_path)
+    with pytest.raises(ConfigError) as planned:
+        find_model(str(tmp_path))
+    assert str(planned.value) == str(launched.value)
+    assert architecture in str(planned.value)
+
+
+def test_a_size_of_pictures_that_is_missing_is_named(tmp_path: Path) -> None:
+    for file in TINY.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((TINY / "config.json").read_text())
+    del config["vision_config"]["spatial_merge_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="spatial_merge_size is missing; copy the whole"):
+        find_model(str(tmp_path)).picture(448)
+
+
+@pytest.mark.parametrize(
+    "name, tps",
+    [
+        ("Qwen3-VL-8B", [1, 2, 4, 8]),
+        ("Qwen2.5-VL-7B", [1, 2, 4]),  # 28 heads
+        ("MiMo-VL-7B", [1, 2, 4, 8]),
+        ("InternVL3-8B", [1, 2, 4]),
+    ],
+)
+def test_a_server_divides_heads_equally(name: str, tps: list[int]) -> None:
+    assert [tp for tp in (1, 2, 3, 4, 8) if find_model(name).splits(tp)] == tps
+
+
+def test_each_part_of_a_model_must_be_divisible() -> None:
+    whole = find_model("Qwen3-VL-8B")
+    for part in ("heads", "intermediate", "vision_intermediate"):
+        odd = replace(whole, shape=replace(whole.shape, **{part: 36}))
+        assert [odd.splits(tp) for tp in (4, 8)] == [True, False]
+    tower = whole.config["vision_config"] | {"num_heads": 12}
+    odd = replace(whole, config={**whole.config, "vision_config": tower})
+    assert [odd.splits(tp) for tp in (4, 8)] == [True, False]
+    few = replace(whole, shape=replace(whole.shape, kv_heads=2))
+    assert few.splits(8)  # each held by four
+    assert not replace(whole, shape=replace(whole.shape, kv_heads=6)).splits(4)
 
 
 def test_what_no_server_plays_says_so() -> None:

@@ -145,9 +145,11 @@ def test_publication_by_file_and_by_link() -> None:
     [
         ("train_mfuu=0.3", "there is no 'train_mfuu'"),
         ("train_mfu", "want train_mfu=NUMBER"),
-        ("train_mfu=40", "above 0, at most 1"),
-        ("step_overhead_s=-1", "want a number above 0"),
-        ("train_mfu=nan", "above 0, at most 1"),
+        ("train_mfu=40", "want a number from 1e-09 to 1$"),
+        ("train_mfu=1e-320", "from 1e-09 to 1$"),
+        ("step_overhead_s=-1", "from 1e-09 to 1e.09$"),
+        ("step_overhead_s=inf", "from 1e-09 to 1e.09$"),
+        ("train_mfu=nan", "from 1e-09 to 1$"),
     ],
 )
 def test_an_assumption_that_is_none_is_refused(given: str, words: str) -> None:

@@ -1,18 +1,27 @@
 """Searching: what fits, in which order, and what more GPUs or memory change."""
 
+import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import ConfigError
 from engine.layout import check_branches, check_layout, shared_gpus
-from launch.planning.config_file import layout_of
+from engine.learner.memory import GB
+from launch.config import load_root
+from launch.planning.assumptions import WHY, assume
+from launch.planning.config_file import layout_of, yaml_of
 from launch.planning.gains import one_more
-from launch.planning.plans import Plan
-from launch.planning.printed import distinct
+from launch.planning.layouts import Group
+from launch.planning.plans import Found, Plan
+from launch.planning.printed import distinct, report
 from launch.planning.rates import loads
-from launch.planning.search import search
+from launch.planning.search import _look_at, search
+from launch.preflight import check_memory
 from tests.launch.planning.cases import case_of
 
 NAMES = st.sampled_from(["Qwen3-VL-2B", "Qwen3-VL-4B", "Qwen3-VL-8B", "Qwen2.5-VL-7B"])
@@ -88,6 +97,49 @@ def test_a_host_that_is_too_small_is_the_reason() -> None:
     found = search(case_of(host=500), lora=False)
     assert not found.plans
     assert any("host memory" in why for why in found.refused.values())
+
+
+def test_each_node_holds_its_own_learners() -> None:
+    """Eight ranks that load an 8B model take 313 GB; three such groups lie on three nodes."""
+    case = case_of(nodes=4)
+    some = search(case).plans[0].layout
+    loading = 8 * (4 * case.model.shape.params + 4 * GB)
+
+    def found(*ranks: int, host: float = 500) -> Found:
+        groups = tuple(Group(policies=(p,), ranks=n) for p, n in zip("abc", ranks, strict=False))
+        training = replace(some.training, checkpointing=True, offload=False)
+        found, asked = Found(), case_of(nodes=4, host=host)
+        _look_at(asked, replace(some, groups=groups, training=training), found)
+        return found
+
+    for groups in ((8, 8, 8), (24,), (16, 8)):
+        (plan,) = found(*groups).plans
+        assert [one.host_bytes for one in plan.learners] == pytest.approx([loading] * len(groups))
+        assert plan.host_bytes == pytest.approx(loading)
+    # The second and third lie on one node, which is not that of the first.
+    (plan,) = found(8, 4, 4).plans
+    assert plan.host_bytes == pytest.approx(sum(one.host_bytes for one in plan.learners[1:]))
+    (why,) = found(8, 4, 4, host=300).refused.values()
+    assert why == "313 GB of host memory on a node, 13 GB too many"
+
+
+def test_the_checks_before_the_start_count_a_host_s_memory_as_the_planner_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for nodes in (1, 2):
+        case = case_of(nodes=nodes)
+        monkeypatch.setattr("launch.preflight.model_shape", lambda _, case=case: case.model.shape)
+        (tmp_path / "config.json").write_text(json.dumps(case.model.config))
+        for i, plan in enumerate(distinct(search(case).plans)[:5]):
+            file = tmp_path / f"plan-{i}.yaml"
+            file.write_text(yaml_of(plan, "plan.py", "a-plan"))
+            for share, fits in ((1.01, True), (0.99, False)):
+                host = f"layout.host_memory_gb={share * plan.host_bytes / GB}"
+                config = load_root(file, [f"model.base={tmp_path}", host])
+                # A server that shares its GPU has a rank of its own, all of them on one node.
+                local = None if nodes == 1 else case.cluster.gpus
+                with nullcontext() if fits else pytest.raises(ConfigError, match="of their host"):
+                    check_memory(config, local)
 
 
 def test_servers_of_nodes_stay_inside_and_groups_too() -> None:
@@ -169,8 +221,22 @@ def test_more_gpus_never_play_fewer_games(name: str, gpus: int, memory: int, dev
         assert many[0].games_per_hour >= few[0].games_per_hour * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("name", WHY)
+@pytest.mark.parametrize("value", ["1e-9", "1", "1e9"])
+def test_whatever_may_be_assumed_can_be_planned(name: str, value: str) -> None:
+    try:
+        assumed = assume([f"{name}={value}"])
+    except ConfigError:
+        assert value == "1e9"  # of a share
+        return
+    case = replace(case_of("Qwen3-VL-2B", gpus=4), assumed=assumed)
+    found = search(case, lora=False)
+    assert 0 < found.plans[0].games_per_hour < float("inf")
+    report(case, found, "FILE.yaml")
+
+
 def test_branches_where_one_engine_can_not_ask_all_servers() -> None:
-    usual = case_of(nodes=4, tokens={"proposer": 8000, "coder": 6000})
+    usual = case_of(nodes=4, tokens={"proposer": 4096, "coder": 4096})
     case = replace(usual, assumed=replace(usual.assumed, engine_requests_s=20.0))
     plan = search(case).plans[0]
     layout = layout_of(plan)

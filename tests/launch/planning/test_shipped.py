@@ -54,7 +54,7 @@ def test_it_passes_the_checks_of_layout_and_memory(
         assert world == asked.total
     check_layout(config.layout, policies_of(config), world, followers(config))
     check_sharing(config)
-    check_memory(config)
+    check_memory(config, asked.gpus if asked.nodes > 1 else None)
     assert config.layout.device_memory_gb == asked.memory / 1e9
     assert list(settings_of(config)) == [shipped(name).case.recipe]
 
@@ -68,6 +68,7 @@ def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
             "run": ["name"],
             "weights": ["via"],
             "render": ["workers"],
+            "sampler": ["max_concurrency"],
             "learner": ["lr", "tokens_per_micro_batch", "activation_checkpointing",
                         "offload_optimizer", "lora"],
         }.items():  # fmt: skip
