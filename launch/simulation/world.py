@@ -257,7 +257,7 @@ def _hooks(
         elastic=Elastic(world.config.elastic),
         pools={policy: world.pools[policy] for policy in policies_of(world.config)},
         desk=desk,
-        session=_Session(world.servers),  # type: ignore[arg-type]
+        session=_Session(world),  # type: ignore[arg-type]
         on_event=_say_nothing,
         clock=asyncio.get_running_loop().time,
     )
@@ -274,12 +274,17 @@ def _hooks(
 class _Session:
     """As far as `Mover` asks servers for something: to let go of their requests."""
 
-    def __init__(self, servers: Mapping[str, Server]) -> None:
-        self._servers = servers
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     async def post(self, url: str, **_: object) -> "_Session":
         url = url.removesuffix("/abort_request")
-        self._servers[url].interrupt(url.rpartition("/")[2])
+        # A url says what its server served at first; its learner knows what it serves now, and is
+        # told of the move only when these requests have ended.
+        for learner in self._world.learners:
+            for policy in learner.policies:
+                if url in learner.urls[policy]:
+                    self._world.servers[url].interrupt(policy)
         return self
 
     def release(self) -> None: ...
