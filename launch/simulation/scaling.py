@@ -11,13 +11,15 @@ from launch.simulation.service_times import LearnerTimes, ServiceTimes
 
 SCHEDULES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
-        "streaming": {},
-        "one-step-off": {"max_age": 1, "too_old": "wait"},
-        "synchronous": {"max_age": 0, "too_old": "wait"},
+        "streaming": {"schedule": "streaming"},
+        "one-step-off": {"schedule": "streaming", "max_age": 1, "too_old": "wait"},
+        "synchronous": {"schedule": "streaming", "max_age": 0, "too_old": "wait"},
         "sequential": {"schedule": "sequential", "too_old": "wait"},
     }
 )
-"""{name: what it changes in `streams`}; "streaming" is what the configuration says."""
+"""{name: what it changes in `streams`}; "streaming" is the configuration's own window. So it is for
+a configuration of the sequential schedule, too, which does not use its `max_age` itself: what would
+come of the same run, streamed."""
 
 
 def scheduled(config: RootConfig, schedule: str) -> RootConfig:
@@ -39,7 +41,7 @@ def scaled(
     """
     own = world_size(config.layout)
     factor, rest = divmod(gpus, own)
-    if rest or not factor:
+    if rest or factor < 1:
         raise ConfigError(f"--gpus {gpus}: the layout has {own}; want a multiple of it")
     streams = config.streams
     if games_too:

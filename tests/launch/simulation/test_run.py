@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from launch.config import RootConfig, load_root
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
-from launch.simulation.scaling import scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, scaled, scheduled
 from launch.simulation.service_times import ServiceTimes
 
 CONFIGS = Path(__file__).resolve().parents[3] / "launch" / "configs"
@@ -207,6 +207,10 @@ def test_scaling_multiplies_what_there_is() -> None:
 def test_schedules_change_the_window_only() -> None:
     base = config("streams.max_age=3")
     assert scheduled(base, "streaming") == base
+    phases = config("streams.max_age=3", "streams.schedule=sequential")
+    assert {name: scheduled(phases, name) for name in SCHEDULES} == {
+        name: scheduled(base, name) for name in SCHEDULES
+    }, "of a configuration of phases, too, each schedule is what it is called"
     assert scheduled(base, "one-step-off").streams.max_age == 1
     assert scheduled(base, "synchronous").streams.max_age == 0
     with pytest.raises(ConfigError, match="schedule 'lazy'"):
