@@ -182,10 +182,36 @@ def test_the_command_prints_a_table_and_draws_a_chart(
     assert sum("polyline" in element.tag for element in tree.iter()) == 2 * 4  # measures
 
 
+def test_schedules_that_nobody_named_are_left_out_where_they_are_too_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = write_run(tmp_path)
+    write_service_times(service_times_of(run, config, warm_up=3), tmp_path / "times.yaml")
+    told = [str(QUICKSTART), "run.steps=20", "--times", str(tmp_path / "times.yaml")]
+    assert main(told) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("sequential: left out: run.steps 20: too short")
+    assert "want 60 or more" in out[0]
+    table = out[next(i for i, line in enumerate(out) if line.startswith("GPUs")) + 1 :][:4]
+    assert [row.split()[1] for row in table[:3]] == ["streaming", "one-step-off", "synchronous"]
+    assert table[3] == ""
+    assert main([*told, "--schedules", "streaming", "sequential"]) == 2
+    assert "want 60 or more" in capsys.readouterr().err
+    assert main([*told, "run.steps=2"]) == 2
+    assert "left out" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [
         (["--gpus", "3"], "--gpus 3: the layout has 2"),
+        (["--gpus", "-2"], "--gpus -2: the layout has 2"),
+        (["--gpus", "0"], "--gpus 0: the layout has 2"),
+        (["--seconds", "nan"], "--seconds nan: want a number above 0"),
+        (["--seconds", "inf"], "--seconds inf: want"),
+        (["--seconds", "0"], "--seconds 0: want"),
+        (["--seconds", "-5"], "--seconds -5: want"),
+        (["--seconds", "0.1"], "--seconds 0.1: too short to tell"),
         (["--schedules", "lazy"], "schedule 'lazy'"),
         (["--chart", "x.svg"], "--chart draws over the number of GPUs"),
         (["run.steps=2"], "too short to tell"),
