@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from engine.errors import ConfigError
-from engine.layout import world_size
 from launch.config import RootConfig, load_root
 from launch.simulation.calibration import learned
 from launch.simulation.figure import figure
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import check_length, simulate
-from launch.simulation.scaling import SCHEDULES, scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
 from launch.simulation.service_times import (
     ServiceTimes,
     read_service_times,
@@ -56,13 +55,16 @@ def _run(args: argparse.Namespace) -> int:
     times = _times(args)
     if args.save_times:
         write_service_times(times, args.save_times)
+    wanted = {
+        (gpus, name): scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
+        for gpus in args.gpus or [num_gpus(config.layout)]
+        for name in schedules
+    }
     results: dict[tuple[int, str], Outcome] = {}
-    for gpus in args.gpus or [world_size(config.layout)]:
-        for name in schedules:
-            own, costs = scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
-            began_s = time.perf_counter()
-            results[gpus, name] = _simulated(own, costs, args)
-            print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
+    for (gpus, name), (own, costs) in wanted.items():
+        began_s = time.perf_counter()
+        results[gpus, name] = _simulated(own, costs, args)
+        print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
     print(table(results))
     if not args.gpus:
         for (_, name), outcome in results.items():

@@ -201,6 +201,17 @@ def test_schedules_that_nobody_named_are_left_out_where_they_are_too_short(
     assert "left out" not in capsys.readouterr().out
 
 
+def test_the_command_counts_a_shared_gpu_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = write_run(tmp_path)
+    write_service_times(service_times_of(run, config, warm_up=3), tmp_path / "times.yaml")
+    told = [str(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml"), "streams.games_per_step=1"]
+    told += ["run.steps=8", "--schedules", "synchronous", "--times", str(tmp_path / "times.yaml")]
+    assert main(told) == 0
+    assert capsys.readouterr().out.startswith("1 synchronous:")
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [

@@ -35,7 +35,7 @@ class OneServer:
 
 def test_an_interrupted_request_asks_for_what_it_may_still_say() -> None:
     async def main() -> list[int]:
-        server, pool = Server(Cores(), ServerTimes(step_s=1.0, row_s=0.0)), OneServer()
+        server, pool = Server(ServerTimes(step_s=1.0, row_s=0.0), Cores()), OneServer()
         server.versions = {"a": 1}
         sampler = SimulatedSampler(
             role="solver",
