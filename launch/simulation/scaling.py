@@ -48,7 +48,7 @@ def scaled(
     own = num_gpus(config.layout)
     factor, rest = divmod(gpus, own)
     if rest or factor < 1:
-        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want a multiple of it")
+        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want {own}, {2 * own}, ...")
     streams = config.streams
     if games_too:
         games = {name: number * factor for name, number in streams.games_of.items()}
