@@ -40,7 +40,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--run-with", default="", metavar="COMMAND", help="what --validate puts before a run's own"
     )
     parser.add_argument("--save-times", type=Path, metavar="FILE", help="write what was learned")
-    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument(
+        "--schedules", nargs="+", metavar="NAME", help="default: all that run.steps is enough for"
+    )
     parser.add_argument("--gpus", nargs="+", type=int, metavar="N", help="multiples of the layout")
     parser.add_argument(
         "--scale-games", action="store_true", help="with the GPUs, also the games of a step"

@@ -2,19 +2,19 @@
 
 import argparse
 import gc
+import math
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from engine.errors import ConfigError
-from engine.layout import world_size
 from launch.config import RootConfig, load_root
 from launch.simulation.calibration import learned
 from launch.simulation.figure import figure
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import check_length, simulate
-from launch.simulation.scaling import SCHEDULES, scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
 from launch.simulation.service_times import (
     ServiceTimes,
     read_service_times,
@@ -49,19 +49,22 @@ def _run(args: argparse.Namespace) -> int:
     config = load_root(args.config, args.overrides)
     if args.chart and not args.gpus:
         raise ConfigError("--chart draws over the number of GPUs: give --gpus too")
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise ConfigError(f"--seconds {args.seconds:g}: want a number above 0, or leave it out")
+    schedules = _schedules(config, args.schedules)  # hours may lie before the last one's turn
     times = _times(args)
     if args.save_times:
         write_service_times(times, args.save_times)
+    wanted = {
+        (gpus, name): scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
+        for gpus in args.gpus or [num_gpus(config.layout)]
+        for name in schedules
+    }
     results: dict[tuple[int, str], Outcome] = {}
-    schedules = args.schedules or SCHEDULES
-    for name in schedules:  # hours may lie before the last one's turn
-        check_length(scheduled(config, name))
-    for gpus in args.gpus or [world_size(config.layout)]:
-        for name in schedules:
-            own, costs = scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
-            began_s = time.perf_counter()
-            results[gpus, name] = _simulated(own, costs, args)
-            print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
+    for (gpus, name), (own, costs) in wanted.items():
+        began_s = time.perf_counter()
+        results[gpus, name] = _simulated(own, costs, args)
+        print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
     print(table(results))
     if not args.gpus:
         for (_, name), outcome in results.items():
@@ -71,13 +74,34 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _schedules(config: RootConfig, wanted: Sequence[str] | None) -> Sequence[str]:
+    """Those to simulate. Raises ConfigError where one that was asked for needs more steps. Of all,
+    which nobody asked for by name, those that do are left out, unless none is left."""
+    if wanted is not None:
+        for name in wanted:
+            check_length(scheduled(config, name))
+        return wanted
+    too_short: dict[str, ConfigError] = {}
+    for name in SCHEDULES:
+        try:
+            check_length(scheduled(config, name))
+        except ConfigError as error:
+            too_short[name] = error
+    if len(too_short) == len(SCHEDULES):
+        raise next(iter(too_short.values()))
+    for name, problem in too_short.items():
+        print(f"{name}: left out: {problem}", flush=True)
+    return [name for name in SCHEDULES if name not in too_short]
+
+
 def _simulated(config: RootConfig, times: ServiceTimes, args: argparse.Namespace) -> Outcome:
     try:
         return simulate(config, times, seed=args.seed, seconds=args.seconds)
+    except ConfigError:  # is a ValueError, and says what is wrong by itself
+        raise
     except ValueError as error:
-        raise ConfigError(
-            f"run.steps {config.run.steps}, --seconds {args.seconds}: {error}"
-        ) from None
+        given = "" if args.seconds is None else f", --seconds {args.seconds:g}"
+        raise ConfigError(f"run.steps {config.run.steps}{given}: {error}") from None
 
 
 def _times(args: argparse.Namespace) -> ServiceTimes:

@@ -1,7 +1,9 @@
 """Processes that share the cores of a machine, each of them one thread wide.
 
 Processor sharing: of b busy processes each gets min(1, cores / b) of a core. On a machine of GPUs
-the cores are no matter, and every process has its own.
+the cores are no matter, and every process has its own. A GPU that several processes share is a core
+to them. Who needs several things, as a learner does that has ranks on several GPUs, is as fast as
+the slowest of them lets it be; what it then leaves of the others nobody else gets.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from collections.abc import Callable
 
 
 class Cores:
-    """The cores of one machine. `math.inf`: as many as are wanted."""
+    """The cores of one machine, or a GPU: one. `math.inf`: as many as are wanted."""
 
     def __init__(self, number: float = math.inf) -> None:
         self._number = number
@@ -41,7 +43,8 @@ class Cores:
 class Processor:
     """What one process gets of its machine: a clock of CPU seconds, and one event on it."""
 
-    def __init__(self, cores: Cores) -> None:
+    def __init__(self, *cores: Cores) -> None:
+        """`cores`: all that it needs at once, at least one."""
         self._cores = cores
         self._loop = asyncio.get_running_loop()
         self._seen_s = self._loop.time()
@@ -57,6 +60,11 @@ class Processor:
         return self._on_due is not None
 
     @property
+    def speed(self) -> float:
+        """CPU seconds per second, while it is busy."""
+        return min(cores.speed for cores in self._cores)
+
+    @property
     def cpu_s(self) -> float:
         """CPU seconds so far."""
         self.settle()
@@ -67,7 +75,7 @@ class Processor:
         now_s = self._loop.time()
         if self._on_due is not None:
             self.busy_s += now_s - self._seen_s
-            self._used_s += (now_s - self._seen_s) * self._cores.speed
+            self._used_s += (now_s - self._seen_s) * self.speed
         self._seen_s = now_s
 
     def after(self, cpu_s: float, on_due: Callable[[], None]) -> None:
@@ -78,9 +86,9 @@ class Processor:
         if was_busy:
             self.arm()
             return
-        before = self._cores.speed
-        self._cores.enter(self)
-        if self._cores.speed == before:  # else it was armed with the others
+        for cores in self._cores:
+            cores.enter(self)
+        if self._timer is None:  # else it was armed with the others
             self.arm()
 
     def rest(self) -> None:
@@ -90,12 +98,13 @@ class Processor:
         self.settle()
         self._on_due = None
         self._disarm()
-        self._cores.leave(self)
+        for cores in self._cores:
+            cores.leave(self)
 
     def arm(self) -> None:
         """Set the timer by the speed of now."""
         self._disarm()
-        left_s = max(0.0, self._due_s - self._used_s) / self._cores.speed
+        left_s = max(0.0, self._due_s - self._used_s) / self.speed
         self._timer = self._loop.call_at(self._seen_s + left_s, self._fire)
 
     def _disarm(self) -> None:
@@ -114,8 +123,8 @@ class Processor:
 class Process:
     """Does one thing after the other, in the order of asking."""
 
-    def __init__(self, cores: Cores) -> None:
-        self.processor = Processor(cores)
+    def __init__(self, *cores: Cores) -> None:
+        self.processor = Processor(*cores)
         self._jobs: deque[tuple[float, asyncio.Future[None] | None]] = deque()
 
     async def work(self, cpu_s: float) -> None:

@@ -1,8 +1,9 @@
 """Service times from what a run has recorded (`--from-run`).
 
 Costs are running totals in `metrics.jsonl` (kind "costs"), so those of the steady part of a run are
-differences. It has to be a run on embedded servers, one of each policy: they tell what a decode
-step of so many rows takes.
+differences. It has to be a run of MM-Zero on embedded servers, one of each policy: they tell what a
+decode step of so many rows takes. Processes that are started again count from 0, so what was before
+the last restart does not count.
 """
 
 import math
@@ -15,7 +16,7 @@ from engine.buffer import Buffer
 from engine.errors import ConfigError
 from engine.metrics import read_metrics
 from engine.monitor.observed import TIMELINE
-from launch.config import RootConfig, policies_of
+from launch.config import RootConfig, policies_of, settings_of
 from launch.simulation.service_times import (
     EngineTimes,
     LearnerTimes,
@@ -28,6 +29,20 @@ Record = dict[str, Any]
 Spent = Mapping[str, float]
 MAX_GAMES = 500
 MAX_SAMPLES = 2000
+COUNTERS = (
+    "process_cpu_seconds_total",
+    "prefills_total",
+    "prefill_cpu_seconds_total",
+    "decode_steps_total",
+    "decode_cpu_seconds_total",
+    "decode_rows_squared_total",
+    "decode_rows_cpu_seconds_total",
+    "generation_tokens_total",
+    "num_requests_total",
+    "weight_updates_total",
+)
+"""Of a server; SGLang's tell only some of them."""
+_SERVER = "the server"
 FIRST_ANSWERS = 6.0
 """Calls of a publication to a server, one after the other; `calibrated` finds what they amount to.
 """
@@ -36,9 +51,14 @@ FIRST_ANSWERS = 6.0
 def service_times_of(run: Path, config: RootConfig, warm_up: int) -> ServiceTimes:
     """What work cost after `warm_up` steps of every policy, on a machine with as many cores as this
     one. Raises ConfigError where the run does not tell."""
+    if (recipes := list(settings_of(config))) != ["mm_zero"]:
+        raise ConfigError(
+            f"{run}: it played {' and '.join(recipes)}, and only mm_zero can be simulated; "
+            "want a run of mm_zero alone"
+        )
     records = read_metrics(run / "metrics.jsonl")
     first, last = _steady(run, records, config, warm_up)
-    steps = [r for r in records if r["kind"] == "step" and first["t"] <= r["t"] <= last["t"]]
+    steps = _steps(run, records, config, first, last)
     spent = _spent(run, config, first, last)
     requests = sum(one["num_requests_total"] for one in spent)
     learners = {
@@ -50,20 +70,18 @@ def service_times_of(run: Path, config: RootConfig, warm_up: int) -> ServiceTime
         learners=learners,
         play=play_of(run),
         engine=EngineTimes(request_s=(last["engine_cpu_s"] - first["engine_cpu_s"]) / requests),
-        picture_s=(_picture_s(records),),
+        picture_s=(_picture_s(run, records),),
         cores=os.cpu_count(),
     )
 
 
 def published_s(run: Path, config: RootConfig, warm_up: int) -> float:
-    """Mean seconds of a publication in the same part of the run."""
+    """Mean seconds of a publication in the same part of the run. Raises ConfigError as
+    `service_times_of` does."""
     records = read_metrics(run / "metrics.jsonl")
     first, last = _steady(run, records, config, warm_up)
-    return _mean(
-        r["metrics"]["publish_s"]
-        for r in records
-        if r["kind"] == "step" and first["t"] <= r["t"] <= last["t"]
-    )
+    steps = _steps(run, records, config, first, last)
+    return _mean(r["metrics"]["publish_s"] for r in steps)
 
 
 def others_cores(run: Path, config: RootConfig, warm_up: int) -> float:
@@ -95,37 +113,114 @@ def _own_cpu_s(record: Record, records: Sequence[Record], config: RootConfig) ->
 def _steady(
     run: Path, records: Sequence[Record], config: RootConfig, warm_up: int
 ) -> tuple[Record, Record]:
-    """The first record of costs after the warm-up, and the last one."""
-    warm = {
-        r["policy"]: r["t"]
-        for r in reversed(records)
-        if r["kind"] == "step" and r["step"] >= warm_up
-    }
+    """The first record of costs after the warm-up, and the last one; both after the last restart,
+    which is followed by a warm-up of its own."""
+    records, restart = _since_restart(records)
+    began: dict[str, int] = {}
+    warm: dict[str, float] = {}
+    for r in records:
+        if r["kind"] == "step":
+            policy = r["policy"]
+            if r["step"] - began.setdefault(policy, max(0, r["step"] - 1)) >= warm_up:
+                warm.setdefault(policy, r["t"])
     is_warm = warm.keys() == set(policies_of(config))
     costs = [
         r
         for r in records
         if r["kind"] == "costs" and is_warm and r["servers"] and r["t"] >= max(warm.values())
     ]
-    if len(costs) < 2 or costs[-1]["servers"][0].keys() < {"process_cpu_seconds_total"}:
+    if len(costs) < 2:
         raise ConfigError(
-            f"{run}: no costs of {warm_up} steps on; want a run on embedded servers that lasted "
-            "half a minute longer than that"
+            f"{run}: no costs of {warm_up} steps on{restart}; want a run on embedded servers that "
+            "lasted half a minute longer than that"
         )
+    for row in (*costs[0]["servers"], *costs[-1]["servers"]):
+        if missing := [name for name in COUNTERS if name not in row]:
+            raise ConfigError(
+                f"{run}: {row['url']} does not tell {missing[0]}; want a run on embedded servers "
+                "(layout.servers.N.kind), which SGLang's are not, or --times FILE"
+            )
     return costs[0], costs[-1]
 
 
+def _since_restart(records: Sequence[Record]) -> tuple[Sequence[Record], str]:
+    """The records since a counter last fell, as all do of a process that is started again; and
+    what happened, as the end of a sentence ("": nothing)."""
+    first, what = 0, ""
+    latest: dict[str, Mapping[str, float]] = {}
+    for i, record in enumerate(records):
+        for name, counters in _counters(record):
+            before = latest.get(name, {})
+            if any(value < before.get(key, value) for key, value in counters.items()):
+                first, what = i, name
+                if not name.startswith(_SERVER):
+                    # All processes begin an attempt anew. One that is heard of only later, as a
+                    # learner is whose phase comes last, does not make it a later one.
+                    what = "it"
+                    latest.clear()
+            latest[name] = counters
+    if not what:
+        return records, ""
+    left_s = records[-1]["t"] - records[first]["t"]
+    return records[first:], f" since {what} was started again, {left_s:.0f} s before its end"
+
+
+def _counters(record: Record) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """What a record tells of processes: (whose they are, totals that never fall in one of them)."""
+    if record["kind"] == "step" and "process_cpu_s" in record["metrics"]:
+        own = {"process_cpu_s": record["metrics"]["process_cpu_s"]}
+        yield f"learner of {record['policy']}", own
+    elif record["kind"] == "costs":
+        yield "engine", {"engine_cpu_s": record["engine_cpu_s"]}
+        for row in record["servers"]:
+            counters = {name: row[name] for name in COUNTERS if name in row}
+            yield f"{_SERVER} {row['url']} of {row['policy']}", counters
+
+
+def _steps(
+    run: Path, records: Sequence[Record], config: RootConfig, first: Record, last: Record
+) -> list[Record]:
+    """Those made between two records, without skipped ones. Raises ConfigError where a policy has
+    made none."""
+    steps = [
+        r
+        for r in records
+        if r["kind"] == "step" and first["t"] <= r["t"] <= last["t"] and not r.get("skipped")
+    ]
+    if missing := set(policies_of(config)) - {r["policy"] for r in steps}:
+        raise ConfigError(
+            f"{run}: no step of {', '.join(sorted(missing))} in the {last['t'] - first['t']:.0f} s "
+            "of which costs are known; want a longer run"
+        )
+    return steps
+
+
 def _spent(run: Path, config: RootConfig, first: Record, last: Record) -> list[Spent]:
-    """What each policy's server has spent between two records; each is one process."""
+    """What each policy's server has spent between two records; each is one process. Raises
+    ConfigError where they can't be told apart, or had nothing to do."""
     before = {row["policy"]: row for row in first["servers"]}
     after = {row["policy"]: row for row in last["servers"]}
     wanted = sorted(policies_of(config))
     if sorted(row["policy"] for row in last["servers"]) != wanted or sorted(before) != wanted:
-        raise ConfigError(f"{run}: want one server of each policy, none of them restarted")
-    return [
-        {k: v - before[policy].get(k, 0.0) for k, v in row.items() if isinstance(v, int | float)}
+        raise ConfigError(f"{run}: want one server of each policy")
+    for policy, row in after.items():
+        if row["url"] != (url := before[policy]["url"]):
+            raise ConfigError(
+                f"{run}: the server of {policy} was {url}, and is {row['url']} at the end; want a "
+                "run whose servers stay"
+            )
+    spent: list[Spent] = [
+        {name: row[name] - before[policy][name] for name in COUNTERS}
         for policy, row in after.items()
     ]
+    for name in ("num_requests_total", "decode_steps_total"):
+        if not any(one[name] for one in spent):
+            raise ConfigError(
+                f"{run}: its servers had nothing to do ({name} stays) in the "
+                f"{last['t'] - first['t']:.0f} s of which costs are known; want a run that played "
+                "games meanwhile"
+            )
+    return spent
 
 
 def _server_times(config: RootConfig, spent: Sequence[Spent], update_s: float) -> ServerTimes:
@@ -177,9 +272,12 @@ def straight_line(n: float, x: float, xx: float, y: float, xy: float) -> tuple[f
     return (slope, intercept) if intercept >= 0 else (xy / xx, 0.0)
 
 
-def _picture_s(records: Sequence[Record]) -> float:
+def _picture_s(run: Path, records: Sequence[Record]) -> float:
     """Processor time of one picture, those that were kept counted in: they take none."""
-    stats = [r["parts"]["renderer"] for r in records if r["kind"] == "engine"][-1]
+    told = [r["parts"]["renderer"] for r in records if r["kind"] == "engine"]
+    if not told:
+        raise ConfigError(f"{run}: no record of what its renderer did; want a longer run")
+    stats = told[-1]
     return float(stats["cpu_s"]) / max(1, stats["rendered"] + sum(stats["invalid"].values()))
 
 

@@ -82,15 +82,15 @@ class SimulatedSampler:
         self, tokens: int, prefix: bytes, params: SamplingParams, versions: list[int]
     ) -> str:
         """Until all are there, from another server where one lets go; the last one's url."""
-        left, most = float(tokens), params.max_new_tokens
+        left = float(tokens)
         while True:
+            most = max(1, params.max_new_tokens - int(tokens - left))
             async with self.pool.place(prefix, most) as url:
                 request = await self.servers[url].generate(self.policy, left, prefix)
             versions += [v for v in request.versions if not versions or v != versions[-1]]
             left = request.left
             if not left:
                 return url
-            most = max(1, most - int(tokens - left))
 
 
 class SimulatedRenderer:

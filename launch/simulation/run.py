@@ -35,14 +35,20 @@ def simulate(
 def check_length(config: RootConfig, warm_up: int | None = None) -> None:
     """Raises ConfigError where `run.steps` leaves nothing to take rates from."""
     first, last = _counted(config, warm_up)
-    fewest = _depth(config) if config.streams.schedule == "sequential" else 1
-    if last - first < fewest:
-        most = first + fewest + config.run.steps - last
+    fewest = fewest_steps(config, warm_up)
+    if config.run.steps < fewest:
         raise ConfigError(
             f"run.steps {config.run.steps}: too short to tell, with "
             f"streams.schedule={config.streams.schedule}: its first {first} and last "
-            f"{config.run.steps - last} steps do not count; want {most} or more"
+            f"{config.run.steps - last} steps do not count; want {fewest} or more"
         )
+
+
+def fewest_steps(config: RootConfig, warm_up: int | None = None) -> int:
+    """The least `run.steps` that leave something to take rates from."""
+    first, last = _counted(config, warm_up)
+    counted = _depth(config) if config.streams.schedule == "sequential" else 1
+    return first + counted + config.run.steps - last
 
 
 def _depth(config: RootConfig) -> int:

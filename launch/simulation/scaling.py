@@ -1,23 +1,25 @@
 """The same layout and schedule on more GPUs, and other schedules on the same ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from engine.config import LayoutConfig
 from engine.errors import ConfigError
-from engine.layout import world_size
+from engine.layout import gpu_of, world_size
 from launch.config import RootConfig
 from launch.simulation.service_times import LearnerTimes, ServiceTimes
 
 SCHEDULES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
-        "streaming": {},
-        "one-step-off": {"max_age": 1, "too_old": "wait"},
-        "synchronous": {"max_age": 0, "too_old": "wait"},
+        "streaming": {"schedule": "streaming"},
+        "one-step-off": {"schedule": "streaming", "max_age": 1, "too_old": "wait"},
+        "synchronous": {"schedule": "streaming", "max_age": 0, "too_old": "wait"},
         "sequential": {"schedule": "sequential", "too_old": "wait"},
     }
 )
-"""{name: what it changes in `streams`}; "streaming" is what the configuration says."""
+"""{name: what it changes in `streams`}; "streaming" is the configuration's own window. So it is for
+a configuration of the sequential schedule, too, which does not use its `max_age` itself: what would
+come of the same run, streamed."""
 
 
 def scheduled(config: RootConfig, schedule: str) -> RootConfig:
@@ -28,19 +30,25 @@ def scheduled(config: RootConfig, schedule: str) -> RootConfig:
     return config.model_copy(update={"streams": streams})
 
 
+def num_gpus(layout: LayoutConfig) -> int:
+    """The GPUs of a layout, those that ranks share once; its ranks where it has no GPUs."""
+    # Only ranks of one node share GPUs, so a rank is its local rank where that matters.
+    return len({gpu_of(layout, rank, rank) for rank in range(world_size(layout))})
+
+
 def scaled(
     config: RootConfig, times: ServiceTimes, gpus: int, *, games_too: bool = False
 ) -> tuple[RootConfig, ServiceTimes]:
-    """So many times the servers, render workers and learner ranks that the layout has.
+    """As many copies of the servers, render workers and learner ranks as take so many GPUs.
 
     Learners take that much less time for a token; what a step and a publication take beside that
     stays. `games_too`: a step takes that many more games, else as many as before. Raises
     ConfigError where the layout is no whole part of `gpus`.
     """
-    own = world_size(config.layout)
+    own = num_gpus(config.layout)
     factor, rest = divmod(gpus, own)
-    if rest or not factor:
-        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want a multiple of it")
+    if rest or factor < 1:
+        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want {own}, {2 * own}, ...")
     streams = config.streams
     if games_too:
         games = {name: number * factor for name, number in streams.games_of.items()}
@@ -71,7 +79,20 @@ def _layout(layout: LayoutConfig, factor: int) -> LayoutConfig:
         for first in copies
         for host in layout.servers
     ]
-    return layout.model_copy(update={"learners": tuple(learners), "servers": tuple(servers)})
+    update = {"learners": tuple(learners), "servers": tuple(servers)}
+    return layout.model_copy(update=update | {"gpu_of": _gpu_of(layout, copies)})
+
+
+def _gpu_of(layout: LayoutConfig, copies: Sequence[int]) -> dict[int, int]:
+    """Of copies that begin with these ranks: each shares its own GPUs, as the layout does."""
+    if not layout.gpu_of:
+        return {}
+    gpus = [gpu_of(layout, rank, rank) for rank in range(world_size(layout))]
+    return {
+        first + rank: number * (max(gpus) + 1) + gpu
+        for number, first in enumerate(copies)
+        for rank, gpu in enumerate(gpus)
+    }
 
 
 def _faster(times: LearnerTimes, factor: int) -> LearnerTimes:

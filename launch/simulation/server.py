@@ -40,8 +40,8 @@ class Request:
 class Server:
     """One process, with the weights of one policy or several. See the module's docstring."""
 
-    def __init__(self, cores: Cores, times: ServerTimes) -> None:
-        self.processor = Processor(cores)
+    def __init__(self, times: ServerTimes, *cores: Cores) -> None:
+        self.processor = Processor(*cores)
         self.times = times
         self.versions: dict[str, int] = {}
         """Of the weights of each policy that it serves."""

@@ -79,7 +79,7 @@ class ServiceTimes(Section):
     picture_s: Samples = (0.0,)
     """Of a render worker, for one picture."""
     cores: float | None = Field(None, gt=0)
-    """Shared by all processes; None: each has what it needs."""
+    """Shared by all processes; None: each has what it needs. GPUs are shared as the layout says."""
 
 
 def read_service_times(path: Path) -> ServiceTimes:

@@ -8,7 +8,15 @@ the wire, and what the roles say.
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +24,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine.buffer import Buffer, Leased
+from engine.config import LayoutConfig
 from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import ConfigError
 from engine.games import Games, Play
+from engine.layout import shared_gpus
 from engine.loop import Engine, Hooks
 from engine.moves import Mover
 from engine.routing import ServerPool
@@ -88,9 +98,10 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
     check(config, times)
     clock = asyncio.get_running_loop().time
     cores = Cores(math.inf if times.cores is None else times.cores)
+    needs = _needs(config.layout, cores)
     pools, servers = pools_of(config, clock), dict[str, Server]()
     for host in config.layout.servers:
-        server = Server(cores, times.servers)
+        server = Server(times.servers, *needs([host.rank]))
         for policy in host.policies:
             url = f"http://{host.rank}/{policy}"
             servers[url] = server
@@ -103,7 +114,7 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
             name="+".join(group.policies),
             policies=group.policies,
             times=times.learners,
-            process=Process(cores),
+            process=Process(*needs(group.ranks)),
             wire=wire,
             servers=servers,
             urls={name: _urls(servers, name) for name in pools},
@@ -131,6 +142,15 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
         wire=wire,
         script=Script(play, random.Random(f"{seed} script")),
     )
+
+
+def _needs(layout: LayoutConfig, cores: Cores) -> Callable[[Iterable[int]], list[Cores]]:
+    """What a process on these ranks has to share with others: the cores, and its GPUs as far as
+    they are not its own."""
+    gpus: dict[int, Cores] = {}
+    for ranks in shared_gpus(layout).values():
+        gpus |= dict.fromkeys(ranks, Cores(1))
+    return lambda ranks: [cores, *(gpus[rank] for rank in ranks if rank in gpus)]
 
 
 def check(config: RootConfig, times: ServiceTimes) -> None:
@@ -257,7 +277,7 @@ def _hooks(
         elastic=Elastic(world.config.elastic),
         pools={policy: world.pools[policy] for policy in policies_of(world.config)},
         desk=desk,
-        session=_Session(world.servers),  # type: ignore[arg-type]
+        session=_Session(world),  # type: ignore[arg-type]
         on_event=_say_nothing,
         clock=asyncio.get_running_loop().time,
     )
@@ -274,12 +294,17 @@ def _hooks(
 class _Session:
     """As far as `Mover` asks servers for something: to let go of their requests."""
 
-    def __init__(self, servers: Mapping[str, Server]) -> None:
-        self._servers = servers
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     async def post(self, url: str, **_: object) -> "_Session":
         url = url.removesuffix("/abort_request")
-        self._servers[url].interrupt(url.rpartition("/")[2])
+        # A url says what its server served at first; its learner knows what it serves now, and is
+        # told of the move only when these requests have ended.
+        for learner in self._world.learners:
+            for policy in learner.policies:
+                if url in learner.urls[policy]:
+                    self._world.servers[url].interrupt(policy)
         return self
 
     def release(self) -> None: ...

@@ -99,6 +99,22 @@ def test_without_a_number_each_has_its_own_core() -> None:
     assert ends == pytest.approx([1, 2, 3])
 
 
+def test_who_needs_two_devices_is_as_fast_as_the_slower_one() -> None:
+    async def main() -> list[float]:
+        first, second = Cores(1), Cores(1)
+        both, one, other = Process(first, second), Process(first), Process(second)
+
+        async def end(process: Process, begin_s: float, cpu_s: float) -> float:
+            await asyncio.sleep(begin_s)
+            await process.work(cpu_s)
+            return asyncio.get_running_loop().time()
+
+        return await asyncio.gather(end(both, 0, 3), end(one, 0, 1), end(other, 1, 2))
+
+    # Half speed until 5 s: beside `one` until 2 s, beside `other` from 1 s on, which is alone then.
+    assert run_virtually(main()) == pytest.approx([5.5, 2, 5])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 4),

@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,143 @@ def test_a_run_that_does_not_tell_is_refused(tmp_path: Path) -> None:
         service_times_of(run, config, warm_up=3)
 
 
+def rewrite(run: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Every record of a run as `change` has it; None: without it."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    changed = [change(json.loads(line)) for line in lines]
+    text = "".join(json.dumps(record) + "\n" for record in changed if record is not None)
+    (run / "metrics.jsonl").write_text(text)
+
+
+def restarted(record: dict[str, Any]) -> dict[str, Any]:
+    """As of a run that was started again after its step 8 at 8 s, and whose work took four times
+    as long before that."""
+    before, later = record["t"] < 9, record["t"] - 8
+    if record["kind"] == "step":
+        metrics = record["metrics"]
+        factor = 4 if before else 1
+        metrics["step_cpu_s"] *= factor
+        metrics["publish_cpu_s"] *= factor
+        metrics["process_cpu_s"] = 0.4 * (factor * record["t"] if before else later)
+    elif record["kind"] == "costs" and before:
+        told = costs(round(4 * (record["t"] - 0.5)))
+        counts = {"decode_steps_total", "prefills_total", "num_requests_total"}
+        counts |= {"generation_tokens_total", "decode_rows_squared_total", "weight_updates_total"}
+        for row in told["servers"]:
+            row |= {name: row[name] / 4 for name in counts}
+        record |= told
+    elif record["kind"] == "costs":
+        record |= costs(round(later - 0.5))
+    return record
+
+
+def test_of_a_run_that_was_started_again_only_what_follows_counts(tmp_path: Path) -> None:
+    run, config = write_run(tmp_path)
+    whole = service_times_of(run, config, warm_up=3)
+    rewrite(run, restarted)
+    times = service_times_of(run, config, warm_up=3)
+    assert times.servers.model_dump() == pytest.approx(whole.servers.model_dump())
+    assert times.learners["coder"].model_dump() == pytest.approx(
+        whole.learners["coder"].model_dump(), rel=1e-3
+    )
+    assert times.engine.request_s == pytest.approx(whole.engine.request_s)
+    # 12 steps are left, and so many of them are no warm-up.
+    problem = "made: no costs of 12 steps on since it was started again, 12 s before its end"
+    with pytest.raises(ConfigError, match=problem):
+        service_times_of(run, config, warm_up=12)
+    # A learner that trains nothing for some seconds then was not started later than the others.
+    rewrite(run, lambda r: None if 9 <= r["t"] < 14 and r.get("policy") == "coder" else r)
+    with pytest.raises(ConfigError, match=problem):
+        service_times_of(run, config, warm_up=12)
+
+
+def test_one_server_that_was_started_again_is_named(tmp_path: Path) -> None:
+    run, config = write_run(tmp_path)
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        if record["kind"] == "costs" and record["t"] > 19:
+            record["servers"][1] |= costs(1)["servers"][1]
+        return record
+
+    rewrite(run, change)
+    with pytest.raises(ConfigError, match="since the server http://coder of coder was started aga"):
+        service_times_of(run, config, warm_up=3)
+
+
+def without(record: dict[str, Any], kind: str, **wanted: object) -> dict[str, Any] | None:
+    is_it = record["kind"] == kind and all(record[key] == value for key, value in wanted.items())
+    return None if is_it else record
+
+
+def as_sglang(record: dict[str, Any]) -> dict[str, Any]:
+    for row in record.get("servers", ()):
+        for name in [name for name in row if "cpu_seconds" in name]:
+            del row[name]
+    return record
+
+
+def with_two_solvers(record: dict[str, Any]) -> dict[str, Any]:
+    if record["kind"] == "costs":
+        record["servers"].append(record["servers"][-1] | {"url": "http://another"})
+    return record
+
+
+def with_another_url(record: dict[str, Any]) -> dict[str, Any]:
+    if record["kind"] == "costs" and record["t"] > 12:
+        record["servers"][0]["url"] = "http://another"
+    return record
+
+
+def without_requests(record: dict[str, Any]) -> dict[str, Any]:
+    if record["kind"] == "costs":
+        record["servers"] = costs(1)["servers"]
+    return record
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (as_sglang, "does not tell process_cpu_seconds_total; want a run on embedded servers"),
+        (with_two_solvers, "want one server of each policy"),
+        (
+            with_another_url,
+            "server of proposer was http://proposer, and is http://another at the end",
+        ),
+        (without_requests, r"nothing to do \(num_requests_total stays\) in the 17 s"),
+        (lambda r: without(r, "engine"), "no record of what its renderer did"),
+    ],
+)
+def test_what_a_run_lacks_is_named(
+    change: Callable[[dict[str, Any]], dict[str, Any] | None], problem: str, tmp_path: Path
+) -> None:
+    run, config = write_run(tmp_path)
+    rewrite(run, change)
+    with pytest.raises(ConfigError, match=f"{run}: .*{problem}"):
+        service_times_of(run, config, warm_up=3)
+
+
+def test_a_policy_without_steps_is_named_and_skipped_steps_are_none(tmp_path: Path) -> None:
+    """As of phases: one policy trains, the others have trained before."""
+    run, config = write_run(tmp_path)
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        if record["kind"] == "step" and record["policy"] == "coder" and record["step"] > 3:
+            record |= {"skipped": True, "metrics": {"process_cpu_s": 0.4 * record["step"]}}
+        return record
+
+    rewrite(run, change)
+    for told in (service_times_of, published_s):
+        with pytest.raises(ConfigError, match="made: no step of coder in the 16 s"):
+            told(run, config, warm_up=4)
+
+
+def test_a_run_of_another_recipe_is_named(tmp_path: Path) -> None:
+    for name, played in (("vision_zero", "vision_zero"), ("mixed", "mm_zero and vision_zero")):
+        config = load_root(CONFIGS / f"{name}.yaml")
+        with pytest.raises(ConfigError, match=f"{tmp_path}: it played {played}, and only mm_zero"):
+            service_times_of(tmp_path, config, warm_up=3)
+
+
 def test_games_are_counted_between_the_same_steps_as_in_a_simulation(tmp_path: Path) -> None:
     run, config = write_run(tmp_path)
     buffer = Buffer.open(run / "run.db")
@@ -182,10 +320,47 @@ def test_the_command_prints_a_table_and_draws_a_chart(
     assert sum("polyline" in element.tag for element in tree.iter()) == 2 * 4  # measures
 
 
+def test_schedules_that_nobody_named_are_left_out_where_they_are_too_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = write_run(tmp_path)
+    write_service_times(service_times_of(run, config, warm_up=3), tmp_path / "times.yaml")
+    told = [str(QUICKSTART), "run.steps=20", "--times", str(tmp_path / "times.yaml")]
+    assert main(told) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("sequential: left out: run.steps 20: too short")
+    assert "want 60 or more" in out[0]
+    table = out[next(i for i, line in enumerate(out) if line.startswith("GPUs")) + 1 :][:4]
+    assert [row.split()[1] for row in table[:3]] == ["streaming", "one-step-off", "synchronous"]
+    assert table[3] == ""
+    assert main([*told, "--schedules", "streaming", "sequential"]) == 2
+    assert "want 60 or more" in capsys.readouterr().err
+    assert main([*told, "run.steps=2"]) == 2
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_the_command_counts_a_shared_gpu_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = write_run(tmp_path)
+    write_service_times(service_times_of(run, config, warm_up=3), tmp_path / "times.yaml")
+    told = [str(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml"), "streams.games_per_step=1"]
+    told += ["run.steps=8", "--schedules", "synchronous", "--times", str(tmp_path / "times.yaml")]
+    assert main(told) == 0
+    assert capsys.readouterr().out.startswith("1 synchronous:")
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [
         (["--gpus", "3"], "--gpus 3: the layout has 2"),
+        (["--gpus", "-2"], "--gpus -2: the layout has 2"),
+        (["--gpus", "0"], "--gpus 0: the layout has 2"),
+        (["--seconds", "nan"], "--seconds nan: want a number above 0"),
+        (["--seconds", "inf"], "--seconds inf: want"),
+        (["--seconds", "0"], "--seconds 0: want"),
+        (["--seconds", "-5"], "--seconds -5: want"),
+        (["--seconds", "0.1"], "--seconds 0.1: too short to tell"),
         (["--schedules", "lazy"], "schedule 'lazy'"),
         (["--chart", "x.svg"], "--chart draws over the number of GPUs"),
         (["run.steps=2"], "too short to tell"),

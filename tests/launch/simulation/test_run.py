@@ -8,10 +8,11 @@ import pytest
 
 from engine.conservation import violations
 from engine.errors import ConfigError
+from engine.layout import shared_gpus
 from launch.config import RootConfig, load_root
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
-from launch.simulation.scaling import scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
 from launch.simulation.service_times import ServiceTimes
 
 CONFIGS = Path(__file__).resolve().parents[3] / "launch" / "configs"
@@ -104,6 +105,17 @@ def test_shared_cores_limit_all_work_together() -> None:
     outcome = simulate(config("run.steps=60"), costs)
     game_s = 0.001 * TOKENS + 3.0 / 3 + 0.01 * REQUESTS
     assert outcome.games_per_h == pytest.approx(3600 / game_s, rel=0.03)
+
+
+def test_a_shared_gpu_limits_all_work_on_it_together() -> None:
+    costs = times(server={"row_s": 0.001}, learners={"solver": {"step_s": 3.0}})
+    overrides = [*SMALL, "run.steps=30", "streams.games_per_step=3"]
+    own = load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml", overrides)
+    outcome = simulate(own, costs)
+    assert outcome.games_per_h == pytest.approx(3600 / (0.001 * TOKENS + 3.0 / 3), rel=0.03)
+    # The same ranks with a GPU each: the solver's server limits.
+    apart = load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml", [*overrides, "layout.gpu_of={}"])
+    assert simulate(apart, costs).games_per_h == pytest.approx(3600 / (0.001 * 40 * 50), rel=0.05)
 
 
 @pytest.mark.parametrize("max_age", [0, 1, 3])
@@ -204,9 +216,29 @@ def test_scaling_multiplies_what_there_is() -> None:
         scaled(base, costs, 12)
 
 
+def test_shared_gpus_count_once_and_each_copy_shares_its_own() -> None:
+    costs = times(server={})
+    one = load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml")
+    assert num_gpus(one.layout) == 1
+    three, _ = scaled(one, costs, 3)
+    assert shared_gpus(three.layout) == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7), 2: (8, 9, 10, 11)}
+    assert three.layout.learners[0].ranks == (0, 4, 8)
+    # Rank 8 is a second server on the GPU of rank 7; the others have that of their number.
+    eight = load_root(CONFIGS / "mm_zero_qwen3_vl_8b_8x80gb.yaml")
+    sixteen, _ = scaled(eight, costs, 16)
+    assert num_gpus(sixteen.layout) == 16
+    assert shared_gpus(sixteen.layout) == {7: (7, 8), 15: (16, 17)}
+    with pytest.raises(ConfigError, match="--gpus 9: the layout has 8"):
+        scaled(eight, costs, 9)
+
+
 def test_schedules_change_the_window_only() -> None:
     base = config("streams.max_age=3")
     assert scheduled(base, "streaming") == base
+    phases = config("streams.max_age=3", "streams.schedule=sequential")
+    assert {name: scheduled(phases, name) for name in SCHEDULES} == {
+        name: scheduled(base, name) for name in SCHEDULES
+    }, "of a configuration of phases, too, each schedule is what it is called"
     assert scheduled(base, "one-step-off").streams.max_age == 1
     assert scheduled(base, "synchronous").streams.max_age == 0
     with pytest.raises(ConfigError, match="schedule 'lazy'"):
@@ -214,7 +246,7 @@ def test_schedules_change_the_window_only() -> None:
 
 
 def test_what_cannot_be_simulated_is_named() -> None:
-    costs = times(server={})
+    costs = times(server={"row_s": 0.001}, learners={"proposer": {"step_s": 3.0}})
     with pytest.raises(ConfigError, match="only mm_zero"):
         simulate(load_root(CONFIGS / "vision_zero.yaml"), costs)
     without = costs.model_copy(update={"learners": {}})

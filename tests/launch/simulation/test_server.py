@@ -17,7 +17,7 @@ TIMES = ServerTimes(step_s=0.01, row_s=0.002, prompt_s=0.5, request_s=0.05, upda
 
 def on_server(main: Callable[[Server], Awaitable[T]], times: ServerTimes = TIMES) -> T:
     async def begin() -> T:
-        server = Server(Cores(), times)
+        server = Server(times, Cores())
         server.versions = {"a": 1, "b": 1}
         return await main(server)
 
