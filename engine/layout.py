@@ -197,7 +197,10 @@ def router_url(layout: LayoutConfig, policy: str) -> str | None:
 def _torchrun(world: int, num_nodes: int) -> str:
     """What to run, without the script."""
     if num_nodes == 1:
-        return f"run python launch/async_selfplay.py, or torchrun with --nproc-per-node={world}"
+        return (
+            "run: torchrun --standalone --max-restarts=3 --shutdown-timeout=270 "
+            f"--nproc-per-node={world}"
+        )
     each = "N" if world % num_nodes else world // num_nodes
     return (
         f"on each node run: torchrun --nnodes={num_nodes} --nproc-per-node={each} "

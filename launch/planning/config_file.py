@@ -1,6 +1,7 @@
 """A plan as a configuration: that of the recipe's template, with the plan's model, layout and what
 saves memory."""
 
+import math
 import re
 import shlex
 import textwrap
@@ -18,6 +19,8 @@ from launch.planning.rates import service
 from launch.planning.server_memory import mem_fraction
 
 FIRST_PORT = 30000
+_WINDOWS = 3
+_ROUND_S = 600
 _NOT_RUN = "Its authors have not run it on GPUs."
 
 
@@ -49,8 +52,19 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
     running = max(server["max_running"] for server in tree["layout"]["servers"])
     if running > case.config.sampler.max_concurrency:
         tree["sampler"]["max_concurrency"] = running
+    tree["streams"]["game_deadline_s"] = deadline_s(plan)
+    tree["sampler"]["request_timeout_s"] = deadline_s(plan) // 2
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
     return _comment(plan, command) + body
+
+
+def deadline_s(plan: Plan) -> int:
+    """Of a game: the template's, or three times what a whole window of games takes, which all begin
+    at once. A slow plan needs more: its last request waits for the servers nearly as long."""
+    streams = plan.case.config.streams
+    window = (streams.age_bound + 1) * streams.games_per_step
+    longest_s = _WINDOWS * 3600 * window / plan.games_per_hour
+    return max(int(streams.game_deadline_s), _ROUND_S * math.ceil(longest_s / _ROUND_S))
 
 
 def run_name(stem: str, default: str) -> str:

@@ -235,7 +235,7 @@ def test_gpus_that_can_not_be_shared_so_are_refused(bad: LayoutConfig, words: st
 
 
 def test_a_wrong_world_size_prints_the_torchrun_line() -> None:
-    with pytest.raises(ConfigError, match=r"launch/async_selfplay.py, or .*--nproc-per-node=2"):
+    with pytest.raises(ConfigError, match=r"torchrun --standalone .*--nproc-per-node=2"):
         check_layout(TWO, ("a", "b"), world=8)
 
 

@@ -60,6 +60,15 @@ def test_it_passes_the_checks_of_layout_and_memory(
 
 
 @names
+def test_a_window_of_games_that_begin_at_once_ends_before_their_deadline(name: str) -> None:
+    config, plan = load_root(CONFIGS / f"{name}.yaml"), shipped(name).found.plans[0]
+    window = (config.streams.max_age + 1) * config.streams.games_per_step
+    window_s = window / plan.games_per_hour * 3600
+    assert 3 * window_s <= config.streams.game_deadline_s < 3 * window_s + 3600
+    assert config.sampler.request_timeout_s == config.streams.game_deadline_s / 2 > window_s
+
+
+@names
 def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
     ours = load_root(CONFIGS / f"{name}.yaml").model_dump()
     template = load_root(TEMPLATES[shipped(name).case.recipe]).model_dump()
@@ -68,7 +77,8 @@ def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
             "run": ["name"],
             "weights": ["via"],
             "render": ["workers"],
-            "sampler": ["max_concurrency"],
+            "streams": ["game_deadline_s"],
+            "sampler": ["max_concurrency", "request_timeout_s"],
             "learner": ["lr", "tokens_per_micro_batch", "activation_checkpointing",
                         "offload_optimizer", "lora"],
         }.items():  # fmt: skip
