@@ -25,7 +25,8 @@ SKIPPED: Mapping[str, str] = {
     "HOST:": "needs servers of your own",
     "--nnodes": "needs machines of your own",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "for machines of your own",
-    "-gpu": "needs a GPU",
+    "test-gpu": "needs a GPU",
+    "venv-gpu": "needs a GPU",
     "sbatch": "needs a Slurm cluster",
     "tests.newcomer": "it runs",
 }
