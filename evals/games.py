@@ -17,21 +17,24 @@ from rewards.grading import equal
 SIGNS = ("consistency", "kept", "careful", "label_true", "faithful", "easy_true", "real_hard")
 
 
-def game_signs(proposals: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def game_signs(
+    proposals: Sequence[Mapping[str, Any]], *, num_pictures: int | None = None
+) -> dict[str, list[float]]:
     """Values of one game by sign; the mean over games is the share to watch.
 
     Per vote on a hard question: consistency (share of the majority), kept (1 where it trains the
     solver), label_true (the majority is what the drawn picture says), and careful per answer.
     Per picture: faithful (it shows the caption). Per proposal: easy_true, real_hard.
+    `num_pictures`: of each proposal, the first ones; None: all.
     """
     signs: dict[str, list[float]] = {name: [] for name in SIGNS}
     for entry in proposals:
         if "proposal" in entry:
             scene = language.parse_caption(entry["proposal"]["caption"])
             _of_proposal(entry["proposal"], scene, signs)
-            for drawing in entry["drawings"]:
-                if "picture" in drawing:
-                    _of_drawing(entry["proposal"], scene, drawing, signs)
+            pictures = [drawing for drawing in entry["drawings"] if "picture" in drawing]
+            for picture in pictures[:num_pictures]:
+                _of_picture(entry["proposal"], scene, picture, signs)
     return signs
 
 
@@ -47,18 +50,18 @@ def _of_proposal(
     signs["real_hard"].append(float(is_hard))
 
 
-def _of_drawing(
+def _of_picture(
     proposal: Mapping[str, str],
     meant: Scene | Invalid,
-    drawing: Mapping[str, Any],
+    picture: Mapping[str, Any],
     signs: dict[str, list[float]],
 ) -> None:
-    hard = drawing["hard"]
+    hard = picture["hard"]
     signs["consistency"].append(hard["share"])
-    signs["kept"].append(float(drawing["drop"] is None))
+    signs["kept"].append(float(picture["drop"] is None))
     for reply, number in Counter(hard["replies"]).items():
         signs["careful"] += [float(language.is_careful(reply))] * number
-    drawn = scene_of_svg(drawing["svg"])
+    drawn = scene_of_svg(picture["svg"])
     if not isinstance(meant, Invalid):
         signs["faithful"].append(float(meant == drawn))
     if not isinstance(drawn, Invalid):

@@ -66,7 +66,10 @@ SIGNED = "mm_zero"
 """The recipe whose games in the small world the truth has something to say of."""
 NUM_SIGNED = 3
 """Of the games since the last record, how many are compared with the truth, the newest ones; four
-times as many until there are `WINDOW`. That is most of what watching costs in the small world."""
+times as many until there are `WINDOW`."""
+NUM_COMPARED = 1
+"""Pictures of each proposal. Those of one caption resemble each other, and to read one is most of
+what a comparison costs the engine."""
 SINKS_CLOSE_S = 5.0
 
 
@@ -308,7 +311,7 @@ class Watcher:
         most = NUM_SIGNED if len(self._signs) == WINDOW else 4 * NUM_SIGNED
         if number := min(self._num_unsigned, most):
             for proposals in [*self._played[SIGNED]][-number:]:
-                found = game_signs(proposals)
+                found = game_signs(proposals, num_pictures=NUM_COMPARED)
                 self._signs.append({name: (sum(own), len(own)) for name, own in found.items()})
         self._num_unsigned = 0
 

@@ -5,8 +5,9 @@
 Plays the quickstart (`--steps`) while browsers that read all events come (`--clients`) and go
 again, window after window, and takes a profile of the engine's process, apart for both kinds of
 windows. Printed: the share of its processor time in monitoring code (all of it: snapshots, records,
-alarms, timelines, the terminal, the page's server) while nobody watches, and what clients add: per
-second of all other work, the processor seconds with clients over those without.
+alarms and the truth that they compare games with, timelines, the terminal, the page's server) while
+nobody watches, and what clients add: per second of all other work, the processor seconds with
+clients over those without.
 
 The profile does not see what clients make the event loop itself do. So beside it stand the
 processor seconds per game of both kinds, over each other: all is in them; but games differ, so that
@@ -44,12 +45,11 @@ _MONITORING = (
     "launch/tally.py",
     "launch/library.py",
     "roles/mm_zero/curves.py",
+    "evals/games.py",
 )
 _THROUGH = "engine/monitor/observed.py"
 """Its frames stand around all that a game awaits: they count only where they are the innermost."""
 _SERVING = ("engine/monitor/stream.py", "aiohttp/web_")
-_GAME = "evals/games.py"
-"""The truth of the embedded world's games, which no other world has: shown apart."""
 _AT_THE_END = "launch/watching.py:finish"
 _KINDS = {False: "without", True: "with"}
 _MAX_SHARE, _MAX_RATIO = 0.01, 1.02
@@ -116,17 +116,15 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
-    """{"monitoring", "serving", "game"}: shares of the time; serving is part of monitoring."""
-    found = {"monitoring": 0, "serving": 0, "game": 0}
+    """{"monitoring", "serving"}: shares of the time; serving is part of monitoring."""
+    found = {"monitoring": 0, "serving": 0}
     total = 0
     for stack, number in profile.items():
         if _AT_THE_END in stack:
             continue
         total += number
         frames = stack.split(";")
-        if any(_GAME in frame for frame in frames):
-            found["game"] += number
-        elif is_monitoring(frames):
+        if is_monitoring(frames):
             found["monitoring"] += number
             found["serving"] += number * any(_is_any(frame, _SERVING) for frame in frames)
     return {name: number / max(1, total) for name, number in found.items()}
@@ -239,10 +237,8 @@ def _print(
     if not all(profiles.values()):
         raise SystemExit("the profile has nothing of a kind of windows: did the engine restart?")
     found = {kind: shares(profile) for kind, profile in profiles.items()}
-    alone = found[False]
-    share = alone["monitoring"]
+    share = found[False]["monitoring"]
     print(f"monitoring / engine, nobody watches  {share:.4f}  {_met(share, _MAX_SHARE)}")
-    print(f"  and what is known of this game's truth  {alone['game']:.4f}")
     ratio = more_work(found[False], found[True])
     print(
         f"{options.clients} clients / none, by the profile   {ratio:.4f}  {_met(ratio, _MAX_RATIO)}"
@@ -257,7 +253,7 @@ def _print(
 
 def more_work(alone: Mapping[str, float], watched: Mapping[str, float]) -> float:
     """How many times as much work a unit of other work comes with, by `shares` of both."""
-    others = [1 - found["monitoring"] - found["game"] for found in (alone, watched)]
+    others = [1 - found["monitoring"] for found in (alone, watched)]
     return others[0] / others[1]
 
 

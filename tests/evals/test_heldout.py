@@ -244,9 +244,8 @@ def test_signs_of_a_played_game() -> None:
     good = {"svg": to_svg(item.scene), "picture": "picture/0/0", "hard": hard, "drop": None}
     wrong = good | {"svg": to_svg(other.scene), "drop": "too_easy"}
     failed = {"svg": None, "invalid": "not_svg"}
-    signs = game_signs(
-        [{"proposal": fields, "drawings": [good, wrong, failed]}, {"invalid": "missing_tag"}]
-    )
+    proposals = [{"proposal": fields, "drawings": [failed, good, wrong]}, {"invalid": "no_tag"}]
+    signs = game_signs(proposals)
     assert set(signs) == set(SIGNS)
     assert signs["kept"] == [1.0, 0.0]
     assert signs["faithful"] == [1.0, 0.0]
@@ -254,6 +253,10 @@ def test_signs_of_a_played_game() -> None:
     assert signs["careful"] == [1.0, 0.0, 1.0, 0.0]
     assert signs["label_true"][0] == 1.0
     assert signs["easy_true"] == signs["real_hard"] == [1.0]
+    of_one = game_signs(proposals, num_pictures=1)
+    assert of_one["faithful"] == [1.0]
+    assert of_one["careful"] == [1.0, 0.0]
+    assert of_one["real_hard"] == [1.0]
 
 
 def test_signs_of_another_world_need_no_truth() -> None:

@@ -87,12 +87,12 @@ def test_monitoring_is_told_by_the_way_into_it() -> None:
     }
     assert by_function(profile, 9) == [("watching.py:watch > snapshots.py:take", 0.4),
                                        ("serving", 0.2)]  # fmt: skip
-    assert shares(profile) == {"monitoring": 0.6, "serving": 0.2, "game": 0.0}
+    assert shares(profile) == {"monitoring": 0.6, "serving": 0.2}
 
 
 def test_what_clients_add_is_told_by_the_work_that_they_do_not_change() -> None:
-    alone = {"monitoring": 0.01, "serving": 0.0, "game": 0.0}
-    watched = {"monitoring": 0.03, "serving": 0.015, "game": 0.0}
+    alone = {"monitoring": 0.01, "serving": 0.0}
+    watched = {"monitoring": 0.03, "serving": 0.015}
     # 99 of other work come with 1; under clients with 99 / .97 - 99 = 3.06.
     assert more_work(alone, watched) == pytest.approx((99 + 99 / 0.97 - 99) / 100)
     assert more_work(alone, alone) == 1.0

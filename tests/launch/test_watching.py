@@ -211,7 +211,7 @@ def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
 ) -> None:
     asked: list[Any] = []
 
-    def signs_of(proposals: Any) -> dict[str, list[float]]:
+    def signs_of(proposals: Any, num_pictures: int) -> dict[str, list[float]]:
         asked.append(proposals)
         return {name: [1.0] for name in watching.SIGNS}
 
