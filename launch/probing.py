@@ -11,7 +11,7 @@ import aiohttp
 from engine.routing import ServerPool
 
 PROBE_EVERY_S = 4.0
-IDLE_EVERY_S = 10.0
+IDLE_EVERY_S = 15.0
 """Where nobody watches: as often as there are records."""
 YOUNG_S = 60.0
 """At first they are asked often all the same: shares need three answers."""

@@ -54,9 +54,8 @@ from roles.mm_zero.config import MMZeroConfig
 
 log = logging.getLogger(__name__)
 
-RECORD_EVERY_S = 10.0
+RECORD_EVERY_S = 15.0
 MEANS_EVERY_S = 30.0
-"""At the latest; earlier where none of the games of the last means would be among them."""
 NUM_EVENTS = 50
 PLAYED = 30
 """Newest games of a recipe over which its curves are means."""
@@ -130,8 +129,8 @@ class Watcher:
         self._warned: set[str] = set()
         self._has_dropped = False
         self._recorded_s = 0.0
-        self._means_at: tuple[float, int] | None = None
-        """Seconds of this attempt, and games finished, when means were last recorded."""
+        self._averaged_s = 0.0
+        """When means were last recorded."""
         self._is_watched = True
         """Some view took a snapshot since the last second."""
         self._is_closed = False
@@ -248,18 +247,10 @@ class Watcher:
     def _record_all(self, snapshot: Snapshot) -> None:
         self.record("engine", snapshot.record())
         self._record_costs()
-        if self._means_are_due(games := snapshot.games["finished"]):
-            self._record_groups(games)
+        if self._recorded_s - self._averaged_s >= MEANS_EVERY_S:
+            self._averaged_s = self._recorded_s
+            self._record_groups(snapshot.games["finished"])
         self._raise_alarms(snapshot)
-
-    def _means_are_due(self, games: int) -> bool:
-        now_s = self._tally.attempt_s
-        if self._means_at is not None:
-            last_s, last_games = self._means_at
-            if now_s - last_s < MEANS_EVERY_S and games - last_games < PLAYED:
-                return False
-        self._means_at = now_s, games
-        return True
 
     def _take(self, engine: Engine) -> Snapshot:
         stats, _ = self._stats()
@@ -349,8 +340,8 @@ class Watcher:
     def _raise_alarms(self, snapshot: Snapshot) -> None:
         """Those that ring now; an event for each new one."""
         of_machine, self._clock = machine_alarms(self._run.path, self._clock, RECORD_EVERY_S)
-        records = self._history.records()
         with _unharmed("the alarms"):
+            records = self._history.records()
             self._alarms = [*alarms(snapshot, records), *signs(records), *of_machine]
         for alarm in self._alarms:
             kind = re.sub(r"[\d.]+", "", alarm.sentence)  # not again for every new number

@@ -9,6 +9,7 @@ Record = Mapping[str, Any]
 FIRST, NEWEST = 50, 50
 """Records of a kind that are kept, and of a policy where it has its own: alarms compare how things
 are with how they were at first."""
+MAX_UNREAD = 64
 STEP_METRICS = (
     "entropy",
     "grad_norm",
@@ -25,11 +26,23 @@ class History:
     """The first and the newest records of each kind, what alarms look at of them."""
 
     def __init__(self) -> None:
+        self._unread: deque[Record] = deque()
+        """That came since somebody asked: one by one, between other work, costs more."""
         self._first: dict[tuple[str, str], list[Record]] = {}
         self._newest: dict[tuple[str, str], deque[Record]] = {}
 
     def add(self, record: Record) -> None:
-        """A line of `metrics.jsonl`, in the order in which they are written."""
+        """A line of `metrics.jsonl`, in the order in which they are written. It must not be changed
+        any more."""
+        self._unread.append(record)
+        if len(self._unread) >= MAX_UNREAD:
+            self._read()
+
+    def _read(self) -> None:
+        while self._unread:
+            self._sort_in(self._unread.popleft())
+
+    def _sort_in(self, record: Record) -> None:
         key = record["kind"], str(record.get("policy", ""))
         first = self._first.setdefault(key, [])
         if len(first) < FIRST:
@@ -39,6 +52,7 @@ class History:
 
     def records(self) -> tuple[Record, ...]:
         """In the order in which they came, of each kind and policy."""
+        self._read()
         return tuple(
             record
             for key, first in self._first.items()

@@ -23,7 +23,7 @@ from engine.wire import encode_group
 from launch import signs, watching
 from launch.config import load_root
 from launch.snapshots import Snapshots
-from launch.watching import MEANS_EVERY_S, NUM_SIGNED, PLAYED, WINDOW, Watcher
+from launch.watching import MEANS_EVERY_S, NUM_SIGNED, RECORD_EVERY_S, WINDOW, Watcher
 from tests.engine.make_groups import make_group
 from tests.launch.staged import CONFIG, ROLES, SlowRenderer
 
@@ -186,24 +186,17 @@ def test_learners_are_looked_at_every_second_whoever_watches(tmp_path: Path) -> 
     assert last.policies["solver"].starved_s > 0
 
 
-def test_means_wait_for_other_games_but_not_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    due = []
+def test_means_are_recorded_less_often_than_snapshots(tmp_path: Path) -> None:
+    def age(watcher: Watcher) -> None:
+        watcher._tally._started_s -= RECORD_EVERY_S
 
     def act(watcher: Watcher) -> None:
-        for now_s, games in (
-            (0.0, 0),
-            (10.0, PLAYED - 1),
-            (20.0, PLAYED),
-            (30.0, 2 * PLAYED - 1),
-            (21.0 + MEANS_EVERY_S, 2 * PLAYED - 1),
-        ):
-            monkeypatch.setattr(watcher._tally, "_started_s", time.monotonic() - now_s)
-            due.append(watcher._means_are_due(games))
+        watcher.views.append(lambda look: age(watcher))
 
-    watched(tmp_path, [], act, looks=())
-    assert due == [True, False, True, False, True]
+    watched(tmp_path, [], act, looks=[False] * 21)
+    kinds = [record["kind"] for record in read_metrics(RunDir(tmp_path / "watched").metrics)]
+    assert kinds.count("engine") == kinds.count("costs") == 20
+    assert kinds.count("groups") == 20 * RECORD_EVERY_S // MEANS_EVERY_S
 
 
 def test_the_truth_is_asked_of_some_games_only_once_there_are_enough(
