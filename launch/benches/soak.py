@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,10 +75,15 @@ def run(options: argparse.Namespace) -> None:
     """Play, read, and print the trends."""
     if options.minutes < 3:
         raise SystemExit(f"--minutes {options.minutes:g}: too few readings; want 3 or more")
-    with tempfile.TemporaryDirectory() as name:
-        rows = _play(options, Path(name))
-    if options.out is not None:
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows: list[Reading] = []
+    with tempfile.TemporaryDirectory() as name, (options.out or Path(os.devnull)).open("w") as out:
+
+        def keep(row: Reading) -> None:
+            rows.append(row)
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+
+        _play(options, Path(name), keep)
     print(table(rows, warm_up_s=60 * options.warm_up))
 
 
@@ -87,7 +92,7 @@ Reading = Mapping[str, float]
 "files/KIND": number}."""
 
 
-def _play(options: argparse.Namespace, root: Path) -> list[Reading]:
+def _play(options: argparse.Namespace, root: Path, keep: Callable[[Reading], None]) -> None:
     run_dir = RunDir(root / "soak")
     process = subprocess.Popen(
         [
@@ -98,19 +103,17 @@ def _play(options: argparse.Namespace, root: Path) -> list[Reading]:
         cwd=_ROOT,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    rows: list[Reading] = []
     end_s = time.monotonic() + 60 * (options.warm_up + options.minutes)
     try:
         while time.monotonic() < end_s:
             if process.poll() is not None:
                 raise SystemExit(f"soak: the run ended by itself, status {process.returncode}")
             if (progress := _progress(run_dir)) is not None:
-                rows.append(progress | reading(process.pid))
+                keep(progress | reading(process.pid))
             time.sleep(_EVERY_S)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
-    return rows
 
 
 def reading(pid: int) -> dict[str, float]:
