@@ -2,7 +2,7 @@
 
 The file has a line for each stack, outermost first, `folder/file.py:function;... microseconds`, as
 flame-graph tools read it; after the N-th SIGUSR2 the outermost is `mark N`. A sample is a few
-hundredths of a millisecond of work every 5 ms of processor time. Two things make it fair:
+hundredths of a millisecond of work every 5 ms of processor time. Three things make it fair:
 
 - A sample counts for the processor time since the one before. While a call into C goes on (a query,
   JSON, looking for garbage) timers that run out are taken together: counting samples would leave
@@ -12,9 +12,12 @@ hundredths of a millisecond of work every 5 ms of processor time. Two things mak
   what is taken at the entry of a function, of which nothing has run, is its caller's; and where the
   caller has only just come back from an `await`, that of what it awaited, shown as `(awaited)`.
   Otherwise a small function that is called after much work would be charged for that.
+- Looking for garbage stands apart, as `(garbage)`: it begins where something happens to be
+  allocated when it is due, and what it looks at is everybody's.
 """
 
 import dis
+import gc
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -22,10 +25,12 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 EVERY_S = 0.005
 """Of processor time, of all threads; what other threads burn is seen as what this one does then."""
 AWAITED = "(awaited)"
+GARBAGE = "(garbage)"
 
 
 @contextmanager
@@ -36,8 +41,13 @@ def profiled(path: str | None) -> Iterator[None]:
         return
     stacks: dict[str, float] = {}
     """Seconds."""
-    last_s = time.process_time()
+    last_s = garbage_s = time.process_time()
     mark = 0
+
+    def charge(stack: str, seconds: float) -> None:
+        if mark:
+            stack = f"mark {mark};{stack}"
+        stacks[stack] = stacks.get(stack, 0.0) + seconds
 
     def begin(_: int, __: FrameType | None) -> None:
         nonlocal mark
@@ -45,19 +55,31 @@ def profiled(path: str | None) -> Iterator[None]:
 
     def sample(_: int, frame: FrameType | None) -> None:
         nonlocal last_s
-        now_s = time.process_time()
-        stack = _stack(frame) if mark == 0 else f"mark {mark};{_stack(frame)}"
-        stacks[stack] = stacks.get(stack, 0.0) + now_s - last_s
+        if frame is not None and frame.f_code is look.__code__:
+            return  # the next one counts the time since the one before
+        charge(_stack(frame), time.process_time() - last_s)
         last_s = time.process_time()  # what this takes is nobody's
+
+    def look(phase: str, _: dict[str, Any]) -> None:
+        nonlocal last_s, garbage_s
+        now_s = time.process_time()
+        if phase == "start":
+            garbage_s = now_s
+        else:  # a finaliser of what was found may have been sampled meanwhile
+            looked_s = now_s - max(garbage_s, last_s)
+            charge(GARBAGE, looked_s)
+            last_s += looked_s
 
     signal.signal(signal.SIGUSR2, begin)
     before = signal.signal(signal.SIGPROF, sample)
+    gc.callbacks.append(look)
     signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.signal(signal.SIGPROF, before)
+        gc.callbacks.remove(look)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a late one must not end the process
         most_first = sorted(stacks.items(), key=lambda item: -item[1])
         Path(path).write_text("".join(f"{stack} {s * 1e6:.0f}\n" for stack, s in most_first))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from launch.benches.monitor import is_monitoring
+from launch.profiling import GARBAGE
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "HTTP client": ("aiohttp/", "multidict/", "yarl/", "aiosignal/", "frozenlist/"),
@@ -31,6 +32,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 JSON = "JSON of requests and answers"
 MONITORING = "monitoring"
 REST = "asyncio, the rest"
+LOOKING = "looking for garbage"
 _JSON_FRAMES, _ASKING = "/json/", "engine/generation.py"
 _PARSING = "engine/generation.py:_json"
 """What it calls is no Python, and has no frame of its own."""
@@ -42,6 +44,8 @@ def part_of(stack: str) -> str | None:
     """The part that a stack of the profile is time of; None: it is no part of play."""
     if any(part in stack for part in _NOT_PLAY):
         return None
+    if stack == GARBAGE:
+        return LOOKING
     frames = stack.split(";")
     if is_monitoring(frames):
         return MONITORING

@@ -12,7 +12,8 @@ clients over those without.
 The profile does not see what clients make the event loop itself do. So beside it stand the
 processor seconds per game of both kinds, over each other: all is in them; but games differ, so that
 they can't tell a few percent.
-Starting and writing the report at the end are not counted, nor the moments in which clients come.
+Starting and writing the report at the end are not counted, nor the moments in which clients come,
+nor looking for garbage (Python does it for whoever allocates when it is due).
 """
 
 import argparse
@@ -34,7 +35,7 @@ import aiohttp
 
 from engine.buffer import Buffer
 from engine.rundir import RunDir
-from launch.profiling import by_mark, read_profile
+from launch.profiling import GARBAGE, by_mark, read_profile
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MONITORING = (
@@ -116,11 +117,12 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def shares(profile: Mapping[str, int]) -> dict[str, float]:
-    """{"monitoring", "serving"}: shares of the time; serving is part of monitoring."""
+    """{"monitoring", "serving"}: shares of the time but that of looking for garbage; serving is
+    part of monitoring."""
     found = {"monitoring": 0, "serving": 0}
     total = 0
     for stack, number in profile.items():
-        if _AT_THE_END in stack:
+        if is_apart(stack):
             continue
         total += number
         frames = stack.split(";")
@@ -135,14 +137,19 @@ def by_function(profile: Mapping[str, int], number: int) -> list[tuple[str, floa
     sums: dict[str, int] = {}
     for stack, time_ in profile.items():
         frames = stack.split(";")
-        if _AT_THE_END in stack or not is_monitoring(frames):
+        if is_apart(stack) or not is_monitoring(frames):
             continue
         own = [frame for frame in frames if _is_any(frame, _MONITORING)]
         entry = " > ".join(frame.rpartition("/")[2] for frame in own[:3]) or "serving"
         sums[entry] = sums.get(entry, 0) + time_
-    total = max(1, sum(n for stack, n in profile.items() if _AT_THE_END not in stack))
+    total = max(1, sum(n for stack, n in profile.items() if not is_apart(stack)))
     most = sorted(sums.items(), key=lambda item: -item[1])[:number]
     return [(entry, time_ / total) for entry, time_ in most]
+
+
+def is_apart(stack: str) -> bool:
+    """No part of play, or one that is everybody's."""
+    return _AT_THE_END in stack or stack == GARBAGE
 
 
 def is_monitoring(frames: Sequence[str]) -> bool:

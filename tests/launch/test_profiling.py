@@ -1,6 +1,7 @@
 """A profile charges the function that works, not the one that is called next."""
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch.profiling import AWAITED, by_mark, profiled, read_profile
+from launch.profiling import AWAITED, GARBAGE, by_mark, profiled, read_profile
 
 pytestmark = pytest.mark.alone
 
@@ -91,6 +92,20 @@ def test_who_works_is_charged_and_all_of_the_time_is_counted(tmp_path: Path) -> 
     profile = measured(tmp_path / "profile", run)
     assert with_leaf(profile, ":python") > 0.9
     assert 0.9 * BURN_S < sum(profile.values()) / 1e6 < 1.2 * BURN_S
+
+
+def test_looking_for_garbage_is_not_charged_to_who_allocates(tmp_path: Path) -> None:
+    many: list[list[Any]] = [[[]] for _ in range(200_000)]
+
+    def allocate() -> None:
+        gc.collect()
+
+    others = [*gc.callbacks]
+    profile = measured(tmp_path / "profile", allocate)
+    assert profile[GARBAGE] > 0.9 * sum(profile.values())
+    assert sum(profile.values()) / 1e6 > 0.9 * BURN_S
+    assert gc.callbacks == others
+    del many
 
 
 def test_without_a_path_nothing_is_measured() -> None:
