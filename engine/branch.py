@@ -1,6 +1,7 @@
 """A branch: plays the games that the head gives it. The protocol: `engine.branches`."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,7 @@ class Branch:
     """Of a game."""
     _plays: Mapping[str, Play] = field(default_factory=dict)
     _games: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _began_s: float = field(default_factory=time.monotonic)
     _outbox: asyncio.Queue[tuple[Message, Images]] = field(default_factory=asyncio.Queue)
     """Bounded by the games in flight."""
 
@@ -114,7 +116,8 @@ class Branch:
     def _say_numbers(self) -> None:
         servers = {policy: pool.tell() for policy, pool in self.pools.items()}
         told = {"servers": servers, "queues": self.waiting.tell(), "renderer": self.renderer()}
-        self._say({"kind": "told", "games": list(self._games), **told})
+        own = {"worked_s": time.process_time(), "there_s": time.monotonic() - self._began_s}
+        self._say({"kind": "told", "games": list(self._games), **own, **told})
 
     def _say(self, message: Message, images: Mapping[str, bytes] | None = None) -> None:
         self._outbox.put_nowait((message, dict(images or {})))

@@ -14,7 +14,7 @@ like any other.
            detail, notes} + pictures    groups. Notes are JSON, with their pictures beside it
                                     <-  cancel {game}: nobody waits for it any more
     told {servers, queues, renderer, -> once a second and before the end of the last game
-          games}                        there: for whoever looks at the run, and which it plays
+          worked_s, there_s, games}     there: for whoever looks at the run, and which it plays
     gone {policy, url, why}         ->  a server that did not answer
     warning {text}                  ->
                                     <-  bye
@@ -70,6 +70,8 @@ class _Branch:
     urls: frozenset[str]
     games: dict[int, _Game] = field(default_factory=dict)
     renderer: Mapping[str, Any] = field(default_factory=dict)
+    worked_s: float = 0.0
+    there_s: float = 0.0
 
     @property
     def load(self) -> float:
@@ -186,6 +188,14 @@ class Branches:
         """What the branches' renderers last told of themselves (`RenderPool.stats`)."""
         return [branch.renderer for branch in self._branches.values() if branch.renderer]
 
+    def worked(self) -> Mapping[str, tuple[float, float]]:
+        """{branch: (processor seconds that it has worked, seconds since it began)}."""
+        return {
+            peer.decode(errors="replace"): (branch.worked_s, branch.there_s)
+            for peer, branch in self._branches.items()
+            if branch.there_s > 0
+        }
+
     async def _send(self) -> None:
         while True:
             await self._socket.send(*await self._outbox.get())
@@ -210,6 +220,7 @@ class Branches:
                 game.ended.set_result((message, images))
         elif kind == "told":
             branch.renderer = message["renderer"]
+            branch.worked_s, branch.there_s = message["worked_s"], message["there_s"]
             self._miss(branch, frozenset(message["games"]))
             for policy, told in message["servers"].items():
                 self._pools[policy].hear(peer, **told)

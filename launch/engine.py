@@ -221,7 +221,7 @@ def branches_of(
         waiting=watcher.waiting,
         on_event=watcher.on_event,
     )
-    watcher.renderers = branches.renderers
+    watcher.renderers, watcher.branches = branches.renderers, branches.worked
     return branches
 
 

@@ -1,7 +1,7 @@
 """What this attempt has added to the buffer's counters, which live over restarts.
 
-They are saved every few seconds, and when the run stops: a crash of the engine loses some
-`SAVE_EVERY_S` seconds of tokens, of work and of wall time.
+They are saved with every record of the run (`launch.watching`), and when it stops: a crash of the
+engine loses some fifteen seconds of tokens, of work and of wall time.
 """
 
 import time

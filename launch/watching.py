@@ -95,6 +95,8 @@ class Watcher:
         called by a view that somebody looks at, or later, when somebody comes."""
         self.renderers: Callable[[], Sequence[Mapping[str, Any]]] = lambda: ()
         """What the renderers of other processes tell of themselves."""
+        self.branches: Callable[[], Mapping[str, tuple[float, float]]] = dict
+        """Of other processes that play: {name: (seconds worked, seconds there)}."""
         self.gates: Mapping[str, Gate] = {}
         """Of the recipes that train their streams in stages, by recipe."""
         self.waiting = Waiting()
@@ -258,6 +260,8 @@ class Watcher:
         workers = sum(one["workers"] for one in self.renderers()) or stats["workers"]
         self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * workers)
         self._tally.worked(ENGINE, time.process_time(), self._tally.attempt_s)
+        for name, (worked_s, there_s) in self.branches().items():
+            self._tally.worked(f"{ENGINE}/{name}", worked_s, there_s)
         self._tally.count()
         parts = {RENDERER: stats, **self._dropped()}
         return self._snapshots.take(engine, self._rewards(), parts)

@@ -41,6 +41,8 @@ MANY_TAKES = 3.0
 FULL_RECORDS = 12
 """Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 5."""
 MAX_ENGINE = 0.9
+_BRANCH = "engine/"
+"""What the names of the processes that play for the engine begin with, among the busy parts."""
 """Of a core. Measured: .2 to .5."""
 ENGINE_RECORDS = 4
 """Of its costs, one after another: half a minute."""
@@ -80,7 +82,7 @@ def alarms(snapshot: Snapshot, history: Sequence[Record]) -> list[Alarm]:
     "At first" is the start of `history`: of a run that is longer, no longer its own start.
     """
     kinds = _by_kind(history)
-    found = []
+    found = _branch_busy(snapshot)
     # Before, the steps are held on purpose; later, the games run out.
     if snapshot.phase == "self-play" and not snapshot.is_paused:
         for policy, view in snapshot.policies.items():
@@ -198,6 +200,20 @@ def _engine_busy(rows: Sequence[Record]) -> list[Alarm]:
         return []
     sentence = f"the engine's process takes {share:.0%} of a core: servers wait for its requests"
     advice = "let branches of it play, each with servers of its own (layout.branches)"
+    return [Alarm("engine_busy", sentence, advice)]
+
+
+def _branch_busy(snapshot: Snapshot) -> list[Alarm]:
+    shares = {
+        part.removeprefix(_BRANCH): share
+        for part, share in snapshot.busy.items()
+        if part.startswith(_BRANCH) and share > MAX_ENGINE
+    }
+    if not shares:
+        return []
+    names, most = ", ".join(sorted(shares)), max(shares.values())
+    sentence = f"{names}: takes up to {most:.0%} of a core, so servers wait for its requests"
+    advice = "give each branch fewer servers, and let there be more (layout.branches)"
     return [Alarm("engine_busy", sentence, advice)]
 
 

@@ -330,7 +330,7 @@ METRICS: tuple[Metric, ...] = (
         "streamzero_part_busy_ratio",
         "gauge",
         "Share of the recent time in which servers, learner groups, the renderer and the engine's "
-        "own process worked.",
+        "own processes worked.",
         ("run", "part"),
         _busy,
     ),

@@ -113,7 +113,7 @@ class Snapshot:
     """No game is admitted until someone says so."""
     busy: Mapping[str, float] = field(default_factory=dict)
     """Fraction of the recent time that each policy's servers, each learner group, the renderer and
-    the engine's own process worked."""
+    the engine's own processes worked."""
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What parts count of their own accord, by part; kept with the record."""
     lines: Sequence[str] = ()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from engine.rundir import RunDir
-from launch.tally import SAVE_EVERY_S
+from launch.watching import RECORD_EVERY_S
 from tests.e2e.blows import ENGINE, SERVER, Hand
 from tests.e2e.command import (
     POLL_S,
@@ -297,7 +297,7 @@ def test_what_happened_is_in_the_event_log(survivor: Survivor) -> None:
 
 def test_tokens_and_time_add_up_over_attempts(survivor: Survivor) -> None:
     """The tokens of undone steps count too; a killed engine may lose what it counted after it last
-    saved its counters, `SAVE_EVERY_S` before at most (and a look, once a second)."""
+    saved its counters, `RECORD_EVERY_S` before at most (and a look, once a second)."""
     summary = summary_of(survivor.dir)
     made: dict[str, list[tuple[float, int]]] = {policy: [] for policy in POLICIES}
     for record in steps_of(survivor.dir):
@@ -305,7 +305,7 @@ def test_tokens_and_time_add_up_over_attempts(survivor: Survivor) -> None:
     for policy, steps in made.items():
         counted, total = summary["tokens"][policy], sum(tokens for _, tokens in steps)
         lost = max(
-            sum(tokens for at_s, tokens in steps if 0 <= at_s - from_s <= SAVE_EVERY_S + 2)
+            sum(tokens for at_s, tokens in steps if 0 <= at_s - from_s <= RECORD_EVERY_S + 2)
             for from_s, _ in steps
         )
         assert total - 2 * lost <= counted["trained"] <= total

@@ -148,6 +148,14 @@ def test_an_engine_that_can_do_no_more() -> None:
     assert of_history(make_costs(0.99, 0.99, 0.99, -1, 0.99)) == [], "it began anew"
 
 
+def test_branches_that_can_do_no_more() -> None:
+    busy = {"engine": 0.99, "engine/branch1": 0.4, "engine/branch2": 0.95, "engine/branch3": 0.97}
+    (alarm,) = alarms(make_snapshot(busy=busy), [])
+    assert alarm.name == "engine_busy"
+    assert alarm.sentence.startswith("branch2, branch3: takes up to 97% of a core")
+    assert alarms(make_snapshot(busy={"engine/branch1": 0.9}), []) == []
+
+
 @pytest.mark.parametrize(
     ("late", "name"),
     [

@@ -231,7 +231,7 @@ def test_a_game_that_its_branch_never_heard_of_is_lost(tmp_path: Path) -> None:
             start(head.serve())
             game = start(head.play("spy")(3, print, print))
             assert (await branch.receive())["kind"] == "play"
-            told = {"kind": "told", "servers": {}, "queues": {}}
+            told = {"kind": "told", "servers": {}, "queues": {}, "worked_s": 0.0, "there_s": 0.0}
             almost = [[]] * (MISSED - 1)
             for number, games in enumerate([*almost, [3], *almost]):
                 await branch.send({**told, "games": games, "renderer": {"told": number}})
@@ -445,6 +445,7 @@ def test_the_head_knows_what_goes_on_in_its_branches(tmp_path: Path) -> None:
             assert own.stats()["servers"][ONE] == {"version": 1, "running": 1, "outstanding": 100}
             assert it.waiting.reading("solver").now == 1
             assert list(it.head.renderers()) == [{"name": "a"}]
+            assert 0 < it.head.worked()["a"][1] < WAIT_S
             answer.set()
             await game
             await it.until(lambda: own.stats()["tokens"] == 100)
