@@ -241,7 +241,7 @@ class Watcher:
         look = _Once(lambda: self._told(take()))
         with _unharmed("the terminal"):
             if is_recorded or self.terminal.is_due(engine.phase):
-                self.terminal.show(look())
+                self.terminal.show(look() if self.terminal.is_live else take())
         for show in self.views:
             with _unharmed("a view of the run"):
                 show(look)
@@ -255,6 +255,12 @@ class Watcher:
         self._raise_alarms(snapshot)
 
     def _take(self, engine: Engine) -> Snapshot:
+        stats = self._account()
+        parts = {RENDERER: stats, **self._dropped()}
+        return self._snapshots.take(engine, self._rewards(), parts)
+
+    def _account(self) -> dict[str, Any]:
+        """What has been worked until now; what the renderers tell."""
         stats, _ = self._stats()
         # Where branches play, the head's own workers have next to nothing to draw.
         workers = sum(one["workers"] for one in self.renderers()) or stats["workers"]
@@ -263,8 +269,7 @@ class Watcher:
         for name, (worked_s, there_s) in self.branches().items():
             self._tally.worked(f"{ENGINE}/{name}", worked_s, there_s)
         self._tally.count()
-        parts = {RENDERER: stats, **self._dropped()}
-        return self._snapshots.take(engine, self._rewards(), parts)
+        return stats
 
     def _render_stats(self) -> dict[str, Any]:
         return together([self._renderer.stats(), *self.renderers()])
@@ -369,6 +374,7 @@ class Watcher:
         heldout: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Write `summary.json` and `report.html`; the summary."""
+        self._account()
         self._tally.save()
         self._record_groups(self._buffer.counts()["games"]["finished"])
         summary = build_summary(

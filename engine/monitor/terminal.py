@@ -48,6 +48,11 @@ class Terminal:
             self._live.stop()
             self._live = None
 
+    @property
+    def is_live(self) -> bool:
+        """A view that somebody looks at; else plain lines, which need a snapshot's numbers only."""
+        return self._live is not None
+
     def is_due(self, phase: str) -> bool:
         """Whether a snapshot has to be shown: always on a TTY, else one of each phase. Others are
         shown when they are taken anyway: nothing but a line is dear."""

@@ -55,6 +55,9 @@ def test_branches_play_and_one_is_killed(
     for policy in POLICIES:
         assert summary["tokens"][policy]["generated"] > 0
     assert summary["parts"]["renderer"]["workers"] == 3, "those of the engine and its two branches"
+    shares = {n: s for n, s in summary["busy_fraction"].items() if n.startswith("engine")}
+    assert len(shares) == 3, "the head and its two branches"
+    assert all(0 < share <= 1 for share in shares.values())
     check_books(folder, summary)
     check_conservation(summary)
     check_lineage(folder, STEPS)

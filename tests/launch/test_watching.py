@@ -160,6 +160,17 @@ def test_while_nobody_watches_snapshots_are_taken_for_records_alone(
     assert len(taken) == 20 == sum(record["kind"] == "engine" for record in records)
 
 
+def test_a_plain_line_is_nobody_who_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watching, "RECORD_EVERY_S", 0.0)
+    for is_looked_at in (False, True):
+        kept: list[Watcher] = []
+        watched(tmp_path, [], kept.append, looks=[is_looked_at] * 3)
+        assert kept[0]._is_watched is is_looked_at, "so servers are asked the less often"
+    assert capsys.readouterr().out.count("games 0 done") == 6
+
+
 def test_one_snapshot_serves_all_who_want_one_in_the_same_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[float]
 ) -> None:
