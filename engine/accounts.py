@@ -6,7 +6,7 @@ submitted is counted once, durably: `submitted/<stream>`, `sampled/`, `usable/` 
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,25 @@ def ages(states: States) -> dict[str, dict[int, int]]:
     for (stream, age), number in _sorted(states.ages):
         histogram.setdefault(stream, {})[age] = number
     return histogram
+
+
+def fallen(
+    before: Mapping[str, Mapping[int, int]], after: Mapping[str, Mapping[int, int]]
+) -> Iterator[tuple[str, int]]:
+    """("stream/age", groups fewer than before)."""
+    for stream, numbers in before.items():
+        for age, number in numbers.items():
+            if (lost := number - after.get(stream, {}).get(age, 0)) > 0:
+                yield f"{stream}/{age}", lost
+
+
+def undone(counters: Mapping[str, float]) -> dict[str, dict[int, int]]:
+    """{stream: {age: groups}} of the counters `undone/<stream>/<age>`."""
+    found: dict[str, dict[int, int]] = {}
+    for name, number in _by_stream(counters, "undone").items():
+        stream, _, age = name.rpartition("/")
+        found.setdefault(stream, {})[int(age)] = number
+    return found
 
 
 def _sorted(numbers: Mapping[Any, int]) -> list[tuple[Any, int]]:

@@ -392,6 +392,7 @@ class Buffer:
         """
         with self.transaction(durable=True):
             self._states = None
+            before = self.ages()
             self._db.execute(
                 "UPDATE groups SET state = 'trained', step = ? "
                 "WHERE policy = ? AND state = 'leased' AND request <= ?",
@@ -412,6 +413,8 @@ class Buffer:
                 "WHERE policy = ? AND state IN ('leased', 'trained') AND request > ?",
                 (policy, request),
             )
+            for name, number in accounts.fallen(before, self.ages()):
+                self._add(f"undone/{name}", number)
             fresh = self._db.execute(
                 "INSERT OR IGNORE INTO restores VALUES (?, ?, ?)", (policy, attempt, step)
             )
@@ -485,6 +488,10 @@ class Buffer:
     def ages(self) -> dict[str, dict[int, int]]:
         """{stream: {age at the lease: groups}} of what was trained."""
         return accounts.ages(self._now())
+
+    def undone(self) -> dict[str, dict[int, int]]:
+        """{stream: {age: groups}} of what was trained, and undone by a restart."""
+        return accounts.undone(self.counters())
 
     def judge_ages(self) -> dict[int, int]:
         """{largest age of another policy in its rewards: groups} of what was trained."""

@@ -76,7 +76,9 @@ class Snapshots:
         self._pools = pools
         self._waiting = waiting
         self._tally = tally
-        self._sums = Paced(lambda: (buffer.counts(), buffer.funnel(), buffer.ages()))
+        self._sums = Paced(
+            lambda: (buffer.counts(), buffer.funnel(), buffer.ages(), buffer.undone())
+        )
         self._rates: dict[str, RateMeter] = {}
         self._policies = policies_of(config)
         self._cast = streams_of(config)
@@ -105,8 +107,8 @@ class Snapshots:
         """`rewards`: {policy: mean of its recent groups}; `parts`: what they count of their own
         accord, the renderer at least. Its lines, alarms and events are for others to fill in."""
         now_s = time.monotonic()
-        (counts, funnel, ages), at_s = self._sums()
-        streams = self._streams(engine, counts["groups"], funnel, ages, at_s)
+        (counts, funnel, ages, undone), at_s = self._sums()
+        streams = self._streams(engine, counts["groups"], funnel, ages, undone, at_s)
         policies = {
             policy: self._policy(engine, policy, rewards.get(policy), now_s)
             for policy in self._policies
@@ -158,6 +160,7 @@ class Snapshots:
         counts: Mapping[str, Any],
         funnel: Mapping[str, Mapping[str, int]],
         ages: Mapping[str, Mapping[int, int]],
+        undone: Mapping[str, Mapping[int, int]],
         at_s: float,
     ) -> dict[str, StreamView]:
         found = {}
@@ -175,6 +178,8 @@ class Snapshots:
                 age_mean=stats["mean"],
                 age_max=None if stats["max"] is None else int(stats["max"]),
                 ages=own_ages,
+                undone=undone.get(stream, {}),
+                policy=self._cast[stream],
                 submitted_per_s=self._rate(f"submitted/{stream}", row["submitted"], at_s),
                 trained_per_s=self._rate(f"groups/{stream}", row["trained"], at_s),
                 funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),

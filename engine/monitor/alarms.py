@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.monitor.snapshot import Alarm, PolicyView, Snapshot
+from engine.monitor.snapshot import Alarm, PolicyView, Snapshot, StreamView
 
 NAMES = (
     "learner_starved",
@@ -38,14 +38,14 @@ FEW_KEPT = 0.3
 BUSY_STARVED = 0.02
 MANY_TAKES = 3.0
 """Ready groups, in steps' worth. Measured: 2 to 2.8 in the median."""
-FULL_RECORDS = 12
-"""Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 5."""
+FULL_RECORDS = 8
+"""Of the engine, one after another: two minutes. Measured: above `MANY_TAKES` for at most 50 s."""
 MAX_ENGINE = 0.9
+"""Of a core. Measured: .2 to .5."""
+ENGINE_RECORDS = 3
+"""Of its costs, one after another: half a minute."""
 _BRANCH = "engine/"
 """What the names of the processes that play for the engine begin with, among the busy parts."""
-"""Of a core. Measured: .2 to .5."""
-ENGINE_RECORDS = 4
-"""Of its costs, one after another: half a minute."""
 MIN_ROLLOUTS = 400
 """Over which a share is taken: its standard error is at most .025."""
 MAX_FALL = 0.15
@@ -140,15 +140,16 @@ def _starved_advice(
     """By the nearest cause: no server, the filters, then where games wait most."""
     if view.waits_for == "a server":
         return "none of its servers is ready: why, is in the run's logs/"
-    means = (groups[-1].get("streams") or {}).get(policy) or {} if groups else {}
-    kept = _number(means, "kept")
-    if kept is not None and kept < FEW_KEPT:
-        stream = snapshot.streams.get(policy)
-        dropped = dict(stream.dropped) if stream is not None else {}
+    means = (groups[-1].get("streams") or {}) if groups else {}
+    for stream, seen in _streams_of(policy, snapshot).items():
+        kept = _number(means.get(stream) or {}, "kept")
+        if kept is None or kept >= FEW_KEPT:
+            continue
+        dropped = seen.dropped
         why = f", most of the others as {max(dropped, key=lambda r: dropped[r])}" if dropped else ""
         return (
-            f"the filters keep only {kept:.0%} of its recent groups{why}: widen the filters, "
-            "or play more games per step"
+            f"the filters keep only {kept:.0%} of the recent groups of {stream}{why}: widen the "
+            "filters, or play more games per step"
         )
     stations = snapshot.stations
     name = max(stations, key=lambda one: stations[one].wait_share, default="")
@@ -163,28 +164,35 @@ def _starved_advice(
 def _full(
     policy: str, view: PolicyView, snapshot: Snapshot, kinds: Mapping[str, Sequence[Record]]
 ) -> list[Alarm]:
-    """Of the stream that has the policy's name."""
-    stream = snapshot.streams.get(policy)
+    """Of all its streams together."""
+    streams = _streams_of(policy, snapshot)
     taken = [row for row in kinds["step"] if row["policy"] == policy][-NUM_STEPS:]
     take = _mean(taken, "num_groups")
     recent = kinds["engine"][-FULL_RECORDS:]
-    if stream is None or not take or len(recent) < FULL_RECORDS:
+    if not take or len(recent) < FULL_RECORDS:
         return []
+    now_ready = sum(stream.ready for stream in streams.values())
     now = {
         "policies": {policy: {"starved": view.starved}},
-        "streams": {policy: {"ready": stream.ready}},
+        "streams": {name: {"ready": stream.ready} for name, stream in streams.items()},
     }
     for row in (now, *recent):
         starved = _number((row.get("policies") or {}).get(policy) or {}, "starved")
-        ready = _number((row.get("streams") or {}).get(policy) or {}, "ready") or 0.0
+        waiting = row.get("streams") or {}
+        ready = sum(_number(waiting.get(name) or {}, "ready") or 0.0 for name in streams)
         if starved is None or starved >= BUSY_STARVED or ready <= MANY_TAKES * take:
             return []
     sentence = (
-        f"the {policy}'s learner never waits, and {stream.ready} groups wait for it: "
-        f"{stream.ready / take:.1f} steps' worth"
+        f"the {policy}'s learner never waits, and {now_ready} groups wait for it: "
+        f"{now_ready / take:.1f} steps' worth"
     )
     advice = "more learner ranks (layout.learners), or fewer servers: what waits only grows old"
     return [Alarm("buffer_full", sentence, advice)]
+
+
+def _streams_of(policy: str, snapshot: Snapshot) -> dict[str, StreamView]:
+    """What trains it."""
+    return {name: view for name, view in snapshot.streams.items() if view.policy == policy}
 
 
 def _engine_busy(rows: Sequence[Record]) -> list[Alarm]:

@@ -100,7 +100,13 @@ def _groups_dropped(snapshot: Snapshot) -> Values:
 def _funnel(snapshot: Snapshot) -> Values:
     for stream, view in snapshot.streams.items():
         for stage, number in view.funnel:
-            yield (stream, stage), number
+            undone = sum(view.undone.values()) if stage == "trained" else 0
+            yield (stream, stage), number + undone
+
+
+def _ages(view: StreamView) -> Mapping[int, int] | None:
+    ages = {*view.ages, *view.undone}
+    return {age: view.ages.get(age, 0) + view.undone.get(age, 0) for age in ages} or None
 
 
 def _busy(snapshot: Snapshot) -> Values:
@@ -199,8 +205,8 @@ METRICS: tuple[Metric, ...] = (
     _stream(
         "streamzero_stream_trained_groups_total",
         "counter",
-        "Groups that were trained on.",
-        lambda v: v.trained,
+        "Groups that were trained on; those that a restart undid count each time.",
+        lambda v: v.trained + sum(v.undone.values()),
     ),
     Metric(
         "streamzero_stream_dropped_groups_total",
@@ -244,8 +250,9 @@ METRICS: tuple[Metric, ...] = (
     _stream(
         "streamzero_stream_age_steps",
         "histogram",
-        "Ages of the groups that were trained on, in steps.",
-        lambda v: v.ages or None,
+        "Ages of the groups that were trained on, in steps; those that a restart undid count each "
+        "time.",
+        _ages,
     ),
     # policies
     _policy(

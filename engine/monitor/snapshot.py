@@ -10,6 +10,8 @@ Stages = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamView:
+    policy: str = ""
+    """What its groups train."""
     ready: int = 0
     leased: int = 0
     trained: int = 0
@@ -19,6 +21,8 @@ class StreamView:
     age_max: int | None = None
     ages: Mapping[int, int] = field(default_factory=dict)
     """{age: groups} of what was trained."""
+    undone: Mapping[int, int] = field(default_factory=dict)
+    """{age: groups} of what was trained, and undone by a restart: for counters that never fall."""
     submitted_per_s: float = 0.0
     """Groups, of the recent time."""
     trained_per_s: float = 0.0

@@ -122,9 +122,3 @@ function learnRoles() {
 }
 
 const roleClass = (name) => `r${Math.max(0, roles.indexOf(name)) % LIGHT.length}`;
-
-function policyOf(stream) {
-  const names = Object.keys(snapshot.policies);
-  if (names.includes(stream)) return stream;
-  return names.length === 1 ? names[0] : names.find((name) => stream.startsWith(name)) ?? stream;
-}

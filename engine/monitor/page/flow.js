@@ -13,8 +13,8 @@ function flowRows() {
     if (row) row.policy = policy;
     else rows.push({station: null, policy, streams: []});
   }
-  for (const stream of Object.keys(snapshot.streams)) {
-    const row = rows.find((one) => one.policy === policyOf(stream));
+  for (const [stream, {policy}] of Object.entries(snapshot.streams)) {
+    const row = rows.find((one) => one.policy === policy);
     if (row) row.streams.push(stream);
   }
   return rows;
