@@ -45,6 +45,7 @@ class Branch:
     _plays: Mapping[str, Play] = field(default_factory=dict)
     _games: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
+    _before_s: float = field(default_factory=time.process_time)
     _outbox: asyncio.Queue[tuple[Message, Images]] = field(default_factory=asyncio.Queue)
     """Bounded by the games in flight."""
 
@@ -116,7 +117,10 @@ class Branch:
     def _say_numbers(self) -> None:
         servers = {policy: pool.tell() for policy, pool in self.pools.items()}
         told = {"servers": servers, "queues": self.waiting.tell(), "renderer": self.renderer()}
-        own = {"worked_s": time.process_time(), "there_s": time.monotonic() - self._began_s}
+        own = {
+            "worked_s": time.process_time() - self._before_s,
+            "there_s": time.monotonic() - self._began_s,
+        }
         self._say({"kind": "told", "games": list(self._games), **own, **told})
 
     def _say(self, message: Message, images: Mapping[str, bytes] | None = None) -> None:

@@ -80,12 +80,16 @@ class Measurements:
             self._dev.write_text(json.dumps({"kept": keep}))
         self._record("dev", {"step": step, "means": result.means()})
 
-    def results(self) -> dict[str, Any] | None:
-        """`compare(before, after)`, or None where one of them was not measured."""
+    def results(self, steps: Mapping[str, int]) -> dict[str, Any] | None:
+        """`compare(before, after)`, or None where one of them was not measured: `after` is that of
+        all the steps that are asked for, and a run that is to make more has not got it yet."""
         if not (self._before.exists() and self._after.exists()):
             return None
-        before, after = (_read(path) for path in (self._before, self._after))
-        return compare(before, after)
+        before, after = (json.loads(path.read_text()) for path in (self._before, self._after))
+        wanted = self._config.run.steps
+        if after.get("step") != wanted or any(step < wanted for step in steps.values()):
+            return None
+        return compare(HeldoutResult.from_json(before), HeldoutResult.from_json(after))
 
     async def _heldout(self, path: Path, *, step: int, majority_items: int) -> None:
         cfg = self._config.eval
@@ -95,7 +99,7 @@ class Measurements:
             kept, split="heldout", items=cfg.heldout_items, majority_items=majority_items
         )
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result.to_json() | {"kept": kept}))
+        temporary.write_text(json.dumps(result.to_json() | {"kept": kept, "step": step}))
         temporary.replace(path)
         seconds = time.monotonic() - started
         told = {"when": path.stem, "step": step, "means": result.means(), "ci95": ci95(result)}
@@ -138,7 +142,3 @@ def ci95(result: HeldoutResult) -> dict[str, list[float]]:
 def _kept(path: Path) -> dict[str, Any]:
     """What the recipes wanted to be given again; {} where nothing was measured before."""
     return json.loads(path.read_text()).get("kept", {}) if path.exists() else {}
-
-
-def _read(path: Path) -> HeldoutResult:
-    return HeldoutResult.from_json(json.loads(path.read_text()))

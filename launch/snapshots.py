@@ -143,7 +143,9 @@ class Snapshots:
             for policy in group.policies:
                 if policy in active:
                     self._starved[policy].append(is_starved)
-                if is_starved:
+                else:
+                    self._starved[policy].clear()
+                if is_starved and policy in active:
                     self._starved_since.setdefault(policy, now_s)
                 else:
                     self._starved_since.pop(policy, None)

@@ -130,6 +130,8 @@ class Watcher:
         self._clock: ClockReading | None = None
         self._warned: set[str] = set()
         self._has_dropped = False
+        self._before_s = time.process_time()
+        """What the process had worked before; to start is no part of play."""
         self._recorded_s = 0.0
         self._averaged_s = 0.0
         """When means were last recorded."""
@@ -205,7 +207,8 @@ class Watcher:
 
     def on_step(self, policy: str, message: Message, batch: Sequence[Leased]) -> None:
         rewards = [reward for row in batch for reward in row.rewards]
-        self._tally.trained(policy, int(message["metrics"].get("tokens", 0)))
+        if not message["skipped"]:
+            self._tally.trained(policy, int(message["metrics"].get("tokens", 0)))
         self._tally.worked(self._learners[policy], message["busy_s"], message["alive_s"])
         self._snapshots.on_step(policy, message["metrics"])
         self.record(
@@ -265,7 +268,7 @@ class Watcher:
         # Where branches play, the head's own workers have next to nothing to draw.
         workers = sum(one["workers"] for one in self.renderers()) or stats["workers"]
         self._tally.worked(RENDERER, stats["busy_s"], self._tally.attempt_s * workers)
-        self._tally.worked(ENGINE, time.process_time(), self._tally.attempt_s)
+        self._tally.worked(ENGINE, time.process_time() - self._before_s, self._tally.attempt_s)
         for name, (worked_s, there_s) in self.branches().items():
             self._tally.worked(f"{ENGINE}/{name}", worked_s, there_s)
         self._tally.count()
@@ -325,26 +328,24 @@ class Watcher:
         self.record("costs", own | {"servers": servers})
 
     def _record_groups(self, num_games: int) -> None:
+        with _unharmed("the means over games"):  # recipes have a say in them
+            self.record("groups", self._groups(num_games))
+
+    def _groups(self, num_games: int) -> dict[str, Any]:
         self._compare()
         found = {}
         for name in SIGNS:
             sums = [game[name] for game in self._signs]
             if number := sum([own for _, own in sums]):
                 found[name] = sum([total for total, _ in sums]) / number
-        self.record(
-            "groups",
-            {
-                "games": num_games,
-                "streams": self._meter.means(),
-                "signs": found,
-                "play": {
-                    chart: series
-                    for name, recipe in self._recipes.items()
-                    for chart, series in recipe.curves(tuple(self._played[name])).items()
-                }
-                | {f"Gate of {name}": gate.numbers() for name, gate in self.gates.items()},
-            },
-        )
+        play = {
+            chart: series
+            for name, recipe in self._recipes.items()
+            for chart, series in recipe.curves(tuple(self._played[name])).items()
+        }
+        gates = {f"Gate of {name}": gate.numbers() for name, gate in self.gates.items()}
+        streams = self._meter.means()
+        return {"games": num_games, "streams": streams, "signs": found, "play": play | gates}
 
     def _raise_alarms(self, snapshot: Snapshot) -> None:
         """Those that ring now; an event for each new one."""
@@ -389,7 +390,8 @@ class Watcher:
         )
         summary["efficiency"] = efficiency.efficiency(self._config, summary)
         write_summary(self._run.summary, summary)
-        write_report(self._run.path)
+        with _unharmed("the report"):
+            write_report(self._run.path)
         return summary
 
 

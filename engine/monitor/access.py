@@ -123,7 +123,8 @@ def _refused(status: int, why: str) -> web.Response:
 
 
 def _remembered(request: web.Request, token: str) -> web.Response:
-    """Leave the token as a cookie, and the address without it."""
+    """Leave the token as a cookie, and the address without it. Not `Strict`: who comes by a link on
+    another page is redirected without such a cookie. What changes a run wants a header besides."""
     response = web.Response(status=303, headers=HEADERS | {"Location": request.path})
-    response.set_cookie(cookie_name(request), token, httponly=True, samesite="Strict", path="/")
+    response.set_cookie(cookie_name(request), token, httponly=True, samesite="Lax", path="/")
     return response

@@ -273,8 +273,9 @@ def _groups(record: Record) -> dict[str, float]:
     values: dict[str, float] = {}
     for stream, means in record["streams"].items():
         values |= _named(f"groups/{stream}", means)
-    for part in ("signs", "play"):
-        values |= _named(part, record.get(part) or {})
+    values |= _named("signs", record.get("signs") or {})
+    for chart, series in (record.get("play") or {}).items():
+        values |= _named(f"play/{chart}", series)
     return values
 
 

@@ -2,7 +2,8 @@
 
 An event is written straight to every client's connection: no task wakes up for it. What a client
 has not read lies in its connection's buffer; who lets too much lie there is disconnected, comes
-back by itself and gets everything anew. So no client can make the engine hold more than that.
+back by itself and gets everything anew. So no client can make the engine hold more than that. The
+first event, all that was before, is large: over a slow link it may take a while.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ MAX_UNREAD = 8
 """Events of the newest one's size that a client may leave unread: some seconds."""
 MIN_UNREAD = 256 * 1024
 """Bytes that it may leave unread in any case."""
+FIRST_S = 60.0
+"""For so long, it may leave its first event unread besides."""
 
 
 def encoded(event: str, data: Any) -> bytes:
@@ -31,6 +34,10 @@ class _Client:
     transport: asyncio.WriteTransport
     is_chunked: bool
     """Of HTTP/1.1."""
+    first: int
+    """Bytes of its first event, while it has not read that."""
+    until_s: float
+    """By when it must have, on the event loop's clock."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -48,12 +55,16 @@ class EventStream:
     def send(self, event: bytes) -> None:
         """To all; never waits."""
         most = max(MIN_UNREAD, MAX_UNREAD * len(event))
+        now_s = asyncio.get_running_loop().time()
         chunk = b"%x\r\n%b\r\n" % (len(event), event)
         for client in list(self._clients):
             transport = client.transport
+            unread = transport.get_write_buffer_size()
+            if unread <= most or now_s > client.until_s:
+                client.first = 0
             if transport.is_closing():
                 self._let_go(client)
-            elif transport.get_write_buffer_size() > most:
+            elif unread > most + client.first:
                 transport.abort()
                 self._let_go(client)
             else:
@@ -80,10 +91,11 @@ class EventStream:
         transport = request.transport
         if not isinstance(transport, asyncio.WriteTransport):
             return response  # it went away
-        client = _Client(transport, is_chunked)
+        first, now_s = self._first(), asyncio.get_running_loop().time()
+        client = _Client(transport, is_chunked, len(first), now_s + FIRST_S)
         self._clients.add(client)
         try:
-            await response.write(self._first())
+            await response.write(first)
             await client.ended.wait()
         except ConnectionError:
             pass  # it went away, or was let go

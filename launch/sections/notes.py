@@ -16,12 +16,14 @@ def notes(run: Run) -> str:
         (alarm.sentence, alarm.advice) for alarm in (*signs(run.records), *of_history(run.records))
     ]
     events = [row for row in run.of_kind("event") if row.get("level") == "warning"]
-    told += [(str(row.get("text", "")), "") for row in events[-NUM_EVENTS:]]
+    told += [(str(row.get("text", "")), "") for row in reversed(events[-NUM_EVENTS:])]
     # One of a kind, the newest: it was said anew for other numbers.
-    newest = {re.sub(r"[\d.]+", "", text): (text, advice) for text, advice in reversed(told)}
+    newest: dict[str, tuple[str, str]] = {}
+    for text, advice in told:
+        newest.setdefault(re.sub(r"[\d.]+", "", text), (text, advice))
     return "".join(
         f'<div class="warning">{escape(text)}'
         + (f"<br><small>{escape(advice)}</small>" if advice else "")
         + "</div>"
-        for text, advice in reversed(newest.values())
+        for text, advice in newest.values()
     )

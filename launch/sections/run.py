@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 class Run:
     name: str
     summary: Record | None
-    """None: the run has not ended."""
+    """None: the run has not ended, or goes on again."""
     records: Sequence[Record]
     """The lines of `metrics.jsonl`."""
     buffer: Buffer
@@ -45,6 +45,8 @@ def opened(folder: Path, num_games: int = 0) -> Iterator[Run]:
         raise ConfigError(f"{run.summary}: {error}") from None
     buffer = Buffer.open(run.database, read_only=True)
     try:
+        if summary is not None and summary.get("attempts") != buffer.counters().get("attempts"):
+            summary = None  # of an attempt that was stopped, before this one
         proposals = read_proposals(buffer.games_evenly(num_games)) if num_games else []
         yield Run(run.path.resolve().name, summary, read_metrics(run.metrics), buffer, proposals)
     finally:

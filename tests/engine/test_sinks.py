@@ -27,7 +27,8 @@ ENGINE = {
     "busy": {"learner": 0.5},
     "policies": {"solver": {"step": 3, "generated_per_s": 100.0, "starved": None}},
 }
-GROUPS = {"streams": {"solver": {"reward": 0.75, "term/form": 0.5}}, "signs": {}}
+GROUPS = {"streams": {"solver": {"reward": 0.75, "term/form": 0.5}}, "signs": {},
+          "play": {"Solvability and difficulty": {"hard": 0.25}}}  # fmt: skip
 BENCHMARKS = {
     "policy": "solver",
     "step": 2,
@@ -52,6 +53,7 @@ POINTS = {
     "busy/learner": ("elapsed_s", 61.5, 0.5),
     "groups/solver/reward": ("elapsed_s", 61.5, 0.75),
     "groups/solver/term/form": ("elapsed_s", 61.5, 0.5),
+    "play/Solvability and difficulty/hard": ("elapsed_s", 61.5, 0.25),
     "dev/accuracy": ("dev/step", 3, 0.5),
     "heldout/before/accuracy": ("elapsed_s", 61.5, 0.25),
     "benchmarks/solver/digits": ("solver/step", 2, 0.5),

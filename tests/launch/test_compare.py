@@ -12,7 +12,7 @@ from engine.rundir import RunDir
 from engine.summary import build_summary, write_summary
 from launch.charts import interval_chart, line_chart
 from launch.compare import distinct_names, flat, write_comparison
-from launch.report import main
+from launch.report import main, write_report
 from launch.sections.sides import by_minute, spread
 from tests.engine.make_groups import make_group
 from tests.launch.test_report import HOSTILE, Page, rows_of
@@ -64,6 +64,19 @@ def make_run(
         write_summary(run.summary, summary)
     buffer.close()
     return path
+
+
+def test_a_run_that_goes_on_again_has_no_summary_of_before(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    buffer = Buffer.open(RunDir(second).database)
+    buffer.begin_attempt()
+    buffer.close()
+    with MetricLog(RunDir(second).metrics) as log:
+        log.write("step", {"policy": "solver", "step": 60, "reward": 1.0, "metrics": {}})
+    rows = rows_of(write_comparison([str(first), str(second)]).read_text())
+    assert ["state", "ended", "no summary yet"] in rows
+    assert ["steps of each policy", "30", "60"] in rows
+    assert "no summary yet" in write_report(second).read_text()
 
 
 def test_runs_are_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

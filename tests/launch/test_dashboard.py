@@ -24,7 +24,7 @@ from engine.monitor.access import is_authorised, read_or_make_token
 from engine.monitor.config import MonitorConfig
 from engine.monitor.curves import Curves, draw
 from engine.monitor.dashboard import Dashboard
-from engine.monitor.stream import EventStream
+from engine.monitor.stream import MIN_UNREAD, EventStream
 from launch import watching
 from launch.snapshots import Snapshots
 from tests.launch.staged import HOSTILE, WATCH_S, Staged, faster_looks
@@ -343,6 +343,33 @@ def test_a_reader_that_does_not_read_is_let_go() -> None:
                 if not stream.num_clients:
                     break
             assert stream.num_clients == 0
+            writer.transport.abort()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def test_who_reads_slowly_gets_its_first_event_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = b"x" * (16 << 20)
+
+    async def scene() -> None:
+        stream = EventStream(lambda: first)
+        app = web.Application()
+        app.router.add_get("/events", stream.handle)
+        async with TestServer(app) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"xxx")
+            (client,) = stream._clients
+            for _ in range(5):
+                stream.send(b"y" * 1000)
+                await asyncio.sleep(0)
+            assert client.transport.get_write_buffer_size() > MIN_UNREAD
+            assert stream.num_clients == 1
+            monkeypatch.setattr(client, "until_s", 0.0)
+            stream.send(b"y" * 1000)
+            assert stream.num_clients == 0, "but not for ever"
             writer.transport.abort()
 
     asyncio.run(asyncio.wait_for(scene(), 30))

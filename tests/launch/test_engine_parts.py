@@ -186,13 +186,14 @@ def test_the_base_is_measured_once_and_only_while_all_policies_are_the_base(
     assert mine.wants_before({"solver": 0, "coder": 0})
     assert not mine.wants_before({"solver": 0, "coder": 1})
     assert not make(load_root(QUICKSTART, ["eval.heldout_items=0"])).wants_before({"solver": 0})
-    assert mine.results() is None
+    done = {"solver": config.run.steps}
+    assert mine.results(done) is None
     asyncio.run(mine.before())
     assert not mine.wants_before({"solver": 0})
     assert not make(config).wants_before({"solver": 0}), "nor after a restart"
-    assert mine.results() is None, "half of a comparison is none"
+    assert mine.results(done) is None, "half of a comparison is none"
     asyncio.run(mine.after())
-    results = mine.results()
+    results = mine.results(done)
     assert results is not None
     assert (results["before"]["number"], results["after"]["number"]) == (1, 2)
     assert [call["kept"] for call in measured] == [None, {"by": 1}], "the base's, for both"
@@ -205,6 +206,9 @@ def test_the_base_is_measured_once_and_only_while_all_policies_are_the_base(
     kept = json.loads((tmp_path / "heldout-before.json").read_text())["kept"]
     assert kept == {"mm_zero": {"by": 1}}
     assert not list(tmp_path.glob("*.tmp"))
+    assert mine.results({"solver": config.run.steps, "coder": 1}) is None, "one goes on"
+    longer = make(load_root(QUICKSTART, [f"run.steps={2 * config.run.steps}"]))
+    assert longer.results({"solver": 2 * config.run.steps}) is None, "that is of fewer steps"
 
 
 def test_only_the_result_looks_at_the_held_out_scenes(

@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,10 +71,10 @@ def watched(
     return shown
 
 
-def a_step(watcher: Watcher, policy: str, busy_s: float) -> None:
+def a_step(watcher: Watcher, policy: str, busy_s: float, *, skipped: bool = False) -> None:
     batch = [Leased(1, 0, 0, *encode_group(make_group(stream=policy)))]
     message = {
-        "step": 1, "skipped": False, "reason": "", "metrics": {"tokens": 5},
+        "step": 1, "skipped": skipped, "reason": "", "metrics": {"tokens": 5},
         "busy_s": busy_s, "alive_s": 10.0,
     }  # fmt: skip
     watcher.on_step(policy, message, batch)
@@ -97,6 +98,38 @@ def test_each_learner_group_works_under_a_name_of_its_own(tmp_path: Path) -> Non
     buffer = Buffer.open(RunDir(tmp_path / "watched").database)
     assert buffer.counters()["busy_s/learner/proposer+coder"] == 2.0
     assert buffer.counters()["busy_s/learner/solver"] == 7.0
+    buffer.close()
+
+
+def test_what_a_recipe_says_of_its_games_ends_no_run(tmp_path: Path) -> None:
+    def broken(games: Sequence[Any]) -> dict[str, dict[str, float]]:
+        return {"share": {"x": 1 / len(games)}}
+
+    def act(watcher: Watcher) -> None:
+        watcher._recipes = {n: replace(r, curves=broken) for n, r in watcher._recipes.items()}
+        watcher._record_groups(0)
+
+    watched(tmp_path, [], act)
+    kinds = [record["kind"] for record in read_metrics(RunDir(tmp_path / "watched").metrics)]
+    assert "groups" not in kinds
+
+
+def test_a_policy_that_has_finished_does_not_starve(tmp_path: Path) -> None:
+    shared = ["layout.learners=[{ranks: [0], policies: [proposer, coder, solver]}]"]
+    (last,) = watched(tmp_path, shared, looks=[True], open_streams=("coder",))
+    assert last.policies["coder"].starved == 1.0
+    assert last.policies["solver"].starved is None
+    assert last.policies["solver"].starved_s == 0.0
+
+
+def test_a_skipped_step_trains_no_tokens(tmp_path: Path) -> None:
+    def act(watcher: Watcher) -> None:
+        a_step(watcher, "solver", 1.0)
+        a_step(watcher, "solver", 1.0, skipped=True)
+
+    watched(tmp_path, [], act)
+    buffer = Buffer.open(RunDir(tmp_path / "watched").database)
+    assert buffer.counters()["trained/solver"] == 5
     buffer.close()
 
 
