@@ -26,7 +26,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
@@ -51,8 +51,7 @@ class MetricLog:
     """Appends lines to `metrics.jsonl`; each one is with the system when `write` returns."""
 
     def __init__(self, path: Path) -> None:
-        old = path.read_bytes() if path.exists() else b""
-        is_torn = old != b"" and not old.endswith(b"\n")
+        is_torn = _last_byte(path) not in (b"", b"\n")
         self._file = path.open("ab")
         if is_torn:
             self._file.write(b"\n")  # a crash tore the last line: don't let it eat the next
@@ -78,19 +77,32 @@ class MetricLog:
         self.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; torn ones are left out. No file: no lines."""
+def _last_byte(path: Path) -> bytes:
     if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "kind" in record:
-            records.append(record)
-    return records
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read()
+
+
+def iter_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """All whole lines of a metrics file, one after the other: a long run has some hundred MB of
+    them a day. Torn ones are left out. No file: no lines."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "kind" in record:
+                yield record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """`iter_metrics`, all in memory."""
+    return list(iter_metrics(path))
 
 
 def read_steps(path: Path, since_s: float) -> list[dict[str, Any]]:

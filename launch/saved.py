@@ -1,6 +1,6 @@
 """How much of a run is in its checkpoints: what a person is told who stopped it."""
 
-from engine.metrics import read_metrics
+from engine.metrics import iter_metrics
 from engine.rundir import RunDir
 
 
@@ -8,7 +8,7 @@ def unsaved(run: RunDir) -> dict[str, tuple[int, int]]:
     """{policy: (steps in its newest checkpoint, steps that it made)} where the last ones are in
     none; empty: nothing has to be made again."""
     made: dict[str, int] = {}
-    for record in read_metrics(run.metrics):
+    for record in iter_metrics(run.metrics):
         if record["kind"] == "step":  # the last one counts: a restart goes back to a checkpoint
             made[record["policy"]] = int(record["step"])
     saved = {policy: newest_checkpoint(run, policy) for policy in made}

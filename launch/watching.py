@@ -22,7 +22,7 @@ import aiohttp
 from engine.buffer import Buffer, Leased
 from engine.config import digest
 from engine.loop import Engine
-from engine.metrics import GroupMeter, MetricLog, read_metrics
+from engine.metrics import GroupMeter, MetricLog, iter_metrics
 from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
 from engine.monitor.curves import Curves, draw
 from engine.monitor.history import History
@@ -109,7 +109,7 @@ class Watcher:
         self._stats = Paced(self._render_stats)
         self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
         self._history = History()
-        for record in read_metrics(run.metrics):
+        for record in iter_metrics(run.metrics):
             self._keep(record)
         self._log = MetricLog(run.metrics)
         self._meter = GroupMeter()

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,22 @@ def test_the_funnel_counts_rollouts_and_groups_on_their_way(buffer: Buffer) -> N
     assert again.funnel() == before | {"solver": before["solver"] | {"trained": 1}}
     again.restore("solver", step=0, request=0, attempt=2)
     assert again.funnel() == before
+    again.close()
+
+
+def test_what_a_restart_undid_is_counted_so_that_counters_need_not_fall(buffer: Buffer) -> None:
+    games = [play(buffer) for _ in range(3)]
+    for request, game in enumerate(games, start=1):
+        lease(buffer, request, [game])
+        buffer.trained("solver", request, 1, step=request)
+    before = buffer.ages()["solver"]
+    assert buffer.undone() == {}
+    again = reopen(buffer)
+    for _ in range(2):  # a repeated call undoes nothing more
+        again.restore("solver", step=1, request=1, attempt=2)
+        now, undone = again.ages()["solver"], again.undone()["solver"]
+        assert sum(undone.values()) == 2
+        assert Counter(now) + Counter(undone) == Counter(before)
     again.close()
 
 

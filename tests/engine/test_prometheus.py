@@ -109,6 +109,19 @@ def value(found: Series, name: str, /, **labels: str) -> float:
     return found[name, frozenset(labels.items())]
 
 
+def test_counters_do_not_fall_where_a_restart_undoes_what_was_trained() -> None:
+    def told(view: StreamView) -> Series:
+        every = series(exposition(replace(SNAPSHOT, streams={"solver": view})))
+        counters = ("trained_groups_total", "funnel_total", "age_steps_bucket", "age_steps_count")
+        return {key: n for key, n in every.items() if key[0].endswith(counters)}
+
+    before = SNAPSHOT.streams["solver"]
+    funnel = tuple((stage, n - 12 if stage == "trained" else n) for stage, n in before.funnel)
+    kept = {0: 10, 1: 17, 5: 0, 70: 1}
+    undone = replace(before, trained=28, ages=kept, undone={1: 3, 5: 9}, funnel=funnel)
+    assert told(undone) == told(before)
+
+
 def types(data: bytes) -> dict[str, str]:
     """{name: type} of the text; each name has one TYPE and one HELP."""
     rows = re.findall(r"^# TYPE (\S+) (\S+)$", data.decode(), re.MULTILINE)
