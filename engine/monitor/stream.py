@@ -34,10 +34,10 @@ class _Client:
     transport: asyncio.WriteTransport
     is_chunked: bool
     """Of HTTP/1.1."""
-    first: int
-    """Bytes of its first event, while it has not read that."""
     until_s: float
-    """By when it must have, on the event loop's clock."""
+    """By when it must have read its first event, on the event loop's clock."""
+    first: int = 0
+    """Bytes of that, while it has not read it."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -91,10 +91,11 @@ class EventStream:
         transport = request.transport
         if not isinstance(transport, asyncio.WriteTransport):
             return response  # it went away
-        first, now_s = self._first(), asyncio.get_running_loop().time()
-        client = _Client(transport, is_chunked, len(first), now_s + FIRST_S)
+        client = _Client(transport, is_chunked, until_s=asyncio.get_running_loop().time() + FIRST_S)
         self._clients.add(client)
         try:
+            first = self._first()
+            client.first = len(first)
             await response.write(first)
             await client.ended.wait()
         except ConnectionError:
