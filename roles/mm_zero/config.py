@@ -65,6 +65,9 @@ class FilterConfig(Section):
     """Render rates, ends included, at which drawings of one card teach whatever they earn."""
     coder_spread: float | None = Field(0.1, ge=0)
     """So does a group whose rewards differ by at least so much; None: only the band counts."""
+    min_valid: float = Field(0.5, ge=0, le=1)
+    """Share of a vote's ballots that must be answers for anything to come of it; of fewer there is
+    no label, no difficulty, and the picture is not readable. 0: any ballot decides."""
     min_easy_share: float = Field(0.5, ge=0, le=1)
     """A picture whose easy question divides the solver more than this teaches it nothing."""
     hard_band: tuple[float, float] = (0.25, 0.75)

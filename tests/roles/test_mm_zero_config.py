@@ -44,6 +44,7 @@ def test_a_preset_fills_what_is_not_given() -> None:
     assert cfg.proposer_weights.too_easy_tolerance == 0.0
     assert cfg.diversity.population == "game"
     assert cfg.filters.coder_spread is None
+    assert cfg.filters.min_valid == 0.0
     assert cfg.num_svgs == 2
 
 
