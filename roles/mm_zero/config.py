@@ -97,8 +97,8 @@ class MMZeroConfig(Section):
     """Tell the coder the hard answer, as the released code does: a way to leak it."""
     topics: tuple[str, ...] = Field(TOPICS, min_length=1)
     curriculum: bool = False
-    """Choose topics and content types by what was played least; else topics go round. The topic
-    then names its content type too, which the tiny base has not learned to read."""
+    """Choose topics and content types by what was played least; else each topic is played as often.
+    The topic then names its content type too, which the tiny base has not learned to read."""
     num_proposals: int = Field(4, ge=2)
     num_svgs: int = Field(4, ge=2)
     num_easy_votes: int = Field(5, ge=1)
