@@ -66,7 +66,8 @@ class CreditConfig(Section):
     estimation, subtracted before its update, without the bias of its start; rae_post: as printed
     in the paper's Alg. 1 and released, updated first."""
     decay: float = Field(0.9996, ge=0, lt=1)
-    """Of role-advantage estimation, per game: .95 per 128 games."""
+    """Of role-advantage estimation, per game. The paper says .95 and not per what: here it is per
+    iteration of 128 games; in the preset `vz_paper` per game, as its Eq. 2 is printed."""
     scaled: bool = True
     """Divide by the running root mean square of the role, so that clues and votes train alike."""
     invalid: float = Field(0.2, ge=0)
