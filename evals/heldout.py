@@ -7,6 +7,7 @@ Values are kept per item, so that two measurements of the same items can be comp
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from engine.errors import GameDropped
@@ -23,7 +24,6 @@ from rewards.grading import equal, tally
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.parsing import Proposal, extract_svg, parse_answer, parse_proposal
 from roles.mm_zero.prompts import Prompts, load_prompts
-from roles.mm_zero.topics import topic_in_turn
 from roles.table import Renderer, Sampler
 
 MEASURES = (
@@ -153,7 +153,7 @@ async def measure(
         return _columns(await concurrently(item_values, enumerate(chosen)))
 
     async def all_proposals() -> dict[str, Values]:
-        topics = [topic_in_turn(recipe.topics, number) for number in range(items)]
+        topics = islice(cycle(recipe.topics), items)
         return _proposals(await concurrently(bench.proposal, topics))
 
     parts = await concurrently(lambda part: part(), [all_items, all_proposals])

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -174,9 +174,9 @@ class Votes:
     """The outcome of one vote over answers to one question."""
 
     majority: str | None
-    """Canonical form of the answer with most votes; None where no ballot was valid."""
+    """Canonical form of the answer with most votes; None where the vote has no outcome."""
     share: float
-    """c = votes of the majority / valid ballots; 0 where none was valid."""
+    """c = votes of the majority / valid ballots; 0 where the vote has no outcome."""
     valid: int
     total: int
     counts: Mapping[str, int]
@@ -186,6 +186,18 @@ class Votes:
     def difficulty(self) -> float:
         """d = min(c, 1 - c): largest where the voters are split in half."""
         return min(self.share, 1.0 - self.share)
+
+    def has_quorum(self, least: float) -> bool:
+        """True where at least so large a share of the ballots was valid."""
+        return self.valid >= least * self.total
+
+    def with_quorum(self, least: float) -> "Votes":
+        """This vote; without a quorum the same ballots, of which nothing comes: no majority, c = 0.
+
+        Shares are of the valid ballots alone. Two of eight that differ would else be a vote split
+        in half, and one of five a vote of one mind.
+        """
+        return self if self.has_quorum(least) else replace(self, majority=None, share=0.0)
 
     def supports(self, answer: str | None, form: Form = canonical) -> bool:
         """True where `answer` is the majority's. `form` is that of the vote."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 DECAY = 0.9996
-"""Per table that was played: .95 (paper) per 128 of them."""
+"""Per table that was played: the paper's .95, per iteration of 128 of them."""
 FLOOR = 0.05
 """Of a role's scale: what hardly differs is not blown up."""
 
@@ -115,7 +115,8 @@ def update_then_subtract(
 ) -> tuple[Baselines, tuple[float, ...]]:
     """RAE as the paper's Alg. 1 prints it and the released code does it: b knows this table.
 
-    So the spy's advantage is decay (r - what b was before). Decay: .95 in the paper, .9 released.
+    So the spy's advantage is decay (r - what b was before). Decay: .95 in the paper, which does not
+    say per what; .9 in the release, per mean of eight plays of one game. Here it is per table.
     `in_float32` rounds what the means are told, as the released trainer does.
     """
     earned = _by_role(rewards, spy)

@@ -275,7 +275,7 @@ def _entropy(policy: str, early: Sequence[Record], late: Sequence[Record]) -> li
         return []
     sentence = f"{policy}: the entropy fell from {first:.3f} to {last:.3f} nats per token"
     advice = (
-        "its replies are becoming one: lower learner.lr, raise learner.objective.eps_high, or "
+        "its replies are becoming one: lower learner.lr, set learner.objective.entropy_bonus, or "
         "pay for difference"
     )
     return [Alarm("entropy_collapsed", sentence, advice)]

@@ -65,6 +65,9 @@ class FilterConfig(Section):
     """Render rates, ends included, at which drawings of one card teach whatever they earn."""
     coder_spread: float | None = Field(0.1, ge=0)
     """So does a group whose rewards differ by at least so much; None: only the band counts."""
+    min_valid: float = Field(0.5, ge=0, le=1)
+    """Share of a vote's ballots that must be answers for anything to come of it; of fewer there is
+    no label, no difficulty, and the picture is not readable. 0: any ballot decides."""
     min_easy_share: float = Field(0.5, ge=0, le=1)
     """A picture whose easy question divides the solver more than this teaches it nothing."""
     hard_band: tuple[float, float] = (0.25, 0.75)
@@ -94,8 +97,8 @@ class MMZeroConfig(Section):
     """Tell the coder the hard answer, as the released code does: a way to leak it."""
     topics: tuple[str, ...] = Field(TOPICS, min_length=1)
     curriculum: bool = False
-    """Choose topics and content types by what was played least; else topics go round. The topic
-    then names its content type too, which the tiny base has not learned to read."""
+    """Choose topics and content types by what was played least; else each topic is played as often.
+    The topic then names its content type too, which the tiny base has not learned to read."""
     num_proposals: int = Field(4, ge=2)
     num_svgs: int = Field(4, ge=2)
     num_easy_votes: int = Field(5, ge=1)

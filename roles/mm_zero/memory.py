@@ -13,7 +13,7 @@ from rewards.released.diversity import batch_repetition
 from roles.mm_zero.config import MMZeroConfig
 from roles.mm_zero.parsing import Proposal
 from roles.mm_zero.rules import RULES
-from roles.mm_zero.topics import Curriculum, topic_in_turn
+from roles.mm_zero.topics import Curriculum, topic_of
 
 
 class Memory:
@@ -28,7 +28,7 @@ class Memory:
     def topic(self, game: int) -> str:
         """What game number `game` is about."""
         if self._curriculum is None:
-            return topic_in_turn(self._cfg.topics, game)
+            return topic_of(self._cfg.topics, game)
         return self._curriculum.next(game)
 
     async def repetition(self, topic: str, cards: Sequence[Card]) -> tuple[Repetition, ...]:

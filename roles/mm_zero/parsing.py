@@ -123,7 +123,10 @@ def parse_answer(text: str) -> str | None:
 
 
 def is_well_formed(text: str) -> bool:
-    r"""True where `text` is one think block, then one `\boxed{...}`, then nothing."""
+    r"""True where `text` is one think block, then one `\boxed{...}`, then nothing.
+
+    Never where the chat template has opened the block: the reply then begins inside of it.
+    """
     opening = _THINK.match(text)
     if opening is None or text.count("<think>") != 1 or text.count("</think>") != 1:
         return False

@@ -18,6 +18,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "solver": {"temperature": 1.0, "top_p": 0.99},
         "reward": {"too_easy_tolerance": 0.0},
         "diversity": {"population": "game"},
-        "filters": {"coder_spread": None},
+        "filters": {"coder_spread": None, "min_valid": 0.0},
     },
 }

@@ -32,6 +32,10 @@ class Count:
     label: Votes
     """Its majority is the silver label, its share the consistency that filters look at."""
 
+    def with_quorum(self, least: float) -> "Count":
+        """Nothing comes of a vote with a smaller share of valid ballots."""
+        return Count(self.votes.with_quorum(least), self.label.with_quorum(least))
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

@@ -29,11 +29,17 @@ async def judge_picture(
 
     `judges` vote; `own` are to be trained. They are the same replies unless the judge is pinned.
     """
-    rules = RULES[cfg.rules]
-    salt = proposal.caption
-    easy = await rules.count(grader, texts(judges.easy), f"{salt}\n{proposal.easy_question}")
-    hard = await rules.count(grader, texts(judges.hard), f"{salt}\n{proposal.hard_question}")
+    rules, least = RULES[cfg.rules], cfg.filters.min_valid
+
+    async def count(question: str, replies: tuple[Rollout, ...]) -> Count:
+        found = await rules.count(grader, texts(replies), f"{proposal.caption}\n{question}")
+        return found.with_quorum(least)
+
+    easy = await count(proposal.easy_question, judges.easy)
+    hard = await count(proposal.hard_question, judges.hard)
     solvability = await rules.solvability(grader, texts(judges.easy), proposal)
+    if not easy.votes.has_quorum(least):
+        solvability = 0.0
     score = Score(solvability, rules.difficulty(proposal, hard.votes))
     asked = [
         ("hard", proposal.hard_question, own.hard, hard, _hard_drop(easy, hard, cfg)),
@@ -89,12 +95,13 @@ async def answer_rewards(
 
 
 def random_label(votes: Votes, replies: Sequence[str]) -> str | None:
-    """One of the answers given, each as likely as the other however often it was given.
+    """One of the answers given, each as likely as the other however often it was given; None where
+    the vote has no outcome.
 
     Drawn by a hash of the replies, so that a game can be scored again; they were sampled, and
     no two pictures have the same.
     """
-    given = sorted(votes.counts)
+    given = sorted(votes.counts) if votes.majority is not None else []
     lot = hashlib.blake2b("\0".join(replies).encode("utf-8", "surrogatepass"), digest_size=8)
     return given[int.from_bytes(lot.digest()) % len(given)] if given else None
 

@@ -1,5 +1,6 @@
-"""What a game is about: the seed topics in turn, or a curriculum that evens out what was played."""
+"""What a game is about: the seed topics evenly, or a curriculum that evens out what was played."""
 
+import random
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
@@ -21,9 +22,13 @@ _DRAWN_AS = " (drawn as: "
 REQUESTED = tuple(kind for kind in CONTENT_TYPES if kind != "other")
 
 
-def topic_in_turn(topics: Sequence[str], game: int) -> str:
-    """Game g proposes on topic g modulo their number."""
-    return topics[game % len(topics)]
+def topic_of(topics: Sequence[str], game: int) -> str:
+    """Each topic once in as many games as there are topics, in a new order each time.
+
+    In turn, half of them would never be played where another recipe has every other number.
+    """
+    times, place = divmod(game, len(topics))
+    return random.Random(f"{times}/topic").sample(topics, len(topics))[place]
 
 
 class Curriculum:

@@ -17,7 +17,7 @@ CLUES = ("civilian", "spy")
 VOTER = "voter"
 STREAMS = (*CLUES, VOTER)
 """One per role."""
-STOP_LOSS = frozenset({"max_unreadable", "min_distinct", "max_kl"})
+STOP_LOSS = frozenset({"max_unreadable", "min_distinct", "max_wait", "max_kl"})
 """The fields of `GateConfig` that stop clues from being trained."""
 FROZEN = "frozen_voter"
 """The name of servers that hold older weights of the voter's policy (`frozen_every`)."""
@@ -66,7 +66,8 @@ class CreditConfig(Section):
     estimation, subtracted before its update, without the bias of its start; rae_post: as printed
     in the paper's Alg. 1 and released, updated first."""
     decay: float = Field(0.9996, ge=0, lt=1)
-    """Of role-advantage estimation, per game: .95 per 128 games."""
+    """Of role-advantage estimation, per game. The paper says .95 and not per what: here it is per
+    iteration of 128 games; in the preset `vz_paper` per game, as its Eq. 2 is printed."""
     scaled: bool = True
     """Divide by the running root mean square of the role, so that clues and votes train alike."""
     invalid: float = Field(0.2, ge=0)
@@ -111,9 +112,12 @@ class GateConfig(Section):
     """Clues are not trained while a larger share of them can't be read."""
     min_distinct: float = Field(0.3, ge=0, le=1)
     """Nor while a smaller share of a game's turns brings a clue of its own."""
+    max_wait: int = Field(20, ge=1)
+    """Steps after which clues that wait for either get their turn all the same, of `min_dwell`
+    steps: only their own training mends them, by `clue_credit.invalid`."""
     max_kl: float | None = Field(None, gt=0)
-    """Nor while their policy is further from its reference (nats per token; the learner's
-    `reference_kl`, which there is where `learner.objective.kl_beta` is not 0)."""
+    """Nor, however long, while their policy is further from its reference (nats per token; the
+    learner's `reference_kl`, which there is where `learner.objective.kl_beta` is not 0)."""
 
     @field_validator("switch", mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from rewards.spy_baselines import (
 from roles.table import Pair
 from roles.vision_zero.config import CLUES, STREAMS, GateConfig, VisionZeroConfig
 from roles.vision_zero.credit import Credit, TurnCredit, turn_values
-from roles.vision_zero.gate import GateState, open_streams, tick
+from roles.vision_zero.gate import GateState, Stage, open_streams, tick
 from roles.vision_zero.outcome import Replica
 
 
@@ -63,9 +63,13 @@ class Health:
             return f"{self.unreadable:.0%} of the clues can't be read"
         if self.distinct < cfg.min_distinct:
             return f"only {self.distinct:.0%} of the turns bring a clue of their own"
-        if cfg.max_kl is not None and self.kl is not None and self.kl > cfg.max_kl:
+        if self.is_adrift(cfg):
             return f"who gives clues is {self.kl:.2g} nats per token from the reference"
         return None
+
+    def is_adrift(self, cfg: GateConfig) -> bool:
+        """What no training of clues mends."""
+        return cfg.max_kl is not None and self.kl is not None and self.kl > cfg.max_kl
 
 
 class Memory:
@@ -79,8 +83,8 @@ class Memory:
         self._found: list[tuple[float, float]] = []
         """(accuracy, abstention) of each game since the last tick."""
         self._health = Health()
-        self._must_wait = False
-        """Clues would be trained, if it were not for what is wrong with them."""
+        self._waited: int | None = None
+        """Ticks since clues were held back for what is wrong with them; None: they are well."""
 
     # what clues earn
 
@@ -177,16 +181,32 @@ class Memory:
         )
         before = self._gate.stage
         self._gate, switched = tick(self._gate, self._rules, accuracy, abstention)
-        sick = self._health.complaint(self._cfg.gate)
-        if self._gate.stage == "clue" and sick is not None:
-            self._gate = replace(self._gate, stage="decision", dwell=0)
-            switched = f"decision stage: {sick}" if before == "clue" else f"clues must wait: {sick}"
-            if self._must_wait and before != "clue":
-                switched = None  # told already
-            self._must_wait = True
-        elif sick is None:
-            self._must_wait = False
-        return switched
+        return self._stop_loss(self._cfg.gate, before, switched)
+
+    def _stop_loss(self, cfg: GateConfig, before: Stage, switched: str | None) -> str | None:
+        """Hold back clues that are none, though not for ever: it is their own training that mends
+        them. What to say of a tick at which the gate went from `before` and said `switched`."""
+        sick = self._health.complaint(cfg)
+        if sick is None:
+            self._waited = None
+            return switched
+        waited = None if self._waited is None else self._waited + 1
+        has_turn = waited is not None and waited >= cfg.max_wait and not self._health.is_adrift(cfg)
+        if self._gate.stage == "decision":
+            # The turn they had has ended by itself: they wait anew.
+            self._waited = 0 if waited is not None and before == "clue" else waited
+            return switched
+        self._waited = waited
+        if has_turn and self._gate.dwell < cfg.min_dwell:
+            return f"clue stage after {waited} steps, though {sick}" if before != "clue" else None
+        self._gate = replace(self._gate, stage="decision", dwell=0)
+        if before == "clue":
+            self._waited = 0
+            return f"decision stage: {sick}"
+        if waited is not None:
+            return None  # told already
+        self._waited = 0
+        return f"clues must wait: {sick}"
 
     def numbers(self) -> dict[str, float]:
         """The averages that the gate compares, and its stage: 1 while clues are trained."""
@@ -202,7 +222,7 @@ class Memory:
             "found": list(self._found),
             "baselines": self._baselines.to_json(),
             "health": asdict(self._health),
-            "must_wait": self._must_wait,
+            "waited": self._waited,
         }
 
     def restore(self, state: Any, own: Mapping[str, Any]) -> None:
@@ -210,4 +230,4 @@ class Memory:
         self._found = [(accuracy, abstention) for accuracy, abstention in state["found"]]
         self._baselines = Baselines.from_json(state["baselines"])
         self._health = Health(**state["health"])
-        self._must_wait = state.get("must_wait", False)
+        self._waited = state.get("waited")

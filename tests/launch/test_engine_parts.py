@@ -24,6 +24,7 @@ from launch.measurements import Measurements, counting
 from launch.tables import Tables, noting
 from roles import table
 from roles.mm_zero.recipe import STREAMS
+from roles.mm_zero.topics import topic_of
 from tests.engine.fakes import PARAMS
 from tests.engine.make_groups import make_group, make_rollout
 
@@ -104,7 +105,7 @@ def test_the_bound_recipe_gets_its_game_and_its_notes_reach_game_and_watcher(
     assert drawn == [(5, "<svg>5</svg>"), (6, "<svg>6</svg>")]
     assert (waiting.at("solver").answered, waiting.at("renderer").answered) == (2, 2)
     assert seen["table"].grader is grader
-    assert seen["topic"] == config.recipe.topics[6 % len(config.recipe.topics)]
+    assert seen["topic"] == topic_of(config.recipe.topics, 6)
     assert seen["cfg"] is config.recipe
     timelines = [value for key, value in noted if key == TIMELINE]
     assert [len(one["samples"]) for one in timelines] == [2, 2]

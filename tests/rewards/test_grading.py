@@ -384,6 +384,25 @@ def test_ties_favour_no_answer_over_many_questions() -> None:
     assert 150 < winners.count("1") < 250
 
 
+@pytest.mark.parametrize(
+    ("answers", "majority", "difficulty"),
+    [
+        (["3", "4", "4", "4"] + [None] * 4, "4", 0.25),  # half of them: a quorum
+        (["4", "4", "4"] + [None] * 5, None, 0.0),
+        (["3", "4"] + ["unknown"] * 6, None, 0.0),  # not a vote split in half
+        ([None] * 8, None, 0.0),
+    ],
+)
+def test_nothing_comes_of_a_vote_without_a_quorum(
+    answers: list, majority: str | None, difficulty: float
+) -> None:
+    votes = tally(answers).with_quorum(0.5)
+    assert (votes.majority, votes.difficulty) == (majority, difficulty)
+    assert votes.share == (0.75 if majority else 0.0)
+    assert votes.counts == tally(answers).counts, "what was said can still be looked at"
+    assert tally(answers).with_quorum(0.0) == tally(answers)
+
+
 def test_a_vote_counts_by_the_forms_it_is_given() -> None:
     forms = {"a": "x", "b": "x", "c": ""}
     votes = tally(["a", "b", "c", "d"], form=lambda answer: forms.get(answer, answer))

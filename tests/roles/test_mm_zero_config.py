@@ -44,6 +44,7 @@ def test_a_preset_fills_what_is_not_given() -> None:
     assert cfg.proposer_weights.too_easy_tolerance == 0.0
     assert cfg.diversity.population == "game"
     assert cfg.filters.coder_spread is None
+    assert cfg.filters.min_valid == 0.0
     assert cfg.num_svgs == 2
 
 
@@ -69,9 +70,11 @@ def test_presets_name_only_what_exists(name: str) -> None:
         assert all((known[key][k] if k else known[key]) == v for k, v in given)
 
 
-def test_topics_go_round() -> None:
-    memory = Memory(MMZeroConfig(topics=("a", "b")))
-    assert [memory.topic(game) for game in range(4)] == ["a", "b", "a", "b"]
+def test_topics_go_round_and_are_the_same_after_a_restart() -> None:
+    memory, again = (Memory(MMZeroConfig(topics=("a", "b"))) for _ in range(2))
+    topics = [memory.topic(game) for game in range(20)]
+    assert all({*pair} == {"a", "b"} for pair in zip(topics[::2], topics[1::2], strict=True))
+    assert [again.topic(game) for game in range(10, 20)] == topics[10:]
 
 
 def test_scale_applies_to_the_windows_text_only() -> None:

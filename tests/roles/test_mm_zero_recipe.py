@@ -142,6 +142,55 @@ def test_filtered_groups_are_submitted_with_their_reason(
     assert [group.extra["drop"] for group in fake.stream("solver")] == [reason] * 4
 
 
+NONE = "unknown"
+
+
+def test_non_answers_earn_nobody_anything() -> None:
+    """Two of eight that differ are no question that splits the solver, nor a label for it."""
+    table = lambda: table_of(  # noqa: E731
+        [proposal("a")],
+        ["<svg>1</svg>"],
+        ["red", "red", "red", "blue", NONE],
+        ["3", "4"] + [NONE] * 6,
+    )
+    fake = run(table())
+    for group in fake.stream("solver"):
+        assert (group.extra["drop"], group.extra["label"], group.extra["share"]) == (
+            "no_votes",
+            None,
+            0.0,
+        )
+        assert set(group.rewards) == {0.1}, "the form; nothing is right"
+    (proposer, *_) = fake.stream("proposer")
+    assert [terms["difficulty"] for terms in proposer.terms] == [0.0, 0.0]
+    assert [terms["difficulty"] for terms in fake.stream("coder")[0].terms] == [0.0, 0.0]
+    any_ballot = MMZeroConfig(**(CFG.model_dump() | {"filters": {"min_valid": 0.0}}))
+    for group in run(table(), any_ballot).stream("solver"):
+        assert (group.extra["drop"], group.extra["share"]) == (None, 0.5)
+
+
+def test_one_easy_answer_of_five_makes_no_picture_readable() -> None:
+    table = lambda: table_of(  # noqa: E731
+        [proposal("a")], ["<svg>1</svg>"], ["red"] + [NONE] * 4, ["3", "4"]
+    )
+    fake = run(table())
+    assert {group.extra["drop"] for group in fake.stream("solver")} == {"unreadable"}
+    assert [terms["solvability"] for terms in fake.stream("coder")[0].terms] == [0.0, 0.0]
+    random = CFG.model_copy(update={"label": "random", "train_easy": True})
+    easy = [g for g in run(table(), random).stream("solver") if g.extra["level"] == "easy"]
+    assert {(group.extra["drop"], group.extra["label"]) for group in easy} == {("no_votes", None)}
+
+
+def test_the_release_has_no_quorum() -> None:
+    fake = run(
+        table_of([proposal("a")], ["<svg>1</svg>"], ["red"] + [NONE] * 4, ["3", "4"] + [NONE] * 6),
+        CODE,
+    )
+    (coder, *_) = fake.stream("coder")
+    assert [terms["solvability"] for terms in coder.terms] == [pytest.approx(0.2)] * 2
+    assert [terms["difficulty"] for terms in coder.terms] == [0.5, 0.5]
+
+
 def pinned_table(judge: list[str], own: list[str]) -> FakeTable:
     """A judge that says `judge` to both questions, and a solver that says `own`."""
     fake = table_of([proposal("a")], ["<svg>1</svg>"], own, own)

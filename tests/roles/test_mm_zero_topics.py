@@ -1,8 +1,32 @@
-"""The curriculum: asks for what was played least, and for nothing for ever."""
+"""Topics are played equally often; the curriculum asks for what was played least, and for nothing
+for ever."""
 
 from collections import Counter
 
-from roles.mm_zero.topics import Curriculum
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roles.mm_zero.topics import TOPICS, Curriculum, topic_of
+
+
+@settings(deadline=None)
+@given(num=st.integers(1, 12), times=st.integers(0, 10**6))
+def test_in_as_many_games_as_there_are_topics_each_is_played_once(num: int, times: int) -> None:
+    topics = TOPICS[:num] or TOPICS
+    first = times * len(topics)
+    games = range(first, first + len(topics))
+    assert sorted(topic_of(topics, game) for game in games) == sorted(topics)
+
+
+@settings(deadline=None)
+@given(first=st.integers(0, 10**6), stride=st.integers(1, 24))
+def test_each_topic_is_played_as_often_whichever_numbers_a_recipe_has(
+    first: int, stride: int
+) -> None:
+    """Games are numbered through all recipes of a run."""
+    games = range(first, first + 800 * stride, stride)
+    played = Counter(topic_of(TOPICS, game) for game in games)
+    assert all(50 < played[topic] < 155 for topic in TOPICS), played
 
 
 def parts(asked: str) -> tuple[str, str]:

@@ -110,6 +110,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "gate.min_dwell": 5,
         "gate.max_unreadable": 0.3,
         "gate.min_distinct": 0.3,
+        "gate.max_wait": 20,
         "clue.temperature": 1.0,
         "vote.temperature": 1.0,
     },

@@ -170,8 +170,44 @@ def test_clues_that_were_never_good_enough_are_told_of_once() -> None:
     assert again.open_streams() == VOTES
 
 
+def test_clues_that_wait_get_their_turn_in_the_end() -> None:
+    """Votes alone never teach who gives clues to box them."""
+    cfg = config(gate=gate(min_dwell=2, max_wait=5))
+    memory, told, stages = Memory(cfg), [], ""
+    for number in range(24):
+        if number == 11:
+            memory, state = Memory(cfg), json.loads(json.dumps(memory.state()))
+            memory.restore(state, {})
+        hear(memory, cfg, FOUND, FOUND, clues=["a", "b", "", ""])
+        said = memory.tick({})
+        told += [(number, said)] if said else []
+        stages += "C" if memory.open_streams() == CLUES else "v"
+    sick = "50% of the clues can't be read"
+    assert told == [
+        (1, f"clues must wait: {sick}"),
+        (7, f"clue stage after 6 steps, though {sick}"),
+        (9, f"decision stage: {sick}"),
+        (15, f"clue stage after 6 steps, though {sick}"),
+        (17, f"decision stage: {sick}"),
+        (23, f"clue stage after 6 steps, though {sick}"),
+    ]
+    assert stages == "vvvvvvvCCvvvvvvCCvvvvvvC"
+
+
+def test_a_turn_that_mends_the_clues_goes_on() -> None:
+    cfg = config(gate=gate(min_dwell=2, max_wait=2, decay=0.5))
+    memory, stages = Memory(cfg), ""
+    for _ in range(14):
+        mended = stages.count("C") > 0
+        hear(memory, cfg, FOUND, FOUND, clues="abcd" if mended else ["a", "b", "", ""])
+        memory.tick({})
+        stages += "C" if memory.open_streams() == CLUES else "v"
+    assert stages.lstrip("v") == "C" * len(stages.lstrip("v"))
+    assert len(stages.lstrip("v")) > 8
+
+
 def test_clues_stop_while_their_policy_is_too_far_from_its_reference() -> None:
-    cfg = config(gate=gate(switch="cycle", cycle=2, max_kl=0.5))
+    cfg = config(gate=gate(switch="cycle", cycle=2, max_kl=0.5, max_wait=1))
 
     def learnt(memory: Memory, **kl: float) -> tuple[str | None, frozenset[str]]:
         hear(memory, cfg, FOUND, FOUND)
