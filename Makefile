@@ -54,7 +54,8 @@ $(SGLANG)/.installed: $(wildcard launch/sglang_cpu/*.txt launch/sglang_cpu/*.py 
 	touch $@
 
 # What needs a GPU (or two): NCCL, bf16 shards, flash attention, SGLang's CUDA build. In an
-# environment of its own, of the versions that go together there: several GB.
+# environment of its own, of the versions that go together there: several GB. PyTorch's CPU index,
+# which the README has for machines without a GPU, would give it the CPU build.
 GPU := .venv-gpu
 test-gpu: $(GPU)/.installed
 	$(GPU)/bin/python -m pytest -m gpu tests/gpu
@@ -63,7 +64,7 @@ venv-gpu: $(GPU)/.installed
 
 $(GPU)/.installed: pyproject.toml
 	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
-	$(GPU)/bin/pip install --quiet -e '.[gpu,dev]'
+	env -u PIP_EXTRA_INDEX_URL $(GPU)/bin/pip install --quiet -e '.[gpu,dev]'
 	touch $@
 
 $(VENV)/.installed: pyproject.toml

@@ -20,6 +20,10 @@ from engine.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
 
+SAVE_SHARE = 0.4
+"""Of `run.stop_s`: waiting for checkpoints that are being written, and once more for the last ones,
+before the engine is told to stop."""
+
 
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""

@@ -40,6 +40,8 @@ FRAGMENTATION = 0.05
 """Of what tensors take: what the caching allocator can't use."""
 PROCESS = 4 * GB
 """A rank's interpreter with torch, CUDA's libraries and the staging of transfers."""
+CHECKPOINTS = "checkpoints being written"
+"""The term of what a host's ranks copy for a checkpoint of every policy, and write."""
 
 Terms = Mapping[str, float]
 """{what: bytes}."""
@@ -270,7 +272,7 @@ def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
         | {
             "offloaded moments": setup.policies
             * (ranks * moments * PINNED * setup.offload_optimizer),
-            "checkpoints being written": setup.policies * (writers * state + published),
+            CHECKPOINTS: setup.policies * (writers * state + published),
             "followers": setup.followers * published,
             "weights being sent": setup.policies * published * setup.overlap,
             "prepared batches": setup.policies * ranks * batches,

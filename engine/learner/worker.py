@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from engine.config import SAVE_SHARE
 from engine.errors import CheckpointError, TransportError
 from engine.learner.bad_batches import REASONS, BadBatches
 from engine.learner.checkpoint_writer import Saved
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 GAP_S = 0.2
 SERVER_CHECK_S = 2.0
-SAVE_SHARE = 0.4
-"""Of the time that a stop may take: waiting for checkpoints that are being written, and once more
-for the last ones, before the engine is told to stop."""
 SUMMARY_S = 20.0
 """For the engine, to write its summary."""
 HELLO_TIMEOUT_S = 1800.0

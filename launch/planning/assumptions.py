@@ -14,7 +14,8 @@ WHY = {
     "link_efficiency": "of the data sheet's bandwidth between GPUs or nodes",
     "host_gb_s": "GB/s between a GPU and its host, for offloaded moments",
     "disk_gb_s": "GB/s of writing weights to a tmpfs, and of reading them there",
-    "engine_requests_s": "that one engine process asks servers for; `bench.py engine`",
+    "checkpoint_gb_s": "GB/s of a node's checkpoints: written, synced, and read again to hash them",
+    "engine_requests_s": "that one engine process asks servers for: the least of `bench.py engine`",
     "renders_per_core_s": "per render worker; of 640 px, `bench.py render` draws 70",
     "parsed": "of the proposals are read and drawn (the quickstart's: .88)",
     "rendered": "of the drawings render (the quickstart's: .94)",
@@ -42,7 +43,8 @@ class Assumptions:
     link_efficiency: float = 0.5
     host_gb_s: float = 25.0
     disk_gb_s: float = 2.0
-    engine_requests_s: float = 680.0
+    checkpoint_gb_s: float = 1.0
+    engine_requests_s: float = 455.0
     renders_per_core_s: float = 50.0
     parsed: float = 0.88
     rendered: float = 0.94

@@ -10,17 +10,22 @@ from typing import Any
 
 import yaml
 
-from engine.config import LayoutConfig
+from engine.config import SAVE_SHARE, LayoutConfig, RunConfig
 from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
 from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, placed
 from launch.planning.plans import Plan
-from launch.planning.rates import service
+from launch.planning.rates import service, train_s
 from launch.planning.server_memory import mem_fraction
 
 FIRST_PORT = 30000
 _WINDOWS = 3
 _ROUND_S = 600
+_MINUTE_S = 60
+_SUMMARY_S = 20
+"""What the engine takes to write its summary, at most."""
+_KILLED_AFTER_S = 30
+"""torchrun's patience after `run.stop_s`."""
 _NOT_RUN = "Its authors have not run it on GPUs."
 
 
@@ -29,6 +34,9 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
     tree: dict[str, Any] = yaml.safe_load(TEMPLATES[plan.case.recipe].read_text())
     training, case = plan.layout.training, plan.case
     tree["run"]["name"] = name
+    tree["run"].pop("stop_s", None)
+    if stop_s(plan) > RunConfig().stop_s:
+        tree["run"]["stop_s"] = stop_s(plan)
     tree["model"]["base"] = str(case.model.folder)
     layout = layout_of(plan)
     tree["layout"] = layout.model_dump(mode="json", exclude_defaults=True)
@@ -65,6 +73,21 @@ def deadline_s(plan: Plan) -> int:
     window = (streams.age_bound + 1) * streams.games_per_step
     longest_s = _WINDOWS * 3600 * window / plan.games_per_hour
     return max(int(streams.game_deadline_s), _ROUND_S * math.ceil(longest_s / _ROUND_S))
+
+
+def stop_s(plan: Plan) -> int:
+    """`run.stop_s`: at least the default. A stop waits for the step under way, for all checkpoints
+    if they are just being written, for the last ones, and for the summary; for checkpoints no more
+    than `SAVE_SHARE` of it each time."""
+    case, training = plan.case, plan.layout.training
+    written_s = plan.checkpoint_bytes / (case.assumed.checkpoint_gb_s * GB)
+    step_s = max(
+        train_s(case, policy, group, training)
+        for group in plan.layout.groups
+        for policy in group.policies
+    )
+    wanted_s = max(written_s / SAVE_SHARE, step_s + 2 * written_s + _SUMMARY_S)
+    return max(int(RunConfig().stop_s), _MINUTE_S * math.ceil(wanted_s / _MINUTE_S))
 
 
 def run_name(stem: str, default: str) -> str:
@@ -130,7 +153,7 @@ def start_line(plan: Plan, file: Path | str) -> str:
         f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes={nodes} "
         f"--nproc-per-node={plan.case.cluster.gpus} --rdzv-backend=c10d "
         "--rdzv-endpoint=HOST:29500 --rdzv-conf=join_timeout=1800 --max-restarts=3 "
-        f"--shutdown-timeout=270 {script}"
+        f"--shutdown-timeout={stop_s(plan) + _KILLED_AFTER_S} {script}"
     )
 
 

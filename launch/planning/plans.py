@@ -1,9 +1,10 @@
 """A layout that fits, with what to expect of it; and all that a search found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from engine.learner.memory import MemoryEstimate
+from engine.learner.memory import CHECKPOINTS, MemoryEstimate
 from launch.planning.case import Case
 from launch.planning.layouts import Layout, placed
 from launch.planning.rates import engine_processes, loads, render_workers
@@ -60,16 +61,22 @@ class Plan:
 
     @property
     def host_bytes(self) -> float:
-        """Of the fullest node, all groups there together.
+        """Of the fullest node, all groups there together."""
+        return self._of_fullest_node(lambda estimate: estimate.host_bytes)
 
-        Groups lie in one node or fill several (`search`): on a node that is not the first of its
-        group no other one is, and it holds no more than the first.
-        """
+    @property
+    def checkpoint_bytes(self) -> float:
+        """That the fullest node writes when all policies are saved."""
+        return self._of_fullest_node(lambda estimate: estimate.host["training"][CHECKPOINTS])
+
+    def _of_fullest_node(self, size: Callable[[MemoryEstimate], float]) -> float:
+        """Groups lie in one node or fill several (`search`): on a node that is not the first of its
+        group no other one is, and it holds no more than the first."""
         nodes: dict[int, float] = {}
         estimates = dict(zip(self.layout.groups, self.learners, strict=True))
         for group, start in placed(self.layout.groups):
             node = start // self.case.cluster.gpus
-            nodes[node] = nodes.get(node, 0.0) + estimates[group].host_bytes
+            nodes[node] = nodes.get(node, 0.0) + size(estimates[group])
         return max(nodes.values())
 
 

@@ -4,7 +4,8 @@
                  weights once, and the keys and values of B replies
     prefill      FLOPs of prompts and pictures / peak
     training     per step: max(FLOPs / peak, gathering of weights), and moments from and to the host
-    publication  bytes / bandwidth to the servers; each reads what its replies have anew
+    publication  copies x bytes / bandwidth to the servers: rank 0 sends each its own, and all are
+                 paused until the last has it; each reads what its replies have anew
     renders      pictures / (workers x pictures per second)
     engine       requests / (processes x requests per second)
 
@@ -71,7 +72,7 @@ def service(case: Case, servers: Servers, *, via_disk: bool = False) -> Service:
         tokens_per_s=batch / step,
         decode_s=generated * step / batch,
         prefill_s=sum(_prefill_flops(case, role) for role in roles) / fast,
-        update_s=publication_s(case, via_disk=via_disk) + again / fast,
+        update_s=publication_s(case, servers.count, via_disk=via_disk) + again / fast,
     )
 
 
@@ -82,13 +83,15 @@ def offered(case: Case, policy: str) -> float:
     return case.games_in_flight * wanted / life
 
 
-def publication_s(case: Case, *, via_disk: bool = False) -> float:
-    """Of one policy's weights, to all its servers at once."""
+def publication_s(case: Case, servers: int, *, via_disk: bool = False) -> float:
+    """Of one policy's weights, to so many servers. Each has a group of its own with rank 0, whose
+    link carries them all (`engine.weights`); of several nodes, the one to other nodes, though some
+    servers may be on its own. A folder is written once, and all read it at once."""
     if via_disk:
         return 2 * case.model.weight_bytes / (case.assumed.disk_gb_s * GB)
     device = case.cluster.device
     link = device.network if case.cluster.nodes > 1 else device.link
-    return case.model.weight_bytes / (case.assumed.link_efficiency * link)
+    return servers * case.model.weight_bytes / (case.assumed.link_efficiency * link)
 
 
 def server_s(case: Case, servers: Servers, *, via_disk: bool = False) -> float:
@@ -97,22 +100,22 @@ def server_s(case: Case, servers: Servers, *, via_disk: bool = False) -> float:
     return (one.decode_s + one.prefill_s) / servers.count + one.update_s / case.games_per_step
 
 
-def learner_s(case: Case, group: Group, training: Training, *, via_disk: bool = False) -> float:
+def learner_s(case: Case, group: Group, layout: Layout) -> float:
     """Seconds of a game at a learner group: its policies train and publish in turn."""
-    step_s = sum(
-        _train_s(case, case.roles(policy), group, training) + publication_s(case, via_disk=via_disk)
+    copies = {one.policy: one.count for one in layout.servers}
+    published_s = sum(
+        publication_s(case, copies[policy], via_disk=layout.sharing == "all")
         for policy in group.policies
     )
-    return step_s / case.games_per_step
+    trained_s = sum(train_s(case, policy, group, layout.training) for policy in group.policies)
+    return (trained_s + published_s) / case.games_per_step
 
 
 def loads(case: Case, layout: Layout) -> dict[str, float]:
     """{resource: seconds of it that a game takes}, the busiest first."""
     disk = layout.sharing == "all"
     learners = {
-        f"learners of {', '.join(group.policies)}": learner_s(
-            case, group, layout.training, via_disk=disk
-        )
+        f"learners of {', '.join(group.policies)}": learner_s(case, group, layout)
         for group in layout.groups
     }
     servers = {
@@ -193,11 +196,12 @@ def _forward_flops(case: Case, role: RoleWork) -> float:
     )
 
 
-def _train_s(case: Case, roles: tuple[RoleWork, ...], group: Group, training: Training) -> float:
-    """Seconds of one step of one policy. A pass is a forward pass's FLOPs: one forward, two
-    backward (one with adapters, whose frozen weights have no gradients), one more with
-    checkpointing and one of the reference."""
+def train_s(case: Case, policy: str, group: Group, training: Training) -> float:
+    """Seconds of one step of one policy, without its publication. A pass is a forward pass's FLOPs:
+    one forward, two backward (one with adapters, whose frozen weights have no gradients), one more
+    with checkpointing and one of the reference."""
     shape, assumed, device = case.model.shape, case.assumed, case.cluster.device
+    roles = case.roles(policy)
     passes = 1.0 + (1 if training.lora else BACKWARD)
     passes += training.checkpointing + case.config.learner.objective.needs_reference
     flops = case.games_per_step * passes * sum(_forward_flops(case, role) for role in roles)

@@ -14,7 +14,7 @@ from engine.learner.memory_check import setup_for
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Sharing, Training, placed
 from launch.planning.plans import Found, Plan
-from launch.planning.rates import learner_s, server_s
+from launch.planning.rates import server_s, train_s
 from launch.planning.server_memory import (
     BETWEEN,
     ServerMemory,
@@ -94,14 +94,14 @@ def _groupings(
 def _one_for_each(case: Case, training: Training) -> dict[int, tuple[Group, ...]]:
     """{ranks: a group per policy, of so many together}: each rank where learners are busiest."""
     groups = {policy: Group(policies=(policy,), ranks=1) for policy in case.policies}
-    taken = {policy: learner_s(case, one, training) for policy, one in groups.items()}
+    taken = {policy: train_s(case, policy, one, training) for policy, one in groups.items()}
     found = {}
     for ranks in range(len(groups), case.cluster.total):
         found[ranks] = tuple(groups.values())
         busiest = max(taken, key=lambda policy: taken[policy])
         one = groups[busiest]
         groups[busiest] = replace(one, ranks=one.ranks + 1)
-        taken[busiest] = learner_s(case, groups[busiest], training)
+        taken[busiest] = train_s(case, busiest, groups[busiest], training)
     return found
 
 

@@ -125,7 +125,7 @@ class SimulatedLearner:
         await self.process.work(times.publish_s)
 
         async def send(url: str) -> None:
-            await self._send(name, url, times)
+            await self._send(name, url, times, len(urls))
 
         await concurrently(send, urls)
         self.publications += 1
@@ -135,16 +135,18 @@ class SimulatedLearner:
     async def _fill(self, name: str, url: str) -> None:
         """A server that has come from another policy."""
         self.urls[name].append(url)
-        await self._send(name, url, self._times_of(name))
+        await self._send(name, url, self._times_of(name), 1)
         version = self._versions[name]
         self._tell("serving", policy=name, version=version, servers=[url])
 
-    async def _send(self, name: str, url: str, times: LearnerTimes) -> None:
+    async def _send(self, name: str, url: str, times: LearnerTimes, copies: int) -> None:
+        """To one of so many servers, which share the link of rank 0."""
         server, left = self.servers[url], times.answers
         server.pause(name)
         while left > _AFTER:
             await server.answer(min(1.0, left - _AFTER))
             left -= min(1.0, left - _AFTER)
+        await asyncio.sleep(times.copy_s * copies)
         await server.work(server.times.update_s)
         server.resume(name, self._versions[name])
         await server.answer(min(left, _AFTER))

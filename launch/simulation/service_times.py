@@ -37,6 +37,11 @@ class LearnerTimes(Section):
     token_s: Seconds
     publish_s: Seconds = 0.0
     """A publication's own work, beside what it waits for servers."""
+    copy_s: Seconds = 0.0
+    """Of a publication, for each server of the policy: rank 0 sends each a copy of its own, and all
+    are paused until the last has it."""
+    far_copy_s: Seconds = 0.0
+    """The same for a server on another node, where a layout is scaled to several."""
     answers: Seconds = 0.0
     """Answers of a server that a publication waits for, one after the other. A server answers
     between two decode steps."""

@@ -1,6 +1,8 @@
 """What is shipped loads; what the README says to type is what the Makefile knows."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -57,3 +59,22 @@ def test_sglang_is_tested_in_the_versions_that_gpus_get() -> None:
     for package in ("sglang", "sglang-router", "transformers", "tokenizers"):
         (pin,) = [line for line in extra["gpu"] if line.startswith(f"{package}==")]
         assert pin in listed
+
+
+def test_the_gpu_environment_is_not_filled_from_the_cpu_index(tmp_path: Path) -> None:
+    """`make venv-gpu` where that of the README for machines without a GPU is still exported."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (
+        ("python", ""),
+        ("pip", f'env > "{tmp_path}/seen"; echo "$*" >> "{tmp_path}/seen"'),
+    ):
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    env = {**os.environ, "PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"}
+    subprocess.run(
+        ["make", "venv-gpu", f"GPU={tmp_path}"], cwd=ROOT, env=env, check=True, timeout=60
+    )
+    seen = (tmp_path / "seen").read_text()
+    assert "install --quiet -e .[gpu,dev]" in seen
+    assert "PIP_EXTRA_INDEX_URL" not in seen

@@ -87,6 +87,8 @@ def test_what_is_written_loads_and_says_how_it_came(
     assert f"written: {file}" in said
     assert "Start it on each of 4 nodes by" in said
     assert "torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d" in said
+    assert "--shutdown-timeout=990" in said, "a little more than run.stop_s"
+    assert load_root(file).run.stop_s == 960
     assert "--assume train_mfu=0.5" in file.read_text()
     assert load_root(file).run.name == "my-plan"
 

@@ -20,6 +20,7 @@ from launch.planning.rates import (
     server_s,
     service,
     token_shares,
+    train_s,
 )
 from launch.planning.server_memory import ServerMemory
 from tests.launch.planning.cases import case_of
@@ -86,11 +87,15 @@ def test_games_in_flight_bound_a_batch() -> None:
     assert service(case, servers("proposer", 4, 10**8)).batch == pytest.approx(wanted / 4)
 
 
-def test_two_servers_halve_all_but_the_updates() -> None:
+def test_two_servers_halve_all_but_the_updates_which_wait_for_both_copies() -> None:
     case = case_of()
-    one, two = (server_s(case, servers("solver", count, 10**5)) for count in (1, 2))
-    update = service(case, servers("solver", 1, 10**5)).update_s / case.games_per_step
-    assert one - update == pytest.approx(2 * (two - update))
+    updates = {n: service(case, servers("solver", n, 10**5)).update_s for n in (1, 2)}
+    assert updates[2] - updates[1] == pytest.approx(publication_s(case, 1))
+    one, two = (
+        server_s(case, servers("solver", count, 10**5)) - update / case.games_per_step
+        for count, update in updates.items()
+    )
+    assert one == pytest.approx(2 * two)
 
 
 def test_training_is_three_forward_passes_and_what_is_asked_for_besides() -> None:
@@ -100,9 +105,8 @@ def test_training_is_three_forward_passes_and_what_is_asked_for_besides() -> Non
         update={"weights": case.config.weights}
     ))  # fmt: skip
     group = Group(policies=("solver",), ranks=1)
-    send = publication_s(case) / case.games_per_step
     took = {
-        passes: learner_s(case, group, Training(tokens=16384, **switches)) - send
+        passes: train_s(case, "solver", group, Training(tokens=16384, **switches))
         for passes, switches in (
             (4, {}),
             (5, {"checkpointing": True}),
@@ -111,8 +115,24 @@ def test_training_is_three_forward_passes_and_what_is_asked_for_besides() -> Non
     }
     assert took[5] / took[4] == pytest.approx(5 / 4)
     assert took[3] / took[4] == pytest.approx(3 / 4)
-    moments = learner_s(case, group, Training(tokens=16384, offload=True)) - send - took[4]
-    assert moments == pytest.approx(16 * case.model.shape.params / 25e9 / case.games_per_step)
+    moments = train_s(case, "solver", group, Training(tokens=16384, offload=True)) - took[4]
+    assert moments == pytest.approx(16 * case.model.shape.params / 25e9)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_learner_sends_each_server_of_its_policies_a_copy(nodes: int) -> None:
+    case = case_of(nodes=nodes)
+    group = Group(policies=("proposer", "solver"), ranks=2)
+    training = Training(tokens=16384)
+    layout = Layout(
+        groups=(group, Group(policies=("coder",), ranks=1)),
+        servers=(servers("proposer"), servers("coder", 2), servers("solver", 5)),
+        training=training,
+    )
+    trained_s = sum(train_s(case, policy, group, training) for policy in group.policies)
+    copies_s = learner_s(case, group, layout) * case.games_per_step - trained_s
+    bandwidth = 450e9 if nodes == 1 else 50e9
+    assert copies_s == pytest.approx((1 + 5) * 2 * case.model.shape.params / (0.5 * bandwidth))
 
 
 def test_what_shares_a_gpu_takes_turns() -> None:
@@ -126,7 +146,7 @@ def test_what_shares_a_gpu_takes_turns() -> None:
     found = loads(case, layout)
     assert set(found) == {SHARED, RENDERER, ENGINE}
     parts = [server_s(case, one, via_disk=True) for one in layout.servers]
-    parts.append(learner_s(case, layout.groups[0], layout.training, via_disk=True))
+    parts.append(learner_s(case, layout.groups[0], layout))
     assert found[SHARED] == pytest.approx(sum(parts))
     apart = loads(case, replace(layout, sharing="none"))
     assert max(apart.values()) < found[SHARED]
@@ -134,10 +154,11 @@ def test_what_shares_a_gpu_takes_turns() -> None:
 
 def test_publication_by_file_and_by_link() -> None:
     case = case_of()
-    assert publication_s(case) == pytest.approx(2 * case.model.shape.params / (0.5 * 450e9))
-    assert publication_s(case, via_disk=True) == pytest.approx(4 * case.model.shape.params / 2e9)
-    far = case_of(nodes=2)
-    assert publication_s(far) == pytest.approx(2 * case.model.shape.params / (0.5 * 50e9))
+    size = 2 * case.model.shape.params
+    assert publication_s(case, 3) == pytest.approx(3 * size / (0.5 * 450e9))
+    for servers in (1, 3):
+        assert publication_s(case, servers, via_disk=True) == pytest.approx(2 * size / 2e9)
+    assert publication_s(case_of(nodes=2), 3) == pytest.approx(3 * size / (0.5 * 50e9))
 
 
 @pytest.mark.parametrize(

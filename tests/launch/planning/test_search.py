@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.layout import check_branches, check_layout, shared_gpus
 from engine.learner.memory import GB
 from launch.config import load_root
 from launch.planning.assumptions import WHY, assume
-from launch.planning.config_file import layout_of, yaml_of
+from launch.planning.config_file import layout_of, stop_s, yaml_of
 from launch.planning.gains import one_more
 from launch.planning.layouts import Group
 from launch.planning.plans import Found, Plan
@@ -81,6 +83,25 @@ def test_two_gpus_are_one_for_the_learner_and_one_for_all_servers() -> None:
     assert sum(one.memory.total for one in layout.servers) <= 80e9
 
 
+@pytest.mark.parametrize(
+    "assumed, expected",
+    [
+        ([], 960),  # 368 GB at 1 GB/s are .4 of 921 s
+        (["checkpoint_gb_s=0.5"], 1860),
+        (["checkpoint_gb_s=100"], 240),  # the default
+        (["checkpoint_gb_s=100", "train_mfu=0.035"], 600),  # the step under way
+    ],
+)
+def test_a_stop_may_take_as_long_as_it_takes_to_save(assumed: list[str], expected: int) -> None:
+    case = case_of()
+    some = search(case).plans[0]
+    plan = replace(some, case=replace(case, assumed=assume(assumed)))
+    assert plan.checkpoint_bytes == pytest.approx(3 * 14 * case.model.shape.params)
+    run = yaml.safe_load(yaml_of(plan, "plan.py", "a-plan"))["run"]
+    assert stop_s(plan) == RunConfig(**run).stop_s == expected
+    assert ("stop_s" in run) == (expected != RunConfig().stop_s)
+
+
 def test_one_policy_for_all_roles_takes_less() -> None:
     apart = search(case_of("Qwen3-VL-8B", gpus=2))
     shared = search(case_of("Qwen3-VL-8B", gpus=2, one_policy=True))
@@ -116,9 +137,12 @@ def test_each_node_holds_its_own_learners() -> None:
         (plan,) = found(*groups).plans
         assert [one.host_bytes for one in plan.learners] == pytest.approx([loading] * len(groups))
         assert plan.host_bytes == pytest.approx(loading)
+    (plan,) = found(8, 8, 8).plans
+    assert plan.checkpoint_bytes == pytest.approx(14 * case.model.shape.params)
     # The second and third lie on one node, which is not that of the first.
     (plan,) = found(8, 4, 4).plans
     assert plan.host_bytes == pytest.approx(sum(one.host_bytes for one in plan.learners[1:]))
+    assert plan.checkpoint_bytes == pytest.approx(2 * 14 * case.model.shape.params)
     (why,) = found(8, 4, 4, host=300).refused.values()
     assert why == "313 GB of host memory on a node, 13 GB too many"
 

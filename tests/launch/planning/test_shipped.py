@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import SAVE_SHARE, RunConfig
 from engine.errors import ConfigError
 from engine.layout import check_layout, job_of, shared_gpus, world_size
 from launch.config import RootConfig, followers, load_root, policies_of, settings_of
@@ -69,12 +70,31 @@ def test_a_window_of_games_that_begin_at_once_ends_before_their_deadline(name: s
 
 
 @names
+def test_a_stop_has_the_time_to_save_twice(name: str) -> None:
+    config, plan = load_root(CONFIGS / f"{name}.yaml"), shipped(name).found.plans[0]
+    written_s = plan.checkpoint_bytes / 1e9
+    assert config.run.stop_s >= RunConfig().stop_s
+    assert SAVE_SHARE * config.run.stop_s >= written_s
+    assert 2 * written_s + 20 < config.run.stop_s
+
+
+@pytest.mark.parametrize(
+    "recipe, model", [("mm_zero", "Qwen3-VL-8B"), ("vision_zero", "Qwen2.5-VL-7B")]
+)
+def test_configs_written_by_hand_leave_a_stop_that_time_too(recipe: str, model: str) -> None:
+    config = load_root(TEMPLATES[recipe])
+    assert find_model(model).name == config.model.base.name
+    size = 14 * find_model(model).shape.params * len(policies_of(config))
+    assert SAVE_SHARE * config.run.stop_s >= size / 1e9
+
+
+@names
 def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
     ours = load_root(CONFIGS / f"{name}.yaml").model_dump()
     template = load_root(TEMPLATES[shipped(name).case.recipe]).model_dump()
     for tree in (ours, template):
         for section, keys in {
-            "run": ["name"],
+            "run": ["name", "stop_s"],
             "weights": ["via"],
             "render": ["workers"],
             "streams": ["game_deadline_s"],

@@ -77,6 +77,24 @@ def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
     assert outcome.ages["solver"].keys() == {0}
 
 
+def test_a_publication_sends_a_copy_to_every_server_and_all_wait_for_the_last() -> None:
+    costs = times(server={"step_s": 0.02}, learners={"solver": {"step_s": 3.0, "copy_s": 0.5}})
+    for number in (1, 2, 4):
+        hosts = ", ".join(
+            f"{{rank: {rank}, policies: [proposer, coder, solver]}}"
+            for rank in range(1, number + 1)
+        )
+        one = config(
+            "streams.max_age=0", "streams.games_per_step=1", "run.steps=60",
+            f"layout.servers=[{hosts}]",
+        )  # fmt: skip
+        outcome = simulate(one, costs, warm_up=5)
+        step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * number
+        assert 3600 / outcome.games_per_h == pytest.approx(step_s, rel=0.02)
+        # Of three policies, two publish in no time.
+        assert outcome.publish_s == pytest.approx(0.5 * number / 3, rel=0.02)
+
+
 def test_a_saturated_server_limits_the_games() -> None:
     costs = times(server={"row_s": 0.001})  # tokens per second: one over that, whatever the batch
     outcome = simulate(config("run.steps=60"), costs)
@@ -205,13 +223,15 @@ def test_1024_gpus_are_simulated_in_bounded_time() -> None:
 
 def test_scaling_multiplies_what_there_is() -> None:
     base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
-    costs = times(server={}, learners={"solver": {"step_s": 2.0, "token_s": 0.4}})
+    solver = {"step_s": 2.0, "token_s": 0.4, "copy_s": 0.2, "far_copy_s": 0.6}
+    costs = times(server={}, learners={"solver": solver})
     large, faster = scaled(base, costs, 32, games_too=True)
     assert len(large.layout.learners[0].ranks) == 16
     ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
     assert sorted(ranks) == list(range(32))
     assert large.streams.games_per_step == 4 * base.streams.games_per_step
     assert (faster.learners["solver"].step_s, faster.learners["solver"].token_s) == (2.0, 0.1)
+    assert faster.learners["solver"].copy_s == pytest.approx((0.2 + 3 * 0.6) / 4)
     with pytest.raises(ConfigError, match="--gpus 12: the layout has 8"):
         scaled(base, costs, 12)
 

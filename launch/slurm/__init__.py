@@ -1,0 +1,1 @@
+"""The batch script of Slurm, and what it asks."""
