@@ -91,9 +91,9 @@ class ServerPool:
     def mark_ready(self, url: str, version: int) -> None:
         """`url` serves weights `version`; requests may go there."""
         is_new = url not in self._servers
-        if is_new:  # one that comes back before its requests have ended is the same
-            self._servers[url] = self._leaving.pop(url, None) or _Server(url)
-        server = self._servers[url]
+        if url in self._leaving:  # it is back before its requests have ended
+            self._servers[url] = self._leaving.pop(url)
+        server = self._servers.setdefault(url, _Server(url))
         if is_new:
             self.on_event("info", f"{self.policy}: {url} serves version {version}")
         elif server.lost_s is not None:
