@@ -10,8 +10,8 @@ returned survives `kill -9` of the whole process group (the log is in the page c
 belongs to the system, and a torn last transaction is rolled back). `synchronous=NORMAL` does not
 wait for the disk, so a *power loss* may take the newest transactions, never the file. The two
 facts on which other durable things rest do wait for the disk: a reserved version (before its
-first byte is sent) and `sync`, which a checkpoint calls before it becomes the newest one; an
-fsync of the log makes everything before it durable as well.
+first byte is sent) and `sync`, called once a checkpoint is complete, before what only older ones
+need is freed; an fsync of the log makes everything before it durable as well.
 
 Calls are synchronous and take well under a millisecond for small groups; they are made from one
 thread, the engine's event loop. One process owns the file: the run directory's lock sees to it.
@@ -214,11 +214,15 @@ class Buffer:
         """Store a group; True: it is ready. Its game must be in flight.
 
         It ends as dropped at once for the reason `drop` (the engine's), `extra["drop"]` (a filter
-        of the recipe), or `zero_variance` where no advantage would differ from zero.
+        of the recipe), `zero_variance` where no advantage would differ from zero, or
+        `unknown_version` where nobody could tell how old it is.
         """
+        versions = _all_versions(group)
         reason = drop or group.extra.get("drop")
         if reason is None and not group.has_signal:
             reason = "zero_variance"
+        if reason is None and not self._knows(group.policy, versions):
+            reason = "unknown_version"
         state = "ready" if reason is None else "dropped"
         header, images = encode_group(group) if reason is None else ({}, {})
         with self.transaction():
@@ -236,7 +240,7 @@ class Buffer:
                     group.game,
                     state,
                     reason,
-                    json.dumps(_all_versions(group)),
+                    json.dumps(versions),
                     time.time(),
                 ),
             )
@@ -566,6 +570,15 @@ class Buffer:
             )
         )
         return unpack(payload), images
+
+    def _knows(self, policy: str, versions: Mapping[str, Sequence[int]]) -> bool:
+        """Whether all were reserved. Another policy without any version counts as frozen."""
+        return all(
+            self.ledger.knows(name, version)
+            for name, numbers in versions.items()
+            if name == policy or self.ledger.newest(name)
+            for version in numbers
+        )
 
     def _ages(
         self, policy: str, versions: Mapping[str, Sequence[int]], steps: Mapping[str, int]

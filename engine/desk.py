@@ -236,13 +236,16 @@ class Desk:
 
     def _mark_ready(self, name: str, urls: Sequence[str], version: int) -> None:
         for url in urls:
-            if self._moved.get(url, name) == name:  # else said before it was told of the move
+            if self._moved.get(url, name) == name:  # else the server moves, or has moved
                 self.servers[name].mark_ready(url, version)
 
-    async def move(self, url: str, source: str, target: str) -> None:
-        """Tell the learners that `url`, which takes no requests now, serves `target` from now on.
-        It is routable again when its learner has filled it."""
-        self._moved[url] = target
+    def claim(self, url: str, policy: str) -> None:
+        """From now on `url` is ready for requests of `policy` only, whatever other learners say."""
+        self._moved[url] = policy
+
+    async def release(self, url: str, source: str) -> None:
+        """Tell the learners that `url`, which takes no requests now, serves who claimed it, and
+        `source` no more. It is routable again when its learner has filled it."""
         await self._tell_learner_of(source, {"kind": "release", "policy": source, "url": url})
 
     async def _assign(self, url: str) -> None:

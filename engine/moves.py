@@ -4,7 +4,8 @@
     have -> the learner of the old policy lets go -> that of the new one fills it like a late server
     -> requests of the new policy go there
 
-A move is an event; so is its end. Where filling fails the learner tries again, as with any server.
+A move is an event; so is its end. Where requests do not end in time the server stays where it was;
+where filling fails the learner tries again, as with any server.
 """
 
 import asyncio
@@ -22,8 +23,8 @@ from engine.routing import ServerPool
 LOOK_EVERY_S = 1.0
 ABORT_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
-"""A request that is still there then holds the move up no longer: its tokens after the move are
-refused for their unknown version."""
+"""A request that is still there then ends the move: versions are numbers of one policy, and those
+of the new weights could pass for versions of its own."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,14 +69,20 @@ class Mover:
         )
         self._began_s[move.url] = (move.target, self.clock())
         pool = self.pools[move.source]
+        # First: the old learner goes on saying that the server has its weights.
+        self.desk.claim(move.url, move.target)
         pool.remove(move.url)
         await self._interrupt(move.url)
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await pool.drained(move.url)
         except TimeoutError:
-            self.on_event("warning", f"{move.url}: requests of {move.source} did not end in time")
-        await self.desk.move(move.url, move.source, move.target)
+            self.desk.claim(move.url, move.source)  # whose learner will say that it serves
+            del self._began_s[move.url]
+            text = f"{move.url}: requests of {move.source} did not end in time; it stays there"
+            self.on_event("warning", text)
+            return
+        await self.desk.release(move.url, move.source)
 
     async def _interrupt(self, url: str) -> None:
         timeout = aiohttp.ClientTimeout(total=ABORT_TIMEOUT_S)

@@ -91,6 +91,8 @@ class ServerPool:
     def mark_ready(self, url: str, version: int) -> None:
         """`url` serves weights `version`; requests may go there."""
         is_new = url not in self._servers
+        if url in self._leaving:  # it is back before its requests have ended
+            self._servers[url] = self._leaving.pop(url)
         server = self._servers.setdefault(url, _Server(url))
         if is_new:
             self.on_event("info", f"{self.policy}: {url} serves version {version}")

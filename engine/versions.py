@@ -66,6 +66,10 @@ class VersionLedger:
         """Raises KeyError for a version that was never reserved."""
         return self._versions[policy, version]
 
+    def knows(self, policy: str, version: int) -> bool:
+        """Whether the version was ever reserved."""
+        return (policy, version) in self._versions
+
     def age(self, policy: str, version: int, current_step: int) -> int:
         """Steps between the weights that sampled a token and the policy's current weights.
 

@@ -24,11 +24,9 @@ from engine.servers.spec import check_server_host
 from evals.data import HUB
 from launch.config import RootConfig, followers, policies_of, recipes_of, settings_of, streams_of
 from launch.live_evals import is_evaluated
+from launch.planning.longest import OF_LENGTH, longest_row_of
 from launch.planning.server_memory import beside_bytes, cache_bytes
 from render_pool.pool import check_system
-
-_OF_LENGTH = ("--context-length", "--allow-auto-truncate")
-"""Arguments of a server with which its `context_length` is not the last word."""
 
 
 def free_name(root: Path, name: str) -> str:
@@ -77,7 +75,7 @@ def check_lengths(config: RootConfig) -> None:
         for role in (*cfg.policies(), *cfg.followers()):
             most = cfg.params(role).max_new_tokens
             for i, host in enumerate(config.layout.servers):
-                is_told_else = any(arg.startswith(_OF_LENGTH) for arg in host.extra_args)
+                is_told_else = any(arg.startswith(OF_LENGTH) for arg in host.extra_args)
                 if cast.get(role, role) not in host.policies or is_told_else:
                     continue
                 if host.context_length <= most:
@@ -127,6 +125,7 @@ def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
             policies=len(group.policies),
             ranks=len(group.ranks),
             shard=group.shard,
+            longest_row=longest_row_of(config, group.policies),
             followers=sum(policy in group.policies for policy in pinned),
             bucket_mb=config.weights.bucket_mb,
             overlap=config.weights.overlap,

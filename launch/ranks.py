@@ -42,6 +42,7 @@ from engine.tasks import first_of
 from launch import attempt, rollcall
 from launch.branch_host import branch_beside
 from launch.config import RootConfig, followers, policies_of
+from launch.planning.longest import longest_row_of
 from launch.preflight import write_config
 
 log = logging.getLogger(__name__)
@@ -190,8 +191,10 @@ def _run_learner(
     from engine.learner.worker import LearnerSpec, run_learner
 
     urls = _server_urls(config, store, stop)
+    longest_row = 0
     if config.layout.device == "cuda":
         torch.cuda.set_device(gpu_of(config.layout, rank, int(os.environ["LOCAL_RANK"])))
+        longest_row = longest_row_of(config, group.policies)
     own = {n: f for n, f in followers(config).items() if f.policy in group.policies}
     spec = LearnerSpec(
         policies=group.policies,
@@ -207,6 +210,7 @@ def _run_learner(
         checkpoints={policy: run.checkpoints(policy) for policy in group.policies},
         stop_s=config.run.stop_s,
         shard=group.shard,
+        longest_row=longest_row,
         bad_batches=run.bad_batches,
         learner=config.learner,
         weights=config.weights,

@@ -65,6 +65,8 @@ class LearnerSpec:
     """What a stop may take (`RunConfig.stop_s`)."""
     shard: int | None = None
     """Ranks over which one copy of the weights is sharded; None: all."""
+    longest_row: int = 0
+    """Tokens of the longest reply with its prompt (`memory.Setup`)."""
     bad_batches: Path
     """Folder for batches that could not be trained on."""
     learner: LearnerConfig
@@ -98,6 +100,7 @@ def _check_device(spec: LearnerSpec) -> None:
         policies=len(spec.policies),
         ranks=spec.world,
         shard=spec.shard,
+        longest_row=spec.longest_row,
         followers=len(spec.followers),
         bucket_mb=spec.weights.bucket_mb,
         overlap=spec.weights.overlap,

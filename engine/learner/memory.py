@@ -7,7 +7,7 @@ is.
 c: bytes of a number of forward and backward (2: bfloat16); p: policies; s: ranks that share a copy
 of the weights; P: parameters; T: of them, those that train (adapters, with LoRA); P_l: of a decoder
 layer; C x H: of an output embedding; R: of FSDP2's root group (embeddings, and what of the vision
-tower is no block); N: tokens of a micro-batch; r: ranks of the group on one host.
+tower is no block); N: tokens of the largest micro-batch; r: ranks of the group on one host.
 """
 
 import math
@@ -58,6 +58,8 @@ class Setup:
     here: Sequence[int] | None = None
     """Those of its ranks that are on the host in question, counted within the group; None: all."""
     tokens_per_micro_batch: int
+    longest_row: int = 0
+    """Tokens of the longest reply with its prompt, which no bound on a micro-batch cuts."""
     compute_bytes: int = 2
     """Of a number of forward and backward, and of published weights."""
     activation_checkpointing: bool = False
@@ -92,8 +94,13 @@ class Setup:
         return range(self.ranks) if self.here is None else self.here
 
     @property
+    def tokens(self) -> int:
+        """N: of the largest micro-batch."""
+        return max(self.tokens_per_micro_batch, self.longest_row)
+
+    @property
     def patches(self) -> float:
-        """That the vision tower sees in a micro-batch."""
+        """That the vision tower sees in a micro-batch; a longer row is one of text."""
         return self.tokens_per_micro_batch * self.visual_share * PATCHES_PER_TOKEN
 
 
@@ -178,7 +185,7 @@ def _device(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
     c, head = setup.compute_bytes, shape.vocabulary * shape.hidden
     root, layer = _root_params(shape), shape.language_params / shape.layers
     trained, full = _trained(shape, setup), setup.lora_rank is None
-    tokens = setup.tokens_per_micro_batch
+    tokens = setup.tokens
     chunk = min(LOGITS_PER_CHUNK, tokens * shape.vocabulary)
     always = _always(shape, setup)
     stepping = always | {"gradients": 4 * trained / setup.copies, "batch": _batch_bytes(setup)}
@@ -288,7 +295,7 @@ def _with_allowance(terms: Terms) -> Terms:
 def _kept(shape: ModelShape, setup: Setup) -> float:
     return activation_bytes(
         shape,
-        tokens=setup.tokens_per_micro_batch,
+        tokens=setup.tokens,
         patches=setup.patches if setup.lora_rank is None else 0,  # adapters are the decoder's
         compute_bytes=setup.compute_bytes,
         checkpointing=setup.activation_checkpointing,

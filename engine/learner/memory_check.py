@@ -25,6 +25,7 @@ def setup_of(
     policies: int,
     ranks: int,
     shard: int | None = None,
+    longest_row: int = 0,
     followers: int = 0,
     bucket_mb: float = 64.0,
     overlap: bool = False,
@@ -36,6 +37,7 @@ def setup_of(
         policies=policies,
         ranks=ranks,
         shard=shard,
+        longest_row=longest_row,
         followers=followers,
         bucket_mb=bucket_mb,
         overlap=overlap,
@@ -56,6 +58,7 @@ def setup_for(
     policies: int,
     ranks: int,
     shard: int | None = None,
+    longest_row: int = 0,
     followers: int = 0,
     bucket_mb: float = 64.0,
     overlap: bool = False,
@@ -66,6 +69,7 @@ def setup_for(
         ranks=ranks,
         shard=shard,
         tokens_per_micro_batch=cfg.tokens_per_micro_batch,
+        longest_row=longest_row,
         compute_bytes=compute_bytes,
         activation_checkpointing=cfg.activation_checkpointing,
         offload_optimizer=cfg.offload_optimizer,
@@ -87,6 +91,8 @@ def check_device(where: str, shape: ModelShape, setup: Setup, available: float) 
     if needed <= available:
         return
     moment, terms = worst(estimate.device)
+    if setup.longest_row > setup.tokens_per_micro_batch:
+        moment += f", a reply and its prompt of {setup.longest_row} tokens"
     raise ConfigError(
         f"{where}: {setup.policies} x {shape.params / GB:.2f} B parameters on {setup.ranks} ranks "
         f"need {needed / GB:.1f} GB each ({moment}), {(needed - available) / GB:.1f} GB more than "
@@ -125,7 +131,8 @@ def _fix(shape: ModelShape, setup: Setup, available: float) -> str:
 
 
 def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
-    """Cheap ones first: host transfers, a forward pass more, small matrices, hardware, LoRA."""
+    """Cheap ones first: host transfers, a forward pass more, small matrices, shorter replies where
+    they alone are larger than a micro-batch, hardware, LoRA."""
     switches: Sequence[Mapping[str, Any]] = [
         {},
         {"offload_optimizer": True},
@@ -141,6 +148,10 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
                 texts.append(f"learner.tokens_per_micro_batch={size}")
             yield " with ".join(texts), changed
     everything = replace(setup, offload_optimizer=True, activation_checkpointing=True)
+    for longest in (setup.longest_row // 2, setup.longest_row // 4):
+        if tokens < longest:
+            text = f"replies with prompts of {longest} tokens (max_new_tokens, context_length)"
+            yield text, replace(setup, longest_row=longest)
     both = "learner.offload_optimizer=true with learner.activation_checkpointing=true"
     for ranks in (2 * setup.ranks, 4 * setup.ranks, 8 * setup.ranks):
         yield f"{both} on {ranks} ranks", replace(everything, ranks=ranks, shard=None)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to +-20 before exp, so that a ratio is at most 4.9e8."""
+K3_LIMIT = 10.0
+"""Of k3 for one token: it grows with ref / pi, and a few stale tokens would be all of the loss."""
 STD_EPS = 1e-6
 
 Mean = Literal["geometric", "product"]
@@ -289,13 +291,15 @@ def k2(logprobs_T: Tensor, reference_T: Tensor) -> Tensor:
 
 
 def k3(logprobs_T: Tensor, reference_T: Tensor) -> Tensor:
-    """[T] exp(x) - x - 1 >= 0 with x = log ref - log pi: unbiased in value, of low variance.
+    """[T] exp(x) - x - 1 >= 0 with x = log ref - log pi: unbiased in value, of low variance; at
+    most `K3_LIMIT`, where its gradient ends (ref / pi above 13.6 or below 1.7e-5), as in verl,
+    NeMo-RL and MM-Zero's released code.
 
     As a loss its gradient, (1 - ref / pi) grad log pi, is on average over pi that of the forward
     KL(ref || pi): it vanishes at the same policy, but is not the gradient of what it estimates.
     """
     gap_T = log_ratio(reference_T, logprobs_T)
-    return gap_T.exp() - gap_T - 1
+    return (gap_T.exp() - gap_T - 1).clamp(max=K3_LIMIT)
 
 
 def kl_in_reward(rewards: Sequence[float] | Tensor, kl: Tensor, *, beta: float) -> Tensor:

@@ -14,6 +14,7 @@ collectives of the learners ever interleave, and a server's group is used by tha
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -258,9 +259,12 @@ class Publisher:
                     key: Spec(getattr(torch, sent.dtype), sent.shape)
                     for key, sent in state.weights.layout.items()
                 }
-                folder = write_folder(
-                    parent, state.version, self._spec.base, specs, state.weights.tensors()
-                )
+                tensors = state.weights.tensors()
+                try:
+                    folder = write_folder(parent, state.version, self._spec.base, specs, tensors)
+                finally:
+                    # The other ranks gather all of them, whatever becomes of them here.
+                    deque(tensors, maxlen=0)
         except OSError as error:
             text = f"{folder}: {error}"
             lost = {url: ServerResult(False, text) for url in links}

@@ -244,7 +244,13 @@ class PolicyTrainer:
             text="",
         )
         group = Group(stream="probe", game=0, rollouts=(rollout,), rewards=(0.0,))
-        (part,) = prepare([group], cfg=self.cfg, family=self.family, shape=self.shape).parts
+        (part,) = prepare(
+            [group],
+            cfg=self.cfg,
+            family=self.family,
+            shape=self.shape,
+            ages={0: 0},  # of the made-up version; nothing is trained on it
+        ).parts
         (logprobs_T,) = self._frozen(self.model, part.to(self.device))
         scores: list[float] = logprobs_T.tolist()
         return scores

@@ -37,11 +37,15 @@ class Filling:
     pools: Mapping[str, ServerPool]
     fill_s: float
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    claims: dict[str, str] = field(default_factory=dict)
 
-    async def move(self, url: str, source: str, target: str) -> None:
+    def claim(self, url: str, policy: str) -> None:
+        self.claims[url] = policy
+
+    async def release(self, url: str, source: str) -> None:
         async def fill() -> None:
             await asyncio.sleep(self.fill_s)
-            self.pools[target].mark_ready(url, 1)
+            self.pools[self.claims[url]].mark_ready(url, 1)
 
         task = asyncio.create_task(fill())
         self.tasks.add(task)

@@ -9,6 +9,7 @@ from engine.errors import ConfigError
 from launch.config import RootConfig, load_root, settings_of, streams_of
 from launch.planning.assumptions import Assumptions
 from launch.planning.devices import Cluster
+from launch.planning.longest import longest_rows
 from launch.planning.models import Model
 from launch.planning.work import RoleWork, renders_of, work_of
 from roles.mm_zero.config import MMZeroConfig
@@ -71,6 +72,11 @@ class Case:
     def games_in_flight(self) -> int:
         """Games that admission lets be under way."""
         return (self.config.streams.max_age + 1) * self.games_per_step
+
+    @cached_property
+    def longest_rows(self) -> dict[str, int]:
+        """{policy: tokens of the longest reply with its prompt}."""
+        return longest_rows(self.config, self.model.picture(self.config.render.side)[0])
 
     def roles(self, policy: str) -> tuple[RoleWork, ...]:
         """The work of the roles that `policy` plays."""

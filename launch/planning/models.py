@@ -50,18 +50,7 @@ class Model:
 
     def picture(self, side: int) -> tuple[int, int]:
         """(tokens, patches of the vision tower) of a square picture of `side` pixels."""
-        vision = self.config["vision_config"]
-        try:
-            if self.family == "internvl":
-                return _tiles(self.config, side)
-            merge = int(vision["spatial_merge_size"])
-            across = max(1, round(side / (int(vision["patch_size"]) * merge)))
-        except KeyError as missing:
-            raise ConfigError(
-                f"base model file {self.folder / 'config.json'}: {missing.args[0]} is missing; "
-                "copy the whole folder again"
-            ) from None
-        return across**2, (across * merge) ** 2
+        return picture_of(self.folder, self.config, side)
 
     def splits(self, tp: int) -> bool:
         """Whether a server can divide it over `tp` GPUs: SGLang cuts heads and MLPs of decoder and
@@ -100,6 +89,23 @@ def find_model(named: str) -> Model:
             f"MODEL {named!r} is no folder and no known model; {hint} Known are {', '.join(known)}"
         )
     return _model(name, MODELS / name, known[name], shape_of_config(known[name]))
+
+
+def picture_of(folder: Path, config: Mapping[str, Any], side: int) -> tuple[int, int]:
+    """(tokens, patches of the vision tower) of a square picture of `side` pixels, for the model in
+    `folder` whose config.json is `config`. Raises ConfigError where that lacks something."""
+    try:
+        if config.get("model_type") == "internvl":
+            return _tiles(config, side)
+        vision = config["vision_config"]
+        merge = int(vision["spatial_merge_size"])
+        across = max(1, round(side / (int(vision["patch_size"]) * merge)))
+    except KeyError as missing:
+        raise ConfigError(
+            f"base model file {folder / 'config.json'}: {missing.args[0]} is missing; "
+            "copy the whole folder again"
+        ) from None
+    return across**2, (across * merge) ** 2
 
 
 def _model(name: str, folder: Path, config: Mapping[str, Any], shape: ModelShape) -> Model:

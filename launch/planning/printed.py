@@ -155,6 +155,9 @@ def _game(case: Case) -> Iterator[str]:
             f"{role.read:11,.0f}  {role.generated:9,.0f}  {role.learnt:7,.0f}"
         )
     yield f"  pictures drawn: {case.renders:.1f}; a step takes {case.games_per_step} games"
+    rows = ", ".join(f"{policy} {tokens:,}" for policy, tokens in case.longest_rows.items())
+    yield "Learners have room for the longest reply with its prompt, whatever a micro-batch holds:"
+    yield f"  {rows} tokens (max_new_tokens; what prompts quote at its longest; context_length)"
 
 
 def _assumed(assumed: Assumptions) -> Iterator[str]:

@@ -230,6 +230,7 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
                     policies=len(group.policies),
                     ranks=group.ranks,
                     shard=group.shard,
+                    longest_row=max(case.longest_rows[policy] for policy in group.policies),
                     bucket_mb=case.config.weights.bucket_mb,
                 ),
                 here=range(min(group.ranks, cluster.gpus)),

@@ -102,6 +102,15 @@ def test_a_group_that_nobody_will_train_leaves_neither_payload_nor_picture(buffe
     assert groups(buffer)["dropped"] == {"too_easy": 1, "zero_variance": 1}
 
 
+def test_a_group_of_weights_that_nobody_published_is_dropped_by_name(buffer: Buffer) -> None:
+    for unknown in ({"versions": (1, 2)}, {"judges": {"coder": (1, 2)}}):
+        play(buffer, **unknown)
+    frozen = play(buffer, judges={"nobody's": (7, 7)})
+    assert groups(buffer)["dropped"] == {"unknown_version": 2}
+    assert [row.game for row in buffer.ready_games({"solver": 0, "coder": 0})] == [frozen]
+    assert len(lease(buffer, 1, [1, 2, 3])) == 1
+
+
 def test_payloads_are_there_as_long_as_something_may_train_them(buffer: Buffer) -> None:
     def kept() -> int:
         with sqlite3.connect(buffer.path) as db:

@@ -427,16 +427,19 @@ def test_a_server_moves_when_its_old_learner_has_let_go(buffer: Buffer) -> None:
     async def scenario() -> None:
         office = Office(buffer)
         await office.open()
-        await office.desk.move("http://x", "solver", "solver")  # there is one policy here
+        office.desk.claim("http://x", "solver")  # there is one policy here
+        await office.desk.release("http://x", "solver")
         assert office.socket.sent[-1] == {"kind": "release", "policy": "solver", "url": "http://x"}
         await office.told("released", url="http://x")
         assert office.socket.sent[-1] == {"kind": "assign", "policy": "solver", "url": "http://x"}
         await office.told("serving", version=1, servers=["http://x"])
         assert office.servers.ready == {"http://x": 1}
 
-        await office.desk.move("http://x", "solver", "judge")
+        office.desk.claim("http://x", "judge")
         office.servers.mark_unready("http://x")
-        await office.told("serving", version=1, servers=["http://x"])  # said before it knew
+        # The learner knows nothing of it yet.
+        await office.told("serving", version=1, servers=["http://x"])
+        await office.published(1, 0, servers=["http://x"])
         assert office.servers.ready == {}
 
     run(scenario)

@@ -23,9 +23,13 @@ class Told:
     """Of the desk, what a mover uses."""
 
     moves: list[tuple[str, str, str]] = field(default_factory=list)
+    claims: dict[str, str] = field(default_factory=dict)
 
-    async def move(self, url: str, source: str, target: str) -> None:
-        self.moves.append((url, source, target))
+    def claim(self, url: str, policy: str) -> None:
+        self.claims[url] = policy
+
+    async def release(self, url: str, source: str) -> None:
+        self.moves.append((url, source, self.claims[url]))
 
 
 @dataclass(slots=True)
@@ -82,6 +86,7 @@ def test_requests_in_flight_are_interrupted_before_the_learners_are_told() -> No
             async with it.pools["coder"].place(prefix, 10):
                 await it.aborted.wait()
                 assert not it.told.moves, "a request of the old policy is still there"
+                assert it.told.claims == {it.url: "solver"}, "its learner may speak up meanwhile"
 
         async with asyncio.TaskGroup() as tasks, it.pools["solver"].place(b"y", 1000):
             for prefix in (b"a", b"b"):  # one to each of its servers
@@ -102,7 +107,7 @@ def test_requests_in_flight_are_interrupted_before_the_learners_are_told() -> No
     run(scenario)
 
 
-def test_a_request_that_does_not_end_holds_a_move_up_for_a_while(
+def test_a_server_whose_requests_do_not_end_stays_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("engine.moves.DRAIN_TIMEOUT_S", 0.05)
@@ -112,10 +117,19 @@ def test_a_request_that_does_not_end_holds_a_move_up_for_a_while(
         async with coder.place(b"x", 10) as first, solver.place(b"y", 1000):
             assert first == it.url
             await it.mover.look(1.0)
-            assert it.told.moves == [(it.url, "coder", "solver")]
+            assert not it.told.moves, "that request would take the new weights for its policy's"
+            assert it.told.claims == {it.url: "coder"}
             assert it.events[1][0] == "warning"
             assert "did not end in time" in text(it, 1)
-        await coder.drained(it.url)
+            coder.mark_ready(it.url, 4)  # as its learner says
+            assert busy(coder) == {it.url}, "the request is not forgotten"
+            await it.mover.look(2.0)
+            assert len(it.events) == 4, "the next move begins, and waits for that request, too"
+            assert not it.told.moves
+            coder.mark_ready(it.url, 4)
+        async with solver.place(b"y", 1000):
+            await it.mover.look(3.0)
+        assert it.told.moves == [(it.url, "coder", "solver")]
 
     run(scenario)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from engine.buckets import checksums
+from engine.buckets import NamedTensors, checksums
 from engine.errors import FatalError
 from engine.learner import proof
 from engine.learner.config import LearnerConfig
@@ -215,13 +215,24 @@ def test_weights_go_by_way_of_the_disk(tmp_path: Path, server: LiveServer) -> No
 
 
 def test_a_full_disk_costs_a_publication_and_nothing_else(
-    tmp_path: Path, server: LiveServer
+    tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder can be made in it")
     spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), server.url)
     with publishing(spec_with(spec, via="disk", folder=tmp_path / "file"), solver=50) as (p, told):
+        trainer = p._group.trainers["solver"]
+        gathered, named_weights = [], trainer.named_weights
+
+        def counted(*args: Any) -> NamedTensors:
+            for name, tensor in named_weights(*args):
+                gathered.append(name)
+                yield name, tensor
+
+        monkeypatch.setattr(trainer, "named_weights", counted)
         p.look_after_servers()
         assert "file" in last(told, "published")["failed"][server.url]
+        everything = [name for name, _ in named_weights()]
+        assert gathered == everything, "other ranks would wait for those that are left"
         assert server.version != "50"
 
 

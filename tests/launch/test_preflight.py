@@ -17,6 +17,7 @@ from engine.nodes import Node
 from engine.rundir import RunDir
 from launch.async_selfplay import CONFIGS
 from launch.config import RootConfig, load_root
+from launch.planning.models import find_model
 from launch.preflight import (
     changes,
     check_before_start,
@@ -153,7 +154,7 @@ def test_three_8b_policies_fit_on_the_layout_for_eight_gpus(
 ) -> None:
     """The folder's config.json and the headers of its weights are all that is read."""
     monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
-    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(json.dumps(find_model("Qwen3-VL-8B").config))
     layout = CONFIGS / "mm_zero_8gpu.yaml"
     wanted = [f"model.base={tmp_path}"]
     check_memory(load_root(layout, wanted))
@@ -161,6 +162,22 @@ def test_three_8b_policies_fit_on_the_layout_for_eight_gpus(
         check_memory(load_root(layout, [*wanted, "learner.offload_optimizer=false"]))
     with pytest.raises(ConfigError, match=r"learner.activation_checkpointing=true needs 71.3 GB$"):
         check_memory(load_root(layout, [*wanted, "learner.activation_checkpointing=false"]))
+
+
+def test_room_for_the_longest_reply_is_asked_for_however_small_micro_batches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
+    (tmp_path / "config.json").write_text(json.dumps(find_model("Qwen3-VL-8B").config))
+    small = [f"model.base={tmp_path}", "learner.tokens_per_micro_batch=2048"]
+    small += ["learner.activation_checkpointing=false"]
+    with pytest.raises(ConfigError, match=r"prompt of 9126 tokens.*checkpointing=true needs") as no:
+        check_memory(load_root(CONFIGS / "mm_zero_8gpu.yaml", small))
+    assert "tokens_per_micro_batch" not in str(no.value), "a smaller one is of no use"
+    short = [f"recipe.{role}.max_new_tokens=512" for role in ("proposer", "coder", "solver")]
+    check_memory(load_root(CONFIGS / "mm_zero_8gpu.yaml", [*small, *short]))
+    short = [f"layout.servers.{i}.context_length=2048" for i in range(4)]
+    check_memory(load_root(CONFIGS / "mm_zero_8gpu.yaml", [*small, *short]))
 
 
 def test_a_prompt_set_that_does_not_exist_is_named_before_the_start() -> None:
@@ -280,7 +297,7 @@ def test_the_memory_of_a_node_is_that_of_the_learners_on_it(
 ) -> None:
     """Two groups that do not fit on one host, each on a node of its own."""
     monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
-    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(json.dumps(find_model("Qwen3-VL-8B").config))
     groups = "[{ranks: [0], policies: [proposer, coder]}, {ranks: [1], policies: [solver]}]"
     wanted = [f"model.base={tmp_path}", f"layout.learners={groups}"]
     wanted += ["layout.servers.0.rank=2", "learner.offload_optimizer=true"]
@@ -298,7 +315,7 @@ def test_the_memory_of_a_node_counts_the_ranks_of_a_group_that_are_on_it(
     """Thirty-two ranks that load an 8B model at a time: 39 GB each, 313 GB for the eight of a
     node, whether they share one copy of the weights or two have one."""
     monkeypatch.setattr("launch.preflight.model_shape", lambda _: EIGHT)
-    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(json.dumps(find_model("Qwen3-VL-8B").config))
     ranks = list(range(32))
     for shard in ("", ", shard: 2"):
         group = f"[{{ranks: {ranks}, policies: [proposer, coder, solver]{shard}}}]"

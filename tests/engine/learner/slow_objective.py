@@ -105,7 +105,7 @@ def kl(token: Token, cfg: ObjectiveConfig) -> tuple[float, float]:
     return {
         "k1": (x, 1.0),
         "k2": (x * x / 2, x),
-        "k3": (exp(-x) - 1 + x, 1 - exp(-x)),
+        "k3": (exp(-x) - 1 + x, 1 - exp(-x)) if exp(-x) - 1 + x <= 10 else (10.0, 0.0),
     }[cfg.kl_estimator]
 
 

@@ -361,6 +361,28 @@ def test_the_smallest_change_is_named(changed: dict[str, Any], fix: str) -> None
         check_device("layout.learners.0", EIGHT, replace(THREE, **changed), 80 * GB)
 
 
+def test_a_reply_that_is_longer_than_a_micro_batch_is_counted_whole() -> None:
+    text = replace(THREE, visual_share=0, shared_share=0)
+    small = replace(text, tokens_per_micro_batch=1024)
+    longest = replace(small, longest_row=8192)
+    whole = learner_memory(EIGHT, replace(text, tokens_per_micro_batch=8192)).device
+    for moment, terms in learner_memory(EIGHT, longest).device.items():
+        for term in ("activations", "working set", "layer, computed again", "logits"):
+            assert terms.get(term) == whole[moment].get(term), (moment, term)
+    assert learner_memory(EIGHT, replace(small, longest_row=512)) == learner_memory(EIGHT, small)
+
+
+def test_shorter_replies_are_advised_where_smaller_micro_batches_are_of_no_use() -> None:
+    small = replace(THREE, offload_optimizer=True, tokens_per_micro_batch=1024)
+    with pytest.raises(ConfigError) as said:
+        check_device("layout.learners.0", EIGHT, replace(small, longest_row=65536), 80 * GB)
+    assert "a reply and its prompt of 65536 tokens" in str(said.value)
+    assert "; replies with prompts of 32768 tokens (max_new_tokens" in str(said.value)
+    unchecked = replace(small, longest_row=16384, activation_checkpointing=False)
+    with pytest.raises(ConfigError, match=r"; learner.activation_checkpointing=true needs"):
+        check_device("layout.learners.0", EIGHT, unchecked, 80 * GB)
+
+
 def test_lora_is_the_last_resort_and_nothing_helps_a_small_device() -> None:
     with pytest.raises(ConfigError, match="use a smaller model"):
         check_device("layout.learners.0", EIGHT, THREE, 4 * GB)

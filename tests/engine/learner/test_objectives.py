@@ -384,11 +384,26 @@ def test_kl_estimates_and_gradients_equal_a_slow_loop(
     for function, value, slope in (
         (o.k1, lambda x: x, lambda x: 1.0),
         (o.k2, lambda x: x * x / 2, lambda x: x),
-        (o.k3, lambda x: math.exp(-x) - 1 + x, lambda x: 1 - math.exp(-x)),
+        (
+            o.k3,
+            lambda x: min(10, math.exp(-x) - 1 + x),
+            lambda x: 1 - math.exp(-x) if math.exp(-x) - 1 + x <= 10 else 0,
+        ),
     ):
         close(function(f64(theta), f64(ref)), [value(x) for x in gaps])
         got = slopes(partial(function, reference_T=f64(ref)), theta)
         assert got == pytest.approx([slope(x) for x in gaps], abs=1e-9)
+
+
+def test_one_stale_token_is_not_all_of_the_kl() -> None:
+    """The reference gives it .15, the policy 1e-6: without a bound its k3 is 150,000."""
+    theta = f64([math.log(1e-6), math.log(0.15 / 13), math.nan], grad=True)
+    ref = f64([math.log(0.15), math.log(0.15), -1.0])
+    values = o.k3(theta, ref)
+    close(values[:2], [10, 12 - math.log(13)])
+    (slope,) = torch.autograd.grad(values[:2].sum(), theta)
+    close(slope[:2], [0, -12])
+    assert values[2].isnan(), "a broken learner is seen"
 
 
 def test_each_kl_estimate_has_the_gradient_that_its_docstring_claims() -> None:

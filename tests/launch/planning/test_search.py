@@ -127,7 +127,9 @@ def test_each_node_holds_its_own_learners() -> None:
     loading = 8 * (4 * case.model.shape.params + 4 * GB)
 
     def found(*ranks: int, host: float = 500) -> Found:
-        groups = tuple(Group(policies=(p,), ranks=n) for p, n in zip("abc", ranks, strict=False))
+        groups = tuple(
+            Group(policies=(p,), ranks=n) for p, n in zip(case.policies, ranks, strict=False)
+        )
         training = replace(some.training, checkpointing=True, offload=False)
         found, asked = Found(), case_of(nodes=4, host=host)
         _look_at(asked, replace(some, groups=groups, training=training), found)
