@@ -414,6 +414,22 @@ def test_the_first_rank_of_a_node_sweeps_it_before_any_other_begins(
         orphan.wait()
 
 
+def test_an_nccl_time_out_of_an_attempt_is_not_seen_by_the_next(
+    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch writes its alarm past all prefixes, and the file is the same for all attempts."""
+    monkeypatch.setenv(attempt.STORE_FILE, str(tmp_path / "store"))
+    monkeypatch.setattr(attempt, "check", lambda *_, **__: None)
+    stop, own = threading.Event(), member(0, "agent")
+    for _ in range(2):
+        shared = attempt.open_store(0, 1)
+        attempt.begin(config, RunDir(tmp_path), shared, own, 1, stop, resume=False)
+        other = attempt.open_store(1, 1)
+        assert not other.check(["exception_dump"])
+        other.set("exception_dump", "0")
+        assert shared.check(["exception_dump"])
+
+
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_rank_ends_as_rank_0_does(failed: bool) -> None:
     """An agent whose ranks all end well would not be there for the next attempt."""
