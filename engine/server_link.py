@@ -54,7 +54,7 @@ class ServerLink:
         self._stores: tuple[dist.TCPStore, ...] = ()
         self._unanswered: Call | None = None
         self._begun: Future[dist.Work] | None = None
-        """The last broadcast; done when it is on its way."""
+        """The broadcast that has not ended; done when it is on its way."""
         self._lock = threading.Lock()
         """No broadcast begins in a group that is being left."""
 
@@ -137,10 +137,11 @@ class ServerLink:
                 if time.monotonic() > deadline:
                     raise TimeoutError
             # A gloo broadcast ends here only after the server has joined it, so that the next can
-            # be announced. NCCL may be done with a small one before.
+            # be announced. NCCL may be done with a small one before: its server has to answer.
             if not self._is_sent(begun):
                 self.settle()
             begun.result(max(0.0, deadline - time.monotonic())).wait()
+            self._begun = None  # it holds the bucket's memory
         except TimeoutError:
             raise WeightSyncError(f"{self.url}: broadcast: {timeout_s:g} s late") from None
         except RuntimeError as error:
