@@ -170,14 +170,19 @@ def gpu_of(layout: LayoutConfig, rank: int, local_rank: int) -> int:
     return layout.gpu_of.get(rank, local_rank)
 
 
-def shared_gpus(layout: LayoutConfig) -> dict[int, tuple[int, ...]]:
-    """{GPU: ranks} of the GPUs that several learners or servers share, in the order of ranks."""
-    ranks = sorted(
+def gpu_ranks(layout: LayoutConfig) -> list[int]:
+    """The ranks that use a GPU, where there are any: of learners, and of servers with their
+    tensor-parallel neighbours."""
+    return sorted(
         {rank for group in layout.learners for rank in group.ranks}
         | {rank for host in layout.servers for rank in range(host.rank, host.rank + host.tp)}
     )
+
+
+def shared_gpus(layout: LayoutConfig) -> dict[int, tuple[int, ...]]:
+    """{GPU: ranks} of the GPUs that several learners or servers share, in the order of ranks."""
     found: dict[int, tuple[int, ...]] = {}
-    for rank in ranks if layout.gpu_of else ():
+    for rank in gpu_ranks(layout) if layout.gpu_of else ():
         gpu = gpu_of(layout, rank, rank)
         found[gpu] = (*found.get(gpu, ()), rank)
     return {gpu: sharing for gpu, sharing in found.items() if len(sharing) > 1}

@@ -10,12 +10,14 @@ import fcntl
 import hashlib
 import ipaddress
 import os
+import re
 import socket
 import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -25,6 +27,9 @@ ADDRESS = "STREAMZERO_NODE_ADDRESS"
 """Environment: the IPv4 address under which other nodes reach this one."""
 RUNTIME_DIR = "STREAMZERO_RUNTIME_DIR"
 """Environment: a folder of this machine and user alone; default: below the temporary folder."""
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""Environment: the GPUs that CUDA lets a process see, in the order of their indices there."""
+_GPU = re.compile(r"\d+$|GPU-|MIG-")
 _SIOCGIFADDR = 0x8915
 
 
@@ -95,6 +100,16 @@ def interface_of(address: str) -> str | None:
                 if socket.inet_ntoa(answer[20:24]) == wanted:
                     return name
     return None
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """What CUDA calls the GPUs of this machine that this process may use: numbers or UUIDs. Asks
+    neither CUDA nor torch."""
+    named = environ.get(VISIBLE_GPUS)
+    if named is None:
+        return tuple(str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
+    # CUDA, too, sees nothing from the first one on that it can't read.
+    return tuple(takewhile(_GPU.match, (name.strip() for name in named.split(","))))
 
 
 @cache

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -53,6 +53,10 @@ class ServerLink:
         self.group_name = ""
         self._stores: tuple[dist.TCPStore, ...] = ()
         self._unanswered: Call | None = None
+        self._begun: Future[dist.Work] | None = None
+        """The broadcast that has not ended; done when it is on its way."""
+        self._lock = threading.Lock()
+        """No broadcast begins in a group that is being left."""
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         """POST to this server; raises WeightSyncError, also where it answers without success."""
@@ -117,26 +121,41 @@ class ServerLink:
         }
         path = "/update_weights_from_distributed"
         call = Call(self.url, path, body, timeout_s=timeout_s, key=self.key)
+        deadline = time.monotonic() + timeout_s
         try:
             if self.backend == "gloo":
                 time.sleep(_HEAD_START_S)
-            work = broadcast(group, bucket.data, timeout_s)
+            with self._lock:
+                if self.group is not group:
+                    raise WeightSyncError(f"{self.url}: given up")
+                # A thread of its own: NCCL's first broadcast returns only when the server has come.
+                begun = self._begun = in_thread(partial(broadcast, group, bucket.data, timeout_s))
             self.settle()  # of the bucket before
             self._unanswered = call
             # Who refuses does not join, and our broadcast would never end.
-            deadline = time.monotonic() + timeout_s
-            while not work.is_completed() and not call.is_answered(_LOOK_S):
+            while not self._is_sent(begun) and not call.is_answered(_LOOK_S):
                 if time.monotonic() > deadline:
-                    raise WeightSyncError(f"{self.url}: broadcast: {timeout_s:g} s late")
+                    raise TimeoutError
             # A gloo broadcast ends here only after the server has joined it, so that the next can
-            # be announced. NCCL may be done with a small one before.
-            if self.backend != "gloo" or not work.is_completed():
+            # be announced. NCCL may be done with a small one before: its server has to answer.
+            if not self._is_sent(begun):
                 self.settle()
-            work.wait()
+            begun.result(max(0.0, deadline - time.monotonic())).wait()
+            self._begun = None  # it holds the bucket's memory
+        except TimeoutError:
+            raise WeightSyncError(f"{self.url}: broadcast: {timeout_s:g} s late") from None
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise WeightSyncError(f"{self.url}: broadcast: {reason}") from error
         return bucket.data.numel()
+
+    def _is_sent(self, begun: Future[dist.Work]) -> bool:
+        """Raises RuntimeError where it failed. With NCCL only the server's answer tells: asking
+        CUDA may hang while another thread waits for the GPU, which waits for this broadcast."""
+        if not begun.done():
+            return False
+        work = begun.result()
+        return self.backend == "gloo" and work.is_completed()
 
     def settle(self) -> None:
         """Wait until the server has loaded all that was sent. Raises WeightSyncError."""
@@ -146,24 +165,27 @@ class ServerLink:
 
     def close(self) -> None:
         """Leave the group on this side, and tell the server if it listens."""
-        group = self._drop()
-        if group is not None:
-            self._leave(group, self.group_name)
+        leave = self._drop()
+        if leave is not None:
+            leave()
 
     def abandon(self) -> None:
         """Like `close`, without waiting for anything: a broken group may hang until its time-out,
         and its server too."""
-        group = self._drop()
-        if group is not None:
-            leave = threading.Thread(target=self._leave, args=(group, self.group_name))
-            leave.daemon = True
-            leave.start()
+        leave = self._drop()
+        if leave is not None:
+            in_thread(leave)
 
-    def _drop(self) -> dist.ProcessGroup | None:
-        group, self.group, self._stores, self._unanswered = self.group, None, (), None
-        return group
+    def _drop(self) -> Callable[[], None] | None:
+        """From now on there is no group; how it is left, if there was one."""
+        with self._lock:
+            group, begun, name = self.group, self._begun, self.group_name
+            self.group, self._begun, self._stores, self._unanswered = None, None, (), None
+        return None if group is None else partial(self._leave, group, begun, name)
 
-    def _leave(self, group: dist.ProcessGroup, name: str) -> None:
+    def _leave(self, group: dist.ProcessGroup, begun: Future[dist.Work] | None, name: str) -> None:
+        if begun is not None:
+            wait([begun])  # what has not begun can't be ended, and is nowhere on the GPU yet
         leave_group(group)
         with contextlib.suppress(WeightSyncError):
             body = {"group_name": name}

@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.errors import ConfigError, EngineError, FatalError
+from engine.nodes import visible_gpus
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 MAX_RESTARTS = 3
@@ -54,8 +55,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         args.overrides.insert(0, str(args.config))
         args.config = None
     if args.config is None:
-        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        args.config = CONFIGS / ("mm_zero_8gpu.yaml" if gpus >= 8 else "quickstart.yaml")
+        has_eight = len(visible_gpus()) >= 8
+        args.config = CONFIGS / ("mm_zero_8gpu.yaml" if has_eight else "quickstart.yaml")
     return args
 
 

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 STORE_TIMEOUT = timedelta(seconds=600)
 STORE_FILE = "STREAMZERO_STORE_FILE"
 """Environment, set by the front door: the store of a run on one node."""
+_NCCL_ALARM = "exception_dump"
+"""Key under which torch tells the ranks that a collective of NCCL has failed. It stands beside all
+attempts' words, and ranks that see it end themselves."""
 _ENDED_WELL, _FAILED = "0", "1"
 """What "done" says."""
 _GOODBYE_S = 8.0
@@ -70,6 +73,7 @@ def begin(
     """Rank 0: call the roll, check, and welcome; the attempt's part of the store. Raises
     ConfigError for what does not fit, FatalError for what no restart mends."""
     members = rollcall.gather(shared, own, world, stop, STORE_TIMEOUT.total_seconds())
+    shared.delete_key(_NCCL_ALARM)  # of an attempt before, whose ranks have all ended by now
     check(config, run, members, resume=resume)
     return PrefixStore(f"attempt/{rollcall.welcome(shared, members)}", shared)
 

@@ -3,22 +3,33 @@
 import importlib.util
 import json
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import yaml
 
+from engine.config import LayoutConfig
 from engine.errors import ConfigError
-from engine.layout import Follower, check_layout, job_of, shared_gpus
+from engine.layout import (
+    Follower,
+    check_layout,
+    gpu_of,
+    gpu_ranks,
+    job_of,
+    shared_gpus,
+    world_size,
+)
 from engine.learner.base_model import check_base_model, check_lora, read_json
 from engine.learner.costs import ModelShape, model_shape
 from engine.learner.memory import GB, MemoryEstimate, learner_memory
 from engine.learner.memory_check import check_device, check_host, compute_bytes, setup_of
 from engine.monitor.sinks import check_sinks
-from engine.nodes import LOOPBACK, Node
+from engine.nodes import LOOPBACK, VISIBLE_GPUS, Node, visible_gpus
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
@@ -42,10 +53,11 @@ def check_before_start(
     config: RootConfig, *, resume: bool, world: int | None = None, node: Node | None = None
 ) -> None:
     """Raise ConfigError for what would fail later: libraries, model, layout, memory, folder,
-    ports. `node`: of the rank that asks; None: there is one node. Hosts of servers on other nodes
-    look for themselves."""
+    ports. `node`: of the rank that asks; None: there is one node. Ranks on other nodes look for
+    themselves."""
     num_nodes = 1 if node is None else node.count
     check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=num_nodes)
+    check_gpus(config.layout, node)
     check_sharing(config)
     check_lengths(config)
     for name, recipe in recipes_of(config).items():
@@ -66,6 +78,30 @@ def check_before_start(
         for offset in range(len(host.policies) if host.port else 0):
             address = LOOPBACK if node is None else node.address
             _check_port(address, host.port + offset, f"layout.servers.{i}.port")
+
+
+def check_gpus(layout: LayoutConfig, node: Node | None = None) -> None:
+    """Refuse device=cuda without torch's CUDA build, or with fewer GPUs on this node than its
+    ranks use. `node`: this one; None: there is one."""
+    if layout.device != "cuda":
+        return
+    torch = metadata.version("torch")  # importing it would take seconds
+    if torch.endswith("+cpu"):
+        raise ConfigError(
+            f"layout.device: cuda, but the torch of {sys.executable} is a CPU build ({torch}); use "
+            "the python of .venv-gpu (make venv-gpu makes it)"
+        )
+    local_ranks = world_size(layout) if node is None else node.local_ranks
+    first = 0 if node is None else node.rank * local_ranks
+    own = [rank for rank in gpu_ranks(layout) if first <= rank < first + local_ranks]
+    needed = max((gpu_of(layout, rank, rank - first) + 1 for rank in own), default=0)
+    found = len(visible_gpus())
+    if found < needed:
+        raise ConfigError(
+            f"layout: it needs {needed} GPU{'s' * (needed > 1)} on this node, and {found} "
+            f"{'is' if found == 1 else 'are'} visible (by {VISIBLE_GPUS}, or else /dev/nvidia*); "
+            "make more visible, or take a layout for what is there (launch/plan.py --gpus)"
+        )
 
 
 def check_lengths(config: RootConfig) -> None:

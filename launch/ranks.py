@@ -33,7 +33,7 @@ from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig, digest
 from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, gpu_of, job_of, router_host
-from engine.nodes import ADDRESS, interface_of, this_node
+from engine.nodes import ADDRESS, Node, interface_of, this_node
 from engine.rundir import RunDir, RunLock, key_digest, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
@@ -43,7 +43,7 @@ from launch import attempt, rollcall
 from launch.branch_host import branch_beside
 from launch.config import RootConfig, followers, policies_of
 from launch.planning.longest import longest_row_of
-from launch.preflight import write_config
+from launch.preflight import check_gpus, write_config
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     rank, world, node = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), this_node()
     run = RunDir(config.run.root / config.run.name)
     check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=node.count)
-    if (interface := interface_of(node.address)) is not None:
-        # By itself gloo listens at whatever address the host's name has.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    _choose_interface(node)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -79,6 +77,8 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
             attempt.say_goodbye(store, world)
     else:
         store = attempt.join(run, shared, own, rank, stop)
+        if node.rank != 0:
+            _check_gpus_here(config, node)
         _log_to(run.logs / f"rank{rank}.log")
         with branch_beside(config, run, store, rank, stop):
             status = _run_job(
@@ -88,6 +88,23 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     if status == 0 and int(os.environ["LOCAL_RANK"]) == 0:
         run.forget_here()
     return status
+
+
+def _choose_interface(node: Node) -> None:
+    """Where gloo and NCCL listen, also those of servers started here, unless it was said."""
+    if (interface := interface_of(node.address)) is not None:
+        # By itself gloo listens at whatever address the host's name has.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        if node.count == 1:  # NCCL takes loopback only where it is named; "=": that very name
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+
+
+def _check_gpus_here(config: RootConfig, node: Node) -> None:
+    """What rank 0 has checked for its own node only."""
+    try:
+        check_gpus(config.layout, node)
+    except ConfigError as misfit:
+        raise EngineError(f"node {node.rank}: {misfit}") from misfit
 
 
 def _heard_by_engine(config: RootConfig) -> tuple[str, ...]:

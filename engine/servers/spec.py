@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Literal
 
 from engine.config import ServerHostConfig
 from engine.errors import ConfigError
-from engine.nodes import LOOPBACK
+from engine.nodes import LOOPBACK, VISIBLE_GPUS, visible_gpus
 from engine.servers.router import router_command
 
 OLDEST_SGLANG = (0, 5, 21)
@@ -62,7 +62,7 @@ class ServerSpec:
     """SGLang: a request with a lower `priority` than 0 waits for the others. The embedded server
     always heeds it."""
     gpus: tuple[int, ...] = ()
-    """Local indices of the GPUs that it may see; empty: all."""
+    """Indices of the GPUs that it may see, among those that this process sees; empty: all."""
     extra_args: tuple[str, ...] = ()
     python: str = sys.executable
     """SGLang may live in an environment of its own."""
@@ -208,14 +208,15 @@ _COMMANDS = {
 
 
 def environment(spec: ServerSpec) -> dict[str, str]:
-    """What is added to the environment of the server of `spec`."""
+    """What is added to the environment of the server of `spec`. Raises ConfigError for GPUs that
+    this process itself does not see."""
     # A server started below torchrun must not take the agent's key-value store for its own:
     # its process groups with the learner would look under other keys.
     added = {"TORCHELASTIC_USE_AGENT_STORE": "False", "HF_HUB_OFFLINE": "1"}
     if spec.device == "cpu":
         added["OMP_NUM_THREADS"] = "1"
     if spec.gpus:
-        added["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
+        added[VISIBLE_GPUS] = ",".join(_gpu_names(spec.gpus))
     if spec.kind == "sglang":
         # Image embeddings would outlive weight updates; a health check would generate a token,
         # and fail during a pause.
@@ -224,6 +225,19 @@ def environment(spec: ServerSpec) -> dict[str, str]:
         if spec.device == "cpu":
             added |= {"SGLANG_USE_CPU_ENGINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return added
+
+
+def _gpu_names(gpus: Sequence[int]) -> list[str]:
+    """What CUDA calls them: a server sees a part of what this process sees."""
+    if VISIBLE_GPUS not in os.environ:
+        return [str(gpu) for gpu in gpus]
+    visible = visible_gpus()
+    if max(gpus) >= len(visible):
+        raise ConfigError(
+            f"{VISIBLE_GPUS}: it names {len(visible)} GPUs, and a server is to have number "
+            f"{max(gpus)} of them, counted from 0; name more, or change the layout"
+        )
+    return [visible[gpu] for gpu in gpus]
 
 
 def check_server_host(host: ServerHostConfig, device: str, where: str) -> None:

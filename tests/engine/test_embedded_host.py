@@ -62,6 +62,25 @@ def test_the_embedded_server_serves_all_policies_from_one_process() -> None:
     assert environment(spec_of())["OMP_NUM_THREADS"] == "1"
 
 
+@pytest.mark.parametrize(
+    "visible, gpus",
+    [(None, "2,3"), ("4,5,6,7", "6,7"), ("GPU-a,GPU-b,MIG-c,GPU-d", "MIG-c,GPU-d")],
+)
+def test_a_server_sees_a_part_of_the_gpus_that_its_host_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert environment(spec_of(device="cuda", gpus=(2, 3)))["CUDA_VISIBLE_DEVICES"] == gpus
+
+
+def test_a_server_never_takes_a_gpu_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES: it names 2 GPUs, .* number 2"):
+        environment(spec_of(device="cuda", gpus=(2,)))
+
+
 def test_a_server_that_starts_paused_answers_nobody_before_it_is_told_to() -> None:
     """By itself: who pauses it only once it answers comes too late."""
     port = free_port()

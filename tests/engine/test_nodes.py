@@ -18,6 +18,7 @@ from engine.nodes import (
     make_runtime_dir,
     runtime_dir,
     this_node,
+    visible_gpus,
 )
 
 TWO = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "::1"}
@@ -61,6 +62,20 @@ def test_the_interface_of_loopback_is_found() -> None:
     flags = int(Path(f"/sys/class/net/{name}/flags").read_text(), 16)
     assert flags & _IFF_LOOPBACK
     assert interface_of("203.0.113.9") is None
+
+
+@pytest.mark.parametrize(
+    "named, gpus",
+    [
+        ("4, 5,6", ("4", "5", "6")),
+        ("GPU-8a2b,MIG-1f/3/0", ("GPU-8a2b", "MIG-1f/3/0")),
+        ("", ()),
+        ("NoDevFiles", ()),
+        ("0,-1,2", ("0",)),
+    ],
+)
+def test_gpus_are_called_as_cuda_is_told(named: str, gpus: tuple[str, ...]) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": named}) == gpus
 
 
 def test_the_machine_is_the_same_for_all_its_processes() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import socket
 import sys
 import threading
@@ -17,12 +18,14 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import server_link
 from engine.buckets import Intake, Memory, Received, buckets, checksums, receive_bucket
 from engine.children import last_lines, spawn
 from engine.errors import WeightSyncError
 from engine.server_calls import server_checksums
 from engine.server_link import ServerLink
 from engine.servers.embedded.model import adopt_parameters, load_parameters
+from engine.weight_groups import leave_group, make_group
 from engine.weights import publish
 from tests.engine.server_process import (
     free_port,
@@ -422,6 +425,135 @@ def test_a_server_killed_in_the_middle_of_a_broadcast_costs_nobody_else(
     assert [fakes[0].received[f"t{i}"][0].item() for i in range(6)] == list(range(6))
     assert fakes[0].paths()[-1] == "/continue_generation"
     links[1].close()
+
+
+class NcclGroup(dist.ProcessGroup):
+    """Stands in for a group of NCCL, which no CPU can make, in torch's own list of groups. Like
+    NCCL's, a broadcast of it ends when the server has joined or the group is aborted."""
+
+    group_name = "a stand-in"
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+        self.is_aborted = threading.Event()
+        world = dist.distributed_c10d._world
+        world.pg_map[self] = ("nccl", None)
+        world.pg_names[self] = self.group_name
+        world.pg_group_ranks[self] = {0: 0, 1: 1}
+        world.pg_backend_config[self] = "cuda:nccl"
+        world.pg_to_tag[self] = "user:"
+        dist.distributed_c10d._register_process_group(self.group_name, self)
+
+    def abort(self) -> None:
+        self.is_aborted.set()
+
+    def shutdown(self) -> None:
+        raise AssertionError("it would wait for the GPU")
+
+
+class NcclWork:
+    """On the GPU, for ever."""
+
+    def is_completed(self) -> bool:
+        raise AssertionError("asking CUDA may hang")
+
+
+def test_a_group_of_nccl_is_aborted_never_waited_for() -> None:
+    group = NcclGroup()
+    leave_group(group)
+    assert group.is_aborted.is_set()
+    assert group not in dist.distributed_c10d._world.pg_map
+    leave_group(group)  # forgotten by now: not a word
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_torch_does_not_watch_a_group_of_nccl_and_others_as_ever(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """Its watchdog ends the process when a broadcast to one server fails."""
+    name = "TORCH_NCCL_BLOCKING_WAIT"
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    seen = []
+
+    def make(*_: object, **__: object) -> tuple[object, None]:
+        seen.append(os.environ.get(name))
+        if len(seen) == 3:
+            raise RuntimeError("no GPU")
+        return object(), None
+
+    monkeypatch.setattr("torch.distributed.distributed_c10d._new_process_group_helper", make)
+    for backend in ("nccl", "gloo"):
+        make_group(dist.HashStore(), 0, 2, backend, backend, timeout_s=1)
+    with pytest.raises(RuntimeError, match="no GPU"):
+        make_group(dist.HashStore(), 0, 2, "third", "nccl", timeout_s=1)
+    assert seen == ["1", given, "1"]
+    assert os.environ.get(name) == given
+
+
+def nccl_link(fake: FakeServer) -> tuple[ServerLink, NcclGroup]:
+    link, group = ServerLink(fake.url, backend="nccl"), NcclGroup()
+    link.group, link.group_name = group, group.group_name
+    return link, group
+
+
+def test_the_only_server_killed_in_mid_broadcast_has_its_nccl_group_aborted(
+    fakes: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the time-out: until then nobody could wait for the GPU."""
+    fakes.append(FakeServer(hole="/update_weights_from_distributed"))
+    link, group = nccl_link(fakes[0])
+
+    def begin(*_: object) -> NcclWork:
+        fakes[0].release.set()  # now that it is under way the connection ends without an answer
+        return NcclWork()
+
+    monkeypatch.setattr("engine.server_link.broadcast", begin)
+    report = publish(some_tensors(), [link], version=5, timeout_s=60)
+    assert report.failed == [fakes[0].url]
+    assert group.is_aborted.wait(20)
+
+
+def test_the_only_server_that_never_joins_nccl_s_first_broadcast_is_given_up(
+    fakes: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call itself does not return. When it does at last, what it began is aborted."""
+    fakes.append(FakeServer(hole="/update_weights_from_distributed"))
+    link, group = nccl_link(fakes[0])
+    joins = threading.Event()
+
+    def begin(*_: object) -> NcclWork:
+        assert joins.wait(30)
+        assert not group.is_aborted.is_set(), "there was nothing to abort yet"
+        return NcclWork()
+
+    monkeypatch.setattr("engine.server_link.broadcast", begin)
+    report = publish(some_tensors(), [link], version=5, timeout_s=0.5)
+    assert report.servers[fakes[0].url].error == f"{fakes[0].url}: broadcast: 0.5 s late"
+    assert link.group is None
+    joins.set()
+    assert group.is_aborted.wait(20)
+
+
+def test_no_broadcast_begins_on_a_link_that_was_given_up_meanwhile(
+    fakes: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would abort it."""
+    fakes.append(FakeServer())
+    link, group = nccl_link(fakes[0])
+    call = server_link.Call
+
+    def announce(*args: object, **rest: object) -> object:
+        link.abandon()
+        return call(*args, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("engine.server_link.Call", announce)
+    monkeypatch.setattr("engine.server_link.broadcast", pytest.fail)
+    (bucket,) = buckets(some_tensors()[:1], 1000)
+    with pytest.raises(WeightSyncError, match="given up"):
+        link.send(bucket, {}, timeout_s=20)
+    assert group.is_aborted.wait(20)
 
 
 def test_a_learner_that_breaks_off_gives_all_servers_up(fakes: list[FakeServer]) -> None:

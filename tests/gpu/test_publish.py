@@ -4,12 +4,16 @@ With a single GPU the same goes over gloo: NCCL refuses two ranks on one device.
 """
 
 import importlib.util
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine.buckets import Bucket
+from engine.errors import WeightSyncError
 from engine.learner.config import LearnerConfig
 from engine.learner.group import PROBE
 from engine.learner.trainer import PolicyTrainer
@@ -20,12 +24,20 @@ from engine.weights import publish
 from tests.contract.asking import learner_logprobs
 from tests.contract.conftest import Hosted
 from tests.contract.test_weight_updates import ONE, TEXT
-from tests.engine.server_process import KEY, free_port, generate, output_logprobs
+from tests.engine.server_process import (
+    KEY,
+    free_port,
+    generate,
+    in_background,
+    output_logprobs,
+    until,
+)
 
 pytestmark = pytest.mark.gpu
 
 TOLERANCE = 0.1
 """Nats; bfloat16 on both sides, with different kernels."""
+STALL_S = 10.0
 
 
 @pytest.fixture(params=["embedded", "sglang"])
@@ -72,3 +84,27 @@ def test_published_weights_are_the_learners(server: Hosted, bf16_dirs: tuple[Pat
         expected = learner_logprobs(trainer, item, answer["output_ids"]).float().cpu()
         assert (output_logprobs(answer) - expected).abs().max() < TOLERANCE
     link.close()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs two GPUs")
+def test_a_server_killed_in_mid_bucket_holds_the_learner_up_for_the_stall_bound_at_most(
+    server: Hosted, bf16_dirs: tuple[Path, Path]
+) -> None:
+    torch.cuda.set_device(0)
+    trainer = PolicyTrainer("tiny", bf16_dirs[1], LearnerConfig(), total_steps=1, device="cuda")
+    link = ServerLink(server.url, backend="nccl", key=KEY)
+    link.connect(timeout_s=60)
+    report = publish(trainer.named_weights(), [link], version=12, timeout_s=60)
+    assert not report.failed, report
+    data = torch.zeros(1 << 30, dtype=torch.uint8, device="cuda")  # more than NCCL's own buffers
+    bucket = Bucket(("large",), ("uint8",), ((data.numel(),),), data, is_last=False)
+    pid = server.events[-1].pid
+    os.killpg(pid, signal.SIGSTOP)  # so that it can't have received everything before it dies
+    sending = in_background(lambda: link.send(bucket, {"flush_cache": False}, timeout_s=60))
+    until(lambda: link._begun is not None and link._begun.done())
+    os.killpg(pid, signal.SIGKILL)
+    with pytest.raises(WeightSyncError, match=server.url):
+        sending.result(STALL_S)
+    link.abandon()
+    in_background(torch.cuda.synchronize).result(STALL_S)
+    assert all(score < 0 for score in trainer.score(PROBE))

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from engine.config import LayoutConfig
 from engine.errors import ConfigError
 from engine.monitor import sinks
 from engine.nodes import Node
@@ -22,6 +23,7 @@ from launch.preflight import (
     changes,
     check_before_start,
     check_evals,
+    check_gpus,
     check_memory,
     finished,
     free_name,
@@ -278,6 +280,49 @@ def test_a_prompt_needs_room_beside_the_longest_reply(tmp_path: Path) -> None:
         ConfigError, match=r"layout.servers.0.* reply of voter \(600 in vision_zero"
     ):
         check("vision_zero.yaml", "recipe.vote.max_new_tokens=600")
+
+
+def cuda(**changes: Any) -> LayoutConfig:
+    """Learners on ranks 0 and 1, servers on 2 and, with a neighbour, on 3."""
+    config = load_root(CONFIGS / "quickstart.yaml", [])
+    learner, host = config.layout.learners[0], config.layout.servers[0]
+    return config.layout.model_copy(
+        update={
+            "device": "cuda",
+            "learners": [learner.model_copy(update={"ranks": [0, 1]})],
+            "servers": [
+                host.model_copy(update={"rank": 2}),
+                host.model_copy(update={"rank": 3, "tp": 2}),
+            ],
+            **changes,
+        }
+    )
+
+
+def test_a_cpu_build_of_torch_is_refused_where_gpus_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.preflight.metadata.version", lambda _: "2.13.0+cpu")
+    wanted = [f"run.root={tmp_path}", "layout.device=cuda", "layout.backend=nccl"]
+    with pytest.raises(ConfigError, match=r"layout.device: .*CPU build \(2.13.0\+cpu\).*venv-gpu"):
+        check_before_start(load_root(CONFIGS / "quickstart.yaml", wanted), resume=False)
+    check_gpus(cuda(device="cpu"))
+
+
+def test_gpus_that_are_not_visible_are_missed_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("launch.preflight.metadata.version", lambda _: "2.13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    with pytest.raises(ConfigError, match="it needs 5 GPUs on this node, and 4 are visible"):
+        check_gpus(cuda())
+    check_gpus(cuda(gpu_of={3: 0, 4: 1}))
+    # Of several nodes only this one's ranks count, and each begins with its first GPU.
+    check_gpus(cuda(), node(0, local_ranks=3))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    with pytest.raises(ConfigError, match="it needs 2 GPUs on this node, and 1 is visible"):
+        check_gpus(cuda(), node(1, local_ranks=3))
+    check_gpus(cuda(), node(1, local_ranks=4))
 
 
 def test_only_the_ports_of_the_own_node_are_looked_at(tmp_path: Path) -> None:

@@ -166,6 +166,34 @@ def test_a_rank_has_the_gpu_of_its_place_unless_the_layout_names_one(
     assert ranks._gpus(config.model_copy(update={"layout": layout}), host) == (0,)
 
 
+@pytest.mark.parametrize("count, nccl", [(1, "=lo"), (2, None)])
+def test_on_one_node_gloo_and_nccl_stay_on_loopback(
+    monkeypatch: pytest.MonkeyPatch, count: int, nccl: str | None
+) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    node = Node(rank=0, count=count, local_ranks=1, address="127.0.0.1", machine="m")
+    ranks._choose_interface(node)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    assert os.environ.get("NCCL_SOCKET_IFNAME") == nccl
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth9")
+    ranks._choose_interface(node)
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "eth9"
+
+
+def test_another_node_says_which_gpus_it_lacks(
+    config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.preflight.metadata.version", lambda _: "2.13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    layout = config.layout.model_copy(update={"device": "cuda"})
+    wanted = config.model_copy(update={"layout": layout})
+    node = Node(rank=1, count=2, local_ranks=1, address="10.0.0.2", machine="m")
+    with pytest.raises(EngineError, match=r"node 1: layout: .* 1 GPU on this node, and 0 are"):
+        ranks._check_gpus_here(wanted, node)
+
+
 def test_others_are_told_the_address_that_the_layout_advertises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +440,22 @@ def test_the_first_rank_of_a_node_sweeps_it_before_any_other_begins(
     finally:
         orphan.kill()
         orphan.wait()
+
+
+def test_an_nccl_time_out_of_an_attempt_is_not_seen_by_the_next(
+    tmp_path: Path, config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch writes its alarm past all prefixes, and the file is the same for all attempts."""
+    monkeypatch.setenv(attempt.STORE_FILE, str(tmp_path / "store"))
+    monkeypatch.setattr(attempt, "check", lambda *_, **__: None)
+    stop, own = threading.Event(), member(0, "agent")
+    for _ in range(2):
+        shared = attempt.open_store(0, 1)
+        attempt.begin(config, RunDir(tmp_path), shared, own, 1, stop, resume=False)
+        other = attempt.open_store(1, 1)
+        assert not other.check(["exception_dump"])
+        other.set("exception_dump", "0")
+        assert shared.check(["exception_dump"])
 
 
 @pytest.mark.parametrize("failed", [False, True])
