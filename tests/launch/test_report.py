@@ -233,6 +233,9 @@ def test_the_funnel_names_each_stage_and_what_was_lost(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "funnel")
     run.create()
     buffer = Buffer.open(run.database)
+    buffer.begin_attempt()
+    for policy in ("proposer", "solver"):
+        buffer.reserve_version(policy, 0, 1)
     game = buffer.start_game("mm_zero")
     buffer.submit(make_group(game, extra={"usable": 1}))
     buffer.submit(make_group(game, extra={"usable": 2, "drop": "<too easy>"}))
