@@ -235,7 +235,7 @@ def test_plain_documents_are_not_overcharged(svg: str) -> None:
     count = steps(svg)
     calls, end = truth(svg)
     assert count >= calls.least
-    if end == "drawn":
+    if end == "drawn" and "<switch" not in svg:  # of its children one is drawn, and all are charged
         most = MOST_PER_CALL * (calls.built + calls.drawn) + MOST_AT_ALL
         assert count <= most, (calls, svg)
 
