@@ -139,22 +139,13 @@ class Watcher:
         """Some view took a snapshot since the last second."""
         self._is_closed = False
         loop = asyncio.get_running_loop()
-
-        def tell(text: str) -> None:
-            if self._is_closed:
-                log.warning("%s", text)
-            else:
-                self.on_event("warning", text)
-
-        def on_failure(text: str) -> None:  # called from the sinks' own thread
-            loop.call_soon_threadsafe(tell, text)
-
         self._sinks = open_sinks(
             config.monitor.sinks,
             run.path,
             config.run.name,
             config.model_dump(mode="json"),
-            on_failure,
+            # Called from the sinks' own thread.
+            lambda text: loop.call_soon_threadsafe(self._warn, text),
         )
 
     def __enter__(self) -> "Watcher":
@@ -174,6 +165,12 @@ class Watcher:
             self._sinks.close(SINKS_CLOSE_S)
             self._is_closed = True
             self._log.close()
+
+    def _warn(self, text: str) -> None:
+        if self._is_closed:
+            log.warning("%s", text)
+        else:
+            self.on_event("warning", text)
 
     # what the engine and the games tell
 

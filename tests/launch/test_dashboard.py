@@ -325,17 +325,25 @@ def test_a_port_that_is_taken_is_passed_over(tmp_path: Path) -> None:
             assert port < run.dashboard.port <= port + 20
 
 
+@asynccontextmanager
+async def slow_reader(first: bytes) -> AsyncIterator[EventStream]:
+    """Events to a client that has begun to read the first, and then reads no more."""
+    stream = EventStream(lambda: first)
+    app = web.Application()
+    app.router.add_get("/events", stream.handle)
+    async with TestServer(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(first[:3])
+        yield stream
+        writer.transport.abort()
+
+
 def test_a_reader_that_does_not_read_is_let_go() -> None:
     """With a full socket it would have the engine keep its events for ever."""
 
     async def scene() -> None:
-        stream = EventStream(lambda: b"x" * 1000)
-        app = web.Application()
-        app.router.add_get("/events", stream.handle)
-        async with TestServer(app) as server:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
-            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await reader.readuntil(b"xxx")
+        async with slow_reader(b"x" * 1000) as stream:
             assert stream.num_clients == 1
             for _ in range(1000):
                 stream.send(b"y" * (1 << 20))
@@ -343,7 +351,6 @@ def test_a_reader_that_does_not_read_is_let_go() -> None:
                 if not stream.num_clients:
                     break
             assert stream.num_clients == 0
-            writer.transport.abort()
 
     asyncio.run(asyncio.wait_for(scene(), 30))
 
@@ -351,16 +358,8 @@ def test_a_reader_that_does_not_read_is_let_go() -> None:
 def test_who_reads_slowly_gets_its_first_event_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = b"x" * (16 << 20)
-
     async def scene() -> None:
-        stream = EventStream(lambda: first)
-        app = web.Application()
-        app.router.add_get("/events", stream.handle)
-        async with TestServer(app) as server:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
-            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await reader.readuntil(b"xxx")
+        async with slow_reader(b"x" * (16 << 20)) as stream:
             (client,) = stream._clients
             for _ in range(5):
                 stream.send(b"y" * 1000)
@@ -370,7 +369,6 @@ def test_who_reads_slowly_gets_its_first_event_all_the_same(
             monkeypatch.setattr(client, "until_s", 0.0)
             stream.send(b"y" * 1000)
             assert stream.num_clients == 0, "but not for ever"
-            writer.transport.abort()
 
     asyncio.run(asyncio.wait_for(scene(), 30))
 
