@@ -67,7 +67,7 @@ class Sinks:
     def __init__(
         self,
         openers: Mapping[str, Callable[[], Sink]],
-        on_failure: Callable[[str], None],
+        on_failure: Callable[[str], object],
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`openers` make the sinks, by name; they are called in the thread, for they may wait for a
@@ -149,7 +149,7 @@ def open_sinks(
     folder: Path,
     name: str,
     config: Mapping[str, Any],
-    on_failure: Callable[[str], None],
+    on_failure: Callable[[str], object],
 ) -> Sinks:
     """The sinks of the run `name` in `folder`; `config` is shown with it. No sink: a `Sinks` that
     does nothing. `on_failure` is called from a thread (`Sinks`).
