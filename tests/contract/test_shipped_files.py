@@ -32,7 +32,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one_named() -> None:
 def test_readme_commands_are_those_of_the_makefile() -> None:
     readme = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z][a-z-]*)", readme))
+    named = set(re.findall(r"(?:`|^|&& )make ([a-z][a-z-]*)", readme, re.MULTILINE))
     assert {"selfplay", "test"} <= named
     assert named <= targets
 
