@@ -205,7 +205,8 @@ def _run_learner(
     is_engine_gone: Callable[[], bool],
 ) -> int:
     # Imported here: it takes seconds, in which a host of servers has started them.
-    from engine.learner.worker import LearnerSpec, run_learner
+    from engine.learner.spec import LearnerSpec
+    from engine.learner.worker import run_learner
 
     urls = _server_urls(config, store, stop)
     longest_row = 0

@@ -11,7 +11,7 @@ from functools import partial
 
 from engine.errors import FatalError, WeightSyncError
 from engine.learner import proof
-from engine.learner.group import LearnerSpec
+from engine.learner.spec import LearnerSpec
 from engine.server_link import ServerLink, in_thread
 from engine.weight_names import Sent
 
@@ -21,7 +21,7 @@ Layout = Mapping[str, Sent]
 
 
 class Connections:
-    """What a publisher asks for links. Used by one thread."""
+    """What a sender asks for links. Used by one thread."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         self._spec = spec

@@ -1,11 +1,14 @@
 """What one rank of a learner group does: its trainers, and the commands of rank 0.
 
 Every rank executes the commands in rank 0's order on its one thread, so no two collectives ever
-interleave. They travel over a gloo group of their own, pictures as raw frames.
+interleave.
 
     prepare POLICY BATCH   begin to turn groups into tensors, in a thread of each rank
     step POLICY            train on the oldest batch that was prepared
     gather POLICY          take part in gathering all its weights, one tensor at a time
+    connect SERVERS        make links to those of which this rank is the sender
+    send POLICY SERVERS    gather its weights, and send them to those servers
+    leave SERVER           its link, and all that is known of it
     score POLICY           log-probs of the probe
     save POLICY            begin a checkpoint; a thread of each rank writes it
     stop                   leave
@@ -16,72 +19,33 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from engine.config import WeightsConfig
-from engine.errors import TransportError
-from engine.layout import Follower
+from engine.buckets import NamedTensors
+from engine.errors import FatalError, TransportError
 from engine.learner import checkpoint, sharding
 from engine.learner.checkpoint_writer import CheckpointWriter
-from engine.learner.config import LearnerConfig
+from engine.learner.control import Control
 from engine.learner.costs import model_shape
 from engine.learner.memory_check import check_device, setup_of
 from engine.learner.preparation import Prepared
+from engine.learner.sender import Sender
+from engine.learner.spec import LearnerSpec
 from engine.learner.trainer import PolicyTrainer, StepReport, load_reference
-from engine.nodes import LOOPBACK
 from engine.transport import Images, Message
 from engine.types import Group
-from engine.wire import decode_group, from_frames, to_frames
+from engine.weights import ServerResult
+from engine.wire import decode_group
 
 log = logging.getLogger(__name__)
 
 PROBE = tuple(range(3, 27))
 """Token ids whose log-probs servers and learners are compared by; every vocabulary has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerSpec:
-    """What one rank of a learner group needs to know."""
-
-    policies: tuple[str, ...]
-    rank: int
-    """Within the group."""
-    world: int
-    base: Path
-    device: Literal["cpu", "cuda"]
-    backend: Literal["gloo", "nccl"]
-    seed: int
-    steps: int
-    checkpoint_every: int
-    keep_checkpoints: int
-    checkpoints: dict[str, Path]
-    stop_s: float
-    """What a stop may take (`RunConfig.stop_s`)."""
-    shard: int | None = None
-    """Ranks over which one copy of the weights is sharded; None: all."""
-    longest_row: int = 0
-    """Tokens of the longest reply with its prompt (`memory.Setup`)."""
-    bad_batches: Path
-    """Folder for batches that could not be trained on."""
-    learner: LearnerConfig
-    weights: WeightsConfig
-    address: str
-    servers: dict[str, tuple[str, ...]]
-    """By policy, and by follower."""
-    tensor_parallel: dict[str, int]
-    """{server url: its tensor-parallel size}."""
-    followers: Mapping[str, Follower] = field(default_factory=dict)
-    """Of this group's policies."""
-    key: str | None = None
-    """What servers, and the engine beyond this node, ask for (`RunDir.key`)."""
-    node_address: str = LOOPBACK
-    """Where servers reach this rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +80,19 @@ class LearnerGroup:
         self.spec = spec
         if spec.device == "cuda":
             _check_device(spec)
-        self._control: dist.ProcessGroup | None = None
-        if spec.world > 1 or spec.device == "cuda":
-            prefix = dist.PrefixStore(f"learners/{spec.policies[0]}", store)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo",
-                store=prefix,
-                rank=spec.rank,
-                world_size=spec.world,
-            )
-            # The other ranks wait in it for the next command, however long that takes.
-            self._control = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+        self.control = Control(
+            f"learners/{spec.policies[0]}",
+            store,
+            rank=spec.rank,
+            world=spec.world,
+            backend=spec.backend,
+            is_needed=spec.device == "cuda",
+        )
+        self.sender = Sender(spec)
+        self.addresses = [
+            str(reply["at"]) for reply in self.control.gather({"at": spec.node_address})
+        ]
+        """By rank, of its node."""
         self.checkpoints = CheckpointWriter()
         self.requests: dict[str, int] = {}
         """The last request of each policy that the restored weights contain."""
@@ -141,6 +107,8 @@ class LearnerGroup:
             else None
         )
         self.trainers = {policy: self._load(policy) for policy in spec.policies}
+        self.layouts = {name: trainer.layout() for name, trainer in self.trainers.items()}
+        """By policy, what its published tensors are, in their order."""
 
     def _load(self, policy: str) -> PolicyTrainer:
         """The trainer of `policy`, from its newest valid checkpoint or from the base."""
@@ -170,38 +138,39 @@ class LearnerGroup:
             for warning in warnings:
                 log.warning("%s", warning)
             name = path.name if path else ""
-        said, _ = self.broadcast({"kind": "load", "policy": policy, "name": name}, {})
+        said, _ = self.control.broadcast({"kind": "load", "policy": policy, "name": name}, {})
         return self.spec.checkpoints[policy] / said["name"] if said["name"] else None
 
-    def broadcast(self, command: Message, images: Images) -> tuple[Message, Images]:
-        """Rank 0's command and its pictures, on every rank of the group."""
-        if self._control is None:
-            return command, images
-        frames = to_frames(command, images) if self.spec.rank == 0 else []
-        count = torch.tensor([len(frames)])
-        dist.broadcast(count, 0, group=self._control)
-        lengths = torch.tensor([len(f) for f in frames] or [0] * int(count))
-        dist.broadcast(lengths, 0, group=self._control)
-        payload = torch.empty(int(lengths.sum()), dtype=torch.uint8)
-        if self.spec.rank == 0:
-            payload = torch.frombuffer(bytearray(b"".join(frames)), dtype=torch.uint8)
-        dist.broadcast(payload, 0, group=self._control)
-        if self.spec.rank == 0:
-            return command, images
-        return from_frames([part.numpy().tobytes() for part in payload.split(lengths.tolist())])
+    def weights(self, policy: str, *, changed_only: bool = False) -> NamedTensors:
+        """A policy's, by their published names; a collective, all of them must be taken.
+
+        Args:
+            changed_only: for servers that hold an older version of the same weights. With adapters
+                only the tensors into which they are merged: all are gathered, few are sent.
+        """
+        trainer = self.trainers[policy]
+        names = trainer.adapted if changed_only else None
+        return (
+            (name, tensor) for name, tensor in trainer.named_weights() if not names or name in names
+        )
+
+    def run(self, command: Message, images: Images | None = None) -> Any:
+        """On rank 0: have every rank execute a command; what it gives here."""
+        return self.execute(*self.control.broadcast(command, images or {}))
 
     def follow(self) -> None:
         """Ranks other than 0: execute rank 0's commands until it says stop."""
         while True:
-            command, images = self.broadcast({}, {})
+            command, images = self.control.broadcast({}, {})
             if command["kind"] == "stop":
                 self.checkpoints.wait()
+                self.sender.close()
                 return
             self.execute(command, images)
 
     def execute(self, command: Message, images: Images) -> Any:
         """One command, on this rank."""
-        policy = command["policy"]
+        policy = command.get("policy", "")
         if command["kind"] == "prepare":
             self._preparing[policy].append(
                 self._preparer.submit(
@@ -217,8 +186,15 @@ class LearnerGroup:
             return self.trainers[policy].score(PROBE)
         if command["kind"] == "gather":
             for _ in self.trainers[policy].named_weights():
-                pass  # takes part in the gathers; rank 0 sends what they give
+                pass  # takes part in the gathers; rank 0 has a use for what they give
             return None
+        if command["kind"] == "connect":
+            return self._connect(command["servers"], command["senders"])
+        if command["kind"] == "send":
+            return self._send(command)
+        if command["kind"] == "leave":
+            self.sender.leave(command["url"])
+            return self.control.gather({})
         raise TransportError(f"unknown command {command['kind']!r} in a learner group")
 
     def _prepare(
@@ -238,7 +214,7 @@ class LearnerGroup:
         if isinstance(batch, Unprepared):
             log.warning("%s: a batch can't be prepared: %s", policy, batch.error)
         # Each rank decodes its own pictures: all of them skip what one of them can't read.
-        if not self._all_ranks(isinstance(batch, Prepared)) or isinstance(batch, Unprepared):
+        if not self.control.agree(isinstance(batch, Prepared)) or isinstance(batch, Unprepared):
             report = StepReport(step=trainer.step_count, skipped=True, reason="unpreparable")
             return report, batch.groups
         report = trainer.step(batch)
@@ -246,13 +222,29 @@ class LearnerGroup:
         metrics = {**report.metrics, "prepare_wait_s": waited}
         return replace(report, metrics=metrics), batch.groups
 
-    def _all_ranks(self, is_so: bool) -> bool:
-        """Whether it is so on every rank; a collective."""
-        if self._control is None:
-            return is_so
-        flag = torch.tensor([int(is_so)])
-        dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._control)
-        return bool(flag)
+    def _connect(self, servers: Mapping[str, str], senders: Mapping[str, int]) -> list[str]:
+        """{url: policy whose weights it is to hold} -> those that have taken part."""
+        own = [url for url, rank in senders.items() if rank == self.spec.rank]
+        reply: Message = {"fatal": ""}
+        try:
+            reply["urls"] = self.sender.connect({url: self.layouts[servers[url]] for url in own})
+        except FatalError as error:  # rank 0 raises it, and ends the others
+            reply["fatal"] = str(error)
+        replies = self.control.gather(reply)
+        if self.spec.rank == 0 and (fatal := [r["fatal"] for r in replies if r["fatal"]]):
+            raise FatalError("; ".join(fatal))
+        return [url for reply in replies for url in reply.get("urls", [])]
+
+    def _send(self, command: Message) -> dict[str, ServerResult]:
+        """This rank's share of a publication; what became of all."""
+        policy, senders = command["policy"], command["senders"]
+        results = self.sender.send(
+            self.weights(policy, changed_only=command["changed_only"]),
+            [url for url, rank in senders.items() if rank == self.spec.rank],
+            int(command["version"]),
+        )
+        replies = self.control.gather({url: asdict(result) for url, result in results.items()})
+        return {url: ServerResult(**told) for reply in replies for url, told in reply.items()}
 
     def save(self, policy: str, request: int) -> None:
         """Begin a checkpoint; rank 0 learns from `checkpoints` what becomes of it."""

@@ -4,27 +4,29 @@ A policy's servers get its weights as they are (`Current`); those of a follower
 (`engine.layout.Follower`) get a copy that was made of them some steps ago (`Pinned`).
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from engine.buckets import NamedTensors, dtype_name
+from engine.buckets import NamedTensors
 from engine.learner.group import LearnerGroup
-from engine.learner.trainer import PolicyTrainer
-from engine.server_link import ServerLink
 from engine.weight_names import Sent
+from engine.weights import ServerResult
 
 
 class Weights(Protocol):
     """What is published, and what it is compared with."""
 
+    policy: str
+    """Whose weights they are."""
     step: int
-    """Of the policy whose weights they are."""
+    """Of it."""
     layout: dict[str, Sent]
     """What all tensors are, in their order."""
-    adapted: frozenset[str]
-    """With adapters: names of the only tensors that ever change."""
+    has_shares: bool
+    """Whether all ranks send them, each to its share of the servers; else rank 0 sends them."""
 
     def renew(self) -> None:
         """From now on they are its weights of now."""
@@ -32,6 +34,13 @@ class Weights(Protocol):
 
     def tensors(self) -> NamedTensors:
         """By their published names; all of them must be taken, once."""
+        ...
+
+    def send(
+        self, senders: Mapping[str, int], version: int, *, changed_only: bool
+    ) -> dict[str, ServerResult]:
+        """By broadcast, to these servers ({url: rank that sends}); `LearnerGroup.weights` says what
+        `changed_only` is."""
         ...
 
     def scores(self) -> list[float]:
@@ -42,34 +51,51 @@ class Weights(Protocol):
 class Current:
     """A policy's weights; whoever asks for them or their scores starts a collective."""
 
+    has_shares = True
+
     def __init__(self, group: LearnerGroup, policy: str) -> None:
         self._group = group
-        self._policy = policy
-        self.layout, self.adapted = _layout(group.trainers[policy])
+        self.policy = policy
+        self.layout = group.layouts[policy]
         self.renew()
 
     def renew(self) -> None:
-        self.step = self._group.trainers[self._policy].step_count
+        self.step = self._group.trainers[self.policy].step_count
 
     def tensors(self) -> NamedTensors:
         # Whole tensors are gathered one by one: without the command the other ranks would never
         # join in, and the whole model is never on one device at once.
-        self._group.broadcast({"kind": "gather", "policy": self._policy}, {})
-        return self._group.trainers[self._policy].named_weights()
+        self._group.control.broadcast({"kind": "gather", "policy": self.policy}, {})
+        return self._group.weights(self.policy)
+
+    def send(
+        self, senders: Mapping[str, int], version: int, *, changed_only: bool
+    ) -> dict[str, ServerResult]:
+        command = {
+            "kind": "send",
+            "policy": self.policy,
+            "senders": dict(senders),
+            "version": version,
+            "changed_only": changed_only,
+        }
+        results: dict[str, ServerResult] = self._group.run(command)
+        return results
 
     def scores(self) -> list[float]:
-        command = {"kind": "score", "policy": self._policy}
-        scores: list[float] = self._group.execute(*self._group.broadcast(command, {}))
+        scores: list[float] = self._group.run({"kind": "score", "policy": self.policy})
         return scores
 
 
 class Pinned:
     """A copy in host memory of a policy's weights; only `renew` is a collective."""
 
+    has_shares = False
+
     def __init__(self, group: LearnerGroup, policy: str) -> None:
+        self._group = group
         self._current = Current(group, policy)
         self._device = group.trainers[policy].device
-        self.layout, self.adapted = self._current.layout, self._current.adapted
+        self.policy, self.layout = policy, self._current.layout
         self.renew()
 
     def renew(self) -> None:
@@ -81,30 +107,24 @@ class Pinned:
             self._tensors[name] = tensor.to("cpu", copy=True)
 
     def tensors(self) -> NamedTensors:
-        return ((name, part.to(self._device)) for name, part in self._tensors.items())
+        return self._of(self._tensors)
+
+    def send(
+        self, senders: Mapping[str, int], version: int, *, changed_only: bool
+    ) -> dict[str, ServerResult]:
+        changed = self._group.trainers[self.policy].adapted if changed_only else None
+        tensors = self._of(changed or self._tensors)
+        return self._group.sender.send(tensors, list(senders), version)
+
+    def _of(self, names: Collection[str]) -> NamedTensors:
+        return (
+            (name, tensor.to(self._device))
+            for name, tensor in self._tensors.items()
+            if name in names
+        )
 
     def scores(self) -> list[float]:
         return self._scores
-
-
-def changed_only(weights: Weights) -> NamedTensors:
-    """For servers that hold an older version of the same weights: with adapters only the tensors
-    into which they are merged. All are gathered, few are sent."""
-    if not weights.adapted:
-        return weights.tensors()
-    return ((name, tensor) for name, tensor in weights.tensors() if name in weights.adapted)
-
-
-def _layout(trainer: PolicyTrainer) -> tuple[dict[str, Sent], frozenset[str]]:
-    dtype = dtype_name(trainer.published_dtype)
-    layout: dict[str, Sent] = {}
-    adapted = set()
-    for name, parameter, adapter in trainer._published:
-        published = trainer.model.published_name(name)
-        layout[published] = Sent(dtype, tuple(parameter.shape))
-        if adapter is not None:
-            adapted.add(published)
-    return layout, frozenset(adapted)
 
 
 @dataclass(slots=True)
@@ -113,8 +133,10 @@ class Published:
 
     version: int
     weights: Weights
-    links: dict[str, ServerLink] = field(default_factory=dict)
-    """Of servers that hold a version of these weights, or are being filled."""
+    senders: dict[str, int] = field(default_factory=dict)
+    """{url: rank that sends to it} of its servers that have ever been there."""
+    linked: set[str] = field(default_factory=set)
+    """URLs of servers that hold a version of these weights, or are being filled."""
     count: int = 0
     """Publications so far."""
     probe_gap: float = 0.0

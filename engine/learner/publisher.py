@@ -1,36 +1,37 @@
-"""Where the weights of a group's policies go: links to servers, publications, and their proof.
+"""Where the weights of a group's policies go: servers, publications, and their proof.
 
-Rank 0 only. A server that is late, restarted, moved or failed is filled as soon as it answers, with
-the weights that are already published and under their own version. Before a server is filled for
-the first time its names, shapes and dtypes are compared with ours. Every publication is followed by
-a *probe* (log-probs of fixed tokens, ours against the server's), the first and every n-th also by a
-comparison of checksums: weights that arrived wrong are never routed to.
+Rank 0 only; the ranks share the sending (`sender.py`). A server that is late, restarted, moved or
+failed is filled as soon as it answers, with the weights that are already published and under their
+own version. Before a server is filled for the first time its names, shapes and dtypes are compared
+with ours. Every publication is followed by a *probe* (log-probs of fixed tokens, ours against the
+server's), the first and every n-th also by a comparison of checksums: weights that arrived wrong
+are never routed to.
 
 With `weights.overlap` all that is published is a copy: making it is a collective, in its place
 among the other commands; all that follows is done by one thread while training goes on. No two
-collectives of the learners ever interleave, and a server's group is used by that thread alone.
+collectives of the learners ever interleave, and a server's group is used by that thread alone. It
+is rank 0 that sends a copy, to all servers.
 """
 
 import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 import torch
 
-from engine.buckets import Memory
 from engine.errors import WeightSyncError
 from engine.learner import proof
-from engine.learner.connections import Connections
 from engine.learner.group import PROBE, LearnerGroup
-from engine.learner.published import Current, Pinned, Published, changed_only
-from engine.server_link import ServerLink
+from engine.learner.published import Current, Pinned, Published
+from engine.learner.sender import share_out
+from engine.server_calls import call_server
 from engine.transport import Message
 from engine.weight_files import Spec, write_folder
-from engine.weights import PublishReport, ServerResult, publish, publish_folder
+from engine.weights import ServerResult
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Publisher:
         self._tell_engine = tell
         """Sends a message to the engine; by the thread of the trainers only."""
         self._outbox: SimpleQueue[Message] = SimpleQueue()
-        self._sender = ThreadPoolExecutor(1, "publish") if group.spec.weights.overlap else None
+        self._thread = ThreadPoolExecutor(1, "publish") if group.spec.weights.overlap else None
         self._jobs: dict[str, Future[None]] = {}
         """The last publication of each name, and the last look after the servers (``)."""
         self.states: dict[str, Published] = {}
@@ -55,9 +56,7 @@ class Publisher:
         self.servers = {name: list(urls) for name, urls in group.spec.servers.items()}
         """URLs by policy, and by follower; they may move."""
         self.busy_s = 0.0
-        self._memory = Memory(), Memory()
         self._versions = proof.Versions(group.spec.key)
-        self._connections = Connections(group.spec)
 
     def begin(self, versions: Mapping[str, int]) -> None:
         """The weights as they are now have these versions; servers get them as they turn up.
@@ -65,7 +64,7 @@ class Publisher:
         Followers too: a pin is in no checkpoint. A resumed run pins what it restored, under a new
         version, and so renews a follower once more than a run that was not interrupted.
         """
-        kind = Current if self._sender is None else Pinned
+        kind = Current if self._thread is None else Pinned
         for policy in self._spec.policies:
             self.states[policy] = Published(int(versions[policy]), kind(self._group, policy))
         for name, follower in self._spec.followers.items():
@@ -98,12 +97,16 @@ class Publisher:
         return url in self.servers[name]
 
     def _move(self, url: str, target: str | None) -> None:
-        self._connections.forget(url)
         for name, urls in self.servers.items():
             if url in urls:
                 urls.remove(url)
-            if (link := self.states[name].links.pop(url, None)) is not None:
-                link.close()
+            state = self.states[name]
+            state.linked.discard(url)
+            rank = state.senders.pop(url, 0)
+            if rank == 0:
+                self._group.sender.leave(url)
+            else:
+                self._group.run({"kind": "leave", "url": url})
         if target is not None:
             self.servers[target].append(url)
 
@@ -116,7 +119,8 @@ class Publisher:
                 job.result()  # it reads the copy that is about to be overwritten
         state.weights.renew()
         state.version = version
-        self._run(name, lambda: self._publish(name, dict(state.links), is_late=False))
+        linked = [url for url in self.servers[name] if url in state.linked]
+        self._run(name, lambda: self._publish(name, linked, is_late=False))
         self.report()
 
     def look_after_servers(self) -> None:
@@ -135,10 +139,10 @@ class Publisher:
 
     def _run(self, name: str, job: Callable[[], None]) -> None:
         """Now, or by the sending thread where there is one."""
-        if self._sender is None:
+        if self._thread is None:
             job()
         else:
-            self._jobs[name] = self._sender.submit(job)
+            self._jobs[name] = self._thread.submit(job)
 
     def _tell(self, message: Message) -> None:
         self._outbox.put(message)
@@ -149,7 +153,7 @@ class Publisher:
         for name, state in self.states.items():
             serving = []
             for url in self.servers[name]:
-                if versions[url] == str(state.version) and url in state.links:
+                if versions[url] == str(state.version) and url in state.linked:
                     serving.append(url)
                 elif versions[url] is not None:
                     late.setdefault(name, []).append(url)
@@ -166,21 +170,34 @@ class Publisher:
 
     def _fill(self, late: Mapping[str, list[str]]) -> None:
         """Connect servers that hold no version of what they are to serve, and send it to them."""
-        layouts = {}
+        policies: dict[str, str] = {}
+        senders: dict[str, int] = {}
         for name, urls in late.items():
             state = self.states[name]
+            has_shares = state.weights.has_shares and self._spec.weights.via == "broadcast"
+            addresses = self._group.addresses
+            shares = share_out(urls, state.senders, addresses if has_shares else addresses[:1])
+            state.senders.update(shares)
             for url in urls:
-                layouts[url] = state.weights.layout
-                if (old := state.links.pop(url, None)) is not None:
-                    old.abandon()
+                policies[url], senders[url] = state.weights.policy, state.senders[url]
+                if url in state.linked:
+                    state.linked.discard(url)
                     # It may be back before anybody else has missed it.
                     self._tell({"kind": "lost", "policy": name, "url": url})
-        made = self._connections.make(layouts, self._spec.weights.stall_s)
+        made = set(self._connect(policies, senders))
         for name, urls in late.items():
-            links = {url: made[url] for url in urls if url in made}
-            self.states[name].links.update(links)
-            if links:
-                self._publish(name, links, is_late=True)
+            if joined := [url for url in urls if url in made]:
+                self.states[name].linked.update(joined)
+                self._publish(name, joined, is_late=True)
+
+    def _connect(self, policies: Mapping[str, str], senders: Mapping[str, int]) -> list[str]:
+        """Of these servers ({url: policy whose weights it is to hold}), those that take part."""
+        if not any(senders.values()):  # nobody waits for a command, where a thread of its own sends
+            layouts = {url: self._group.layouts[policy] for url, policy in policies.items()}
+            return self._group.sender.connect(layouts)
+        command = {"kind": "connect", "servers": dict(policies), "senders": dict(senders)}
+        joined: list[str] = self._group.run(command)
+        return joined
 
     def close(self) -> None:
         """Let the last publication end; leave the servers."""
@@ -188,73 +205,57 @@ class Publisher:
             job.result()
         self.report()
         self._versions.close()
-        self._connections.close()
-        for state in self.states.values():
-            for link in state.links.values():
-                link.close()
+        self._group.sender.close()
 
-    def _publish(self, name: str, links: Mapping[str, ServerLink], *, is_late: bool) -> None:
-        """Send the weights of a policy or follower to the servers behind `links`; `is_late`: who
-        hold no version of them yet."""
+    def _publish(self, name: str, urls: Sequence[str], *, is_late: bool) -> None:
+        """Send the weights of a policy or follower to these servers, which are linked; `is_late`:
+        who hold no version of them yet."""
         state, cfg = self.states[name], self._spec.weights
         started, cpu_began = time.monotonic(), time.process_time()
-        send = self._broadcast if cfg.via == "broadcast" else self._write
-        report = send(name, links, is_late)
-        state.sent_bytes = max((r.sent_bytes for r in report.servers.values()), default=0)
-        failed = {url: result.error for url, result in report.servers.items() if not result.ok}
-        unproven = self._probe(state, [url for url in links if url not in failed])
+        if cfg.via == "broadcast":
+            senders = {url: state.senders[url] for url in urls}
+            results = state.weights.send(senders, state.version, changed_only=not is_late)
+        else:
+            results = self._write(name, urls)
+        state.sent_bytes = max((result.sent_bytes for result in results.values()), default=0)
+        failed = {url: result.error for url, result in results.items() if not result.ok}
+        unproven = self._probe(state, [url for url in urls if url not in failed])
         # A server's first weights too, and those after it was found to hold others.
         if is_late or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
-            proven = [url for url in links if url not in failed and url not in unproven]
+            proven = [url for url in urls if url not in failed and url not in unproven]
             unproven |= self._compare(state, proven)
         failed |= unproven
         state.count += 1
         state.seconds = time.monotonic() - started
         state.cpu_s = time.process_time() - cpu_began
-        if self._sender is None:
+        if self._thread is None:
             self.busy_s += state.seconds  # the trainers waited for it
         for url, error in failed.items():
             log.warning("publication of %s v%d: %s", name, state.version, error)
-            link = state.links.pop(url)
-            link.abandon()
+            state.linked.discard(url)
             # Those that failed before are still paused; a drain ends no pause.
             if url in unproven and cfg.pause != "drain":
-                _hold(link)
+                _hold(url, self._spec.key)
         self._tell(
             {
                 "kind": "published",
                 "policy": name,
                 "version": state.version,
                 "step": state.weights.step,
-                "servers": [url for url in links if url not in failed],
+                "servers": [url for url in urls if url not in failed],
                 "failed": failed,
                 "seconds": state.seconds,
             }
         )
 
-    def _broadcast(
-        self, name: str, links: Mapping[str, ServerLink], is_late: bool
-    ) -> PublishReport:
-        state, cfg = self.states[name], self._spec.weights
-        return publish(
-            state.weights.tensors() if is_late else changed_only(state.weights),
-            list(links.values()),
-            version=state.version,
-            bucket_bytes=int(cfg.bucket_mb * 2**20),
-            pause_mode=None if cfg.pause == "drain" else cfg.pause,
-            timeout_s=cfg.timeout_s,
-            stall_s=cfg.stall_s,
-            memory=self._memory,
-        )
-
-    def _write(self, name: str, links: Mapping[str, ServerLink], is_late: bool) -> PublishReport:
+    def _write(self, name: str, urls: Sequence[str]) -> dict[str, ServerResult]:
         """By way of a folder, which is written once for a version. Where the disk does not take
         it, no server has been touched, and all are late."""
         state, cfg = self.states[name], self._spec.weights
         parent = (cfg.folder or self._spec.bad_batches.parent / "published").resolve() / name
         folder = parent / f"v{state.version}"
         try:
-            if links and not folder.exists():
+            if urls and not folder.exists():
                 specs = {
                     key: Spec(getattr(torch, sent.dtype), sent.shape)
                     for key, sent in state.weights.layout.items()
@@ -267,16 +268,8 @@ class Publisher:
                     deque(tensors, maxlen=0)
         except OSError as error:
             text = f"{folder}: {error}"
-            lost = {url: ServerResult(False, text) for url in links}
-            return PublishReport(state.version, lost, 0.0)
-        return publish_folder(
-            folder,
-            list(links.values()),
-            version=state.version,
-            pause_mode=None if cfg.pause == "drain" else cfg.pause,
-            timeout_s=cfg.timeout_s,
-            stall_s=cfg.stall_s,
-        )
+            return {url: ServerResult(False, text) for url in urls}
+        return self._group.sender.send_folder(folder, urls, state.version)
 
     def _probe(self, state: Published, urls: list[str]) -> dict[str, str]:
         """{url: error} of the servers that give the probe's tokens other log-probs than we do."""
@@ -312,8 +305,8 @@ class Publisher:
         )
 
 
-def _hold(link: ServerLink) -> None:
+def _hold(url: str, key: str | None) -> None:
     """Pause a server whose weights are not to be used, if it still hears: a router before it would
     go on sending requests."""
     with contextlib.suppress(WeightSyncError):
-        link.post("/pause_generation", {"mode": "retract"}, HOLD_S)
+        call_server(url, "/pause_generation", {"mode": "retract"}, timeout_s=HOLD_S, key=key)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from engine.buckets import put_in_one_piece
+from engine.buckets import dtype_name, put_in_one_piece
 from engine.errors import BrokenWeightsError, ConfigError, FatalError
 from engine.learner import sharding
 from engine.learner.batch import MicroBatch, charged_advantages, count_tokens
@@ -33,6 +33,7 @@ from engine.learner.offload import HostState
 from engine.learner.preparation import Part, Prepared, prepare
 from engine.learner.sight import Sight
 from engine.types import Group, Rollout, SamplingParams, Segment
+from engine.weight_names import Sent
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,12 @@ class PolicyTrainer:
         # Now, while parameters are sharded: after a forward FSDP2's root has whole ones, which are
         # its own to free.
         self._published = list(merged_weights(self.model))
+        self.adapted = frozenset(
+            self.model.published_name(name)
+            for name, _, adapter in self._published
+            if adapter is not None
+        )
+        """With adapters: published names of the only tensors that ever change."""
         if self._mesh is None and cfg.lora is None and self.published_dtype == torch.float32:
             put_in_one_piece([parameter for _, parameter, _ in self._published])
         self.optimizer = torch.optim.AdamW(
@@ -268,6 +275,14 @@ class PolicyTrainer:
                 a, b = (sharding.whole(factor.detach()).float() for factor in adapter[:2])
                 whole = whole.float() + adapter[2] * (b @ a)
             yield self.model.published_name(name), whole.to(dtype or self.published_dtype)
+
+    def layout(self) -> dict[str, Sent]:
+        """{name: what it is} of `named_weights`, in their order."""
+        dtype = dtype_name(self.published_dtype)
+        return {
+            self.model.published_name(name): Sent(dtype, tuple(parameter.shape))
+            for name, parameter, _ in self._published
+        }
 
     def rest(self) -> None:
         """Make room for the other policies of the group until the next step or save."""

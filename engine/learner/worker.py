@@ -21,8 +21,9 @@ from engine.config import SAVE_SHARE
 from engine.errors import CheckpointError, TransportError
 from engine.learner.bad_batches import REASONS, BadBatches
 from engine.learner.checkpoint_writer import Saved
-from engine.learner.group import LearnerGroup, LearnerSpec
+from engine.learner.group import LearnerGroup
 from engine.learner.publisher import Publisher
+from engine.learner.spec import LearnerSpec
 from engine.learner.trainer import StepReport
 from engine.transport import Images, LearnerSocket, Message
 
@@ -189,7 +190,7 @@ class Leader:
             "groups": batch["groups"],
             "ages": batch["ages"],
         }
-        self._group.execute(*self._group.broadcast(command, images))
+        self._group.run(command, images)
         self._ready.append({key: value for key, value in batch.items() if key != "groups"})
 
     def _train(self, batch: Message) -> None:
@@ -197,7 +198,7 @@ class Leader:
         policy, request = batch["policy"], int(batch["request"])
         published = self._publisher.states[policy]  # of the step before
         cpu_began = time.process_time()
-        (report, groups), seconds = self._timed(policy, {"kind": "step", "policy": policy}, {})
+        (report, groups), seconds = self._timed({"kind": "step", "policy": policy})
         cpu_s = time.process_time() - cpu_began
         assert isinstance(report, StepReport)
         self._done[policy] = request
@@ -252,15 +253,15 @@ class Leader:
         elif gap <= limit:
             self._disagreeing.discard(policy)
 
-    def _timed(self, policy: str, command: Message, images: Images) -> tuple[Any, float]:
+    def _timed(self, command: Message) -> tuple[Any, float]:
         started = time.monotonic()
-        result = self._group.execute(*self._group.broadcast(command, images))
+        result = self._group.run(command)
         seconds = time.monotonic() - started
         self._busy_s += seconds
         return result, seconds
 
     def _save(self, policy: str, request: int) -> None:
-        self._timed(policy, {"kind": "save", "policy": policy, "request": request}, {})
+        self._timed({"kind": "save", "policy": policy, "request": request})
 
     def _report_saves(self, results: Sequence[Saved | CheckpointError]) -> None:
         """Tell the engine of checkpoints that are in place, and of those that failed."""
@@ -313,12 +314,9 @@ class Leader:
 
     def _leave(self) -> None:
         self._report_saves(self._group.checkpoints.wait())
-        self._group.broadcast({"kind": "stop", "policy": ""}, {})
+        self._group.control.broadcast({"kind": "stop"}, {})
         self._publisher.close()
 
     def close(self) -> None:
         """Close the socket: a context that is collected with an open one blocks for ever."""
         self._socket.close()
-
-
-__all__ = ["Leader", "LearnerGroup", "LearnerSpec", "run_learner"]

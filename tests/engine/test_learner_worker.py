@@ -27,21 +27,25 @@ import torch.distributed as dist
 import zmq
 from safetensors.torch import load_file
 
-from engine.buckets import checksums
+from engine.buckets import NamedTensors, checksums
 from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
 from engine.errors import TransportError, WeightSyncError
 from engine.layout import Follower
-from engine.learner import checkpoint, proof, publisher, worker
+from engine.learner import checkpoint, proof, sender, worker
 from engine.learner.bad_batches import load_batch
 from engine.learner.checkpoint_writer import Saved
 from engine.learner.config import LearnerConfig
+from engine.learner.group import LearnerGroup
 from engine.learner.presets import ObjectiveConfig
-from engine.learner.worker import Leader, LearnerGroup, LearnerSpec, run_learner
+from engine.learner.sender import Sender
+from engine.learner.spec import LearnerSpec
+from engine.learner.worker import Leader, run_learner
 from engine.server_calls import server_checksums
 from engine.server_link import ServerLink
 from engine.transport import Images, Message
 from engine.types import Group, Segment
+from engine.weights import ServerResult
 from engine.wire import encode_group, from_frames, to_frames
 from tests.engine.learner.learner_data import make_group
 from tests.engine.server_process import answers, free_port, in_background, request, tiny_dir, until
@@ -609,8 +613,11 @@ def test_a_store_listens_on_loopback_only_and_a_refusal_does_not_block() -> None
 
 @pytest.mark.slow
 def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
+    """Each sends to a server of the solver, rank 0 also to the follower's."""
     server = LiveServer(free_port(), tmp_path / "server.log", more_ports=(free_port(),))
+    other = LiveServer(free_port(), tmp_path / "other.log")
     server.start()
+    other.start()
     judge = f"http://127.0.0.1:{server.more_ports[0]}"
     address, checkpoints = f"ipc://{tmp_path}/engine.sock", tmp_path / "checkpoints"
     port = free_port()
@@ -619,7 +626,7 @@ def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
         spawn(
             [
                 *(sys.executable, "-m", "tests.engine.test_learner_worker"),
-                *(str(rank), str(port), address, server.url, judge),
+                *(str(rank), str(port), address, f"{server.url} {other.url}", judge),
                 *(str(tiny_dir(0)), str(checkpoints)),
             ],
             log=log,
@@ -635,37 +642,72 @@ def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
     engine = FakeEngine(address, failure)
     try:
         engine.welcome(50, judge=60)
-        for version, url in ((50, server.url), (60, judge)):
+        both = [server.url, other.url]
+        for version, urls in ((50, both), (60, [judge])):
             first = engine.expect("published")
-            assert (first["version"], first["servers"]) == (version, [url])
+            assert (first["version"], first["servers"]) == (version, urls)
         base = server_checksums(judge, timeout_s=20)
         for number, version in ((1, 51), (2, 52)):
             pin = {"judge": 61} if number == 2 else {}
             engine.batch(number, version, groups_of(10 * number), **pin)
             assert engine.expect("stepped")["step"] == number
-            for name, url in (("solver", server.url), ("judge", judge))[: 1 + len(pin)]:
+            for name, urls in (("solver", both), ("judge", [judge]))[: 1 + len(pin)]:
                 published = engine.expect("published")
-                assert (published["policy"], published["servers"]) == (name, [url])
+                assert (published["policy"], published["servers"]) == (name, urls)
                 assert published["failed"] == {}
             assert engine.saved()["step"] == number
             assert engine.expect("next")["request"] == number + 1
             saved = load_file(checkpoints / f"step-{number:08d}" / "model.safetensors")
-            assert same_weights(server, checksums(saved.items()))
+            for url in both:
+                assert same_weights(url, checksums(saved.items()))
             assert same_weights(judge, checksums(saved.items()) if pin else base)
+
+        # What rank 1 sends to fails, comes back, and moves away.
+        other.kill()
+        engine.batch(3, 53, groups_of(30))
+        assert engine.expect("stepped")["step"] == 3
+        published = engine.expect("published")
+        assert published["servers"] == [server.url]
+        assert list(published["failed"]) == [other.url]
+        engine.expect("next")
+        other.start()
+        back = engine.expect("published")
+        assert (back["version"], back["servers"], back["failed"]) == (53, [other.url], {})
+        assert same_weights(other, server_checksums(server.url, timeout_s=20))
+        engine.send("release", policy="solver", url=other.url)
+        assert engine.expect("released")["url"] == other.url
+        engine.batch(4, 54, groups_of(40))
+        assert engine.expect("stepped")["step"] == 4
+        assert engine.expect("published")["servers"] == [server.url]
+        engine.expect("next")
         engine.send("bye")
         for rank, log in zip(ranks, logs, strict=True):
             assert rank.wait(PATIENCE_S) == 0, last_lines(log)
+        sent = [(tmp_path / f"sent{rank}").read_text().split() for rank in range(2)]
+        assert set(sent[0]) == {server.url, judge}
+        assert sent[1] == [other.url] * 5, "filled, two steps, one in vain, filled again"
     finally:
         engine.close()
         for rank in ranks:
             end(rank)
         server.kill()
+        other.kill()
 
 
 def main() -> None:
     rank, port = map(int, sys.argv[1:3])
-    address, url, judge, base, checkpoints = sys.argv[3:]
-    spec = with_judge(spec_of(address, Path(checkpoints), Path(base), url), judge)
+    address, urls, judge, base, checkpoints = sys.argv[3:]
+    spec = with_judge(spec_of(address, Path(checkpoints), Path(base), *urls.split()), judge)
+    send = Sender.send
+
+    def noted(
+        sender: Sender, tensors: NamedTensors, urls: Sequence[str], version: int
+    ) -> dict[str, ServerResult]:
+        with (Path(checkpoints).parent / f"sent{rank}").open("a") as file:
+            file.write("".join(f"{url}\n" for url in urls))
+        return send(sender, tensors, urls, version)
+
+    Sender.send = noted  # type: ignore[method-assign]
     wait = timedelta(seconds=PATIENCE_S)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=wait)
     run_learner(
@@ -830,14 +872,14 @@ def test_weights_are_sent_while_training_goes_on(
 ) -> None:
     """The sending thread is held up; the next step is made meanwhile, and is not what is sent."""
     may_send = threading.Event()
-    send = publisher.publish
+    send = sender.publish
 
     def held_up(*args: Any, **options: Any) -> Any:
         if options["version"] == 6:
             assert may_send.wait(PATIENCE_S)
         return send(*args, **options)
 
-    monkeypatch.setattr(publisher, "publish", held_up)
+    monkeypatch.setattr(sender, "publish", held_up)
     with life_of(tmp_path, server.url, overlap=True) as life:
         engine = life.engine
         engine.welcome(5)

@@ -20,8 +20,9 @@ from engine.errors import FatalError
 from engine.learner import proof
 from engine.learner.config import LearnerConfig
 from engine.learner.connections import Connections
-from engine.learner.group import LearnerGroup, LearnerSpec
+from engine.learner.group import LearnerGroup
 from engine.learner.publisher import Publisher
+from engine.learner.spec import LearnerSpec
 from engine.server_calls import Held, server_checksums
 from engine.server_link import ServerLink
 from engine.transport import Message
@@ -128,7 +129,7 @@ def test_with_adapters_only_what_they_change_is_sent_to_who_has_the_rest(
         weights = dict(publisher._group.trainers["solver"].named_weights())
         everything = sum(tensor.nbytes for tensor in weights.values())
         state = publisher.states["solver"]
-        adapted = sum(weights[name].nbytes for name in state.weights.adapted)
+        adapted = sum(weights[name].nbytes for name in publisher._group.trainers["solver"].adapted)
         publisher.look_after_servers()
         assert state.sent_bytes == everything
         step(publisher, "solver", 0)
@@ -162,7 +163,7 @@ def test_a_server_that_moves_gets_the_other_policys_weights(
         assert sorted(last(told, "published")["servers"]) == sorted((first, second))
         publisher.assign("coder", second)
         assert publisher.servers == {"solver": [first], "coder": [second]}
-        assert second not in publisher.states["solver"].links
+        assert second not in publisher.states["solver"].linked
         publisher.look_after_servers()
         moved = last(told, "published")
         assert (moved["policy"], moved["servers"], moved["failed"]) == ("coder", [second], {})
@@ -317,7 +318,7 @@ def test_a_server_that_never_joins_holds_up_nobody(
             told.clear()
             publisher.look_after_servers()
             assert last(told, "serving")["servers"] == [first, second]
-            assert hung.url not in publisher.states["solver"].links
+            assert hung.url not in publisher.states["solver"].linked
     finally:
         hung.close()
 
