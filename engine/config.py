@@ -183,8 +183,8 @@ class WeightsConfig(Section):
     checksum_every: int = Field(20, ge=0)
     """Publications between two comparisons of checksums; 0: only a server's first."""
     overlap: bool = False
-    """Send a copy of the weights in host memory by a thread of its own while the next batch
-    trains; else training waits until the servers have them."""
+    """Send a copy of the weights in host memory by a thread of rank 0 while the next batch trains;
+    else training waits until the servers have them, to each of which one of the ranks sends."""
 
 
 def load(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:

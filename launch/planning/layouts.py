@@ -1,5 +1,6 @@
 """What a cluster's GPUs do: learner groups and servers, and how learners save memory."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,12 @@ class Layout:
     servers: tuple[Servers, ...]
     training: Training
     sharing: Sharing = "none"
+
+    def copies(self, policy: str) -> int:
+        """Of its weights, that one rank sends one after the other: the ranks share its servers."""
+        (count,) = (one.count for one in self.servers if one.policy == policy)
+        (ranks,) = (group.ranks for group in self.groups if policy in group.policies)
+        return math.ceil(count / ranks)
 
     @property
     def learner_gpus(self) -> int:

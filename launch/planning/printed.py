@@ -126,7 +126,9 @@ def _server_word(one: Servers) -> str:
 
 def _server(plan: Plan, one: Servers) -> str:
     memory, case = one.memory, plan.case
-    does = service(case, one, via_disk=plan.layout.sharing == "all")
+    does = service(
+        case, one, copies=plan.layout.copies(one.policy), via_disk=plan.layout.sharing == "all"
+    )
     return (
         f"weights {memory.weights / GB:.1f} GB, cache {memory.token * memory.tokens / GB:.1f} GB = "
         f"{memory.tokens:,} tokens; {does.batch:.0f} replies at a time, "

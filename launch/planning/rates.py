@@ -50,8 +50,9 @@ class Service:
     """Of one publication."""
 
 
-def service(case: Case, servers: Servers, *, via_disk: bool = False) -> Service:
-    """What each of these servers does when there is always a game to be served."""
+def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = False) -> Service:
+    """What each of these servers does when there is always a game to be served; `copies`: see
+    `Layout.copies`."""
     shape, roles = case.model.shape, case.roles(servers.policy)
     generated = sum(role.generated for role in roles)
     context = sum(role.generated * role.context for role in roles) / generated
@@ -72,7 +73,7 @@ def service(case: Case, servers: Servers, *, via_disk: bool = False) -> Service:
         tokens_per_s=batch / step,
         decode_s=generated * step / batch,
         prefill_s=sum(_prefill_flops(case, role) for role in roles) / fast,
-        update_s=publication_s(case, servers.count, via_disk=via_disk) + again / fast,
+        update_s=publication_s(case, copies, via_disk=via_disk) + again / fast,
     )
 
 
@@ -83,28 +84,28 @@ def offered(case: Case, policy: str) -> float:
     return case.games_in_flight * wanted / life
 
 
-def publication_s(case: Case, servers: int, *, via_disk: bool = False) -> float:
-    """Of one policy's weights, to so many servers. Each has a group of its own with rank 0, whose
-    link carries them all (`engine.weights`); of several nodes, the one to other nodes, though some
-    servers may be on its own. A folder is written once, and all read it at once."""
+def publication_s(case: Case, copies: int, *, via_disk: bool = False) -> float:
+    """Of one policy's weights, of which a rank sends so many copies. Each server has a group of its
+    own with its sender, whose link carries all of the sender's copies (`engine.learner.sender`); of
+    several nodes, the one to other nodes, though some servers may be on its own. A folder is
+    written once, and all read it at once."""
     if via_disk:
         return 2 * case.model.weight_bytes / (case.assumed.disk_gb_s * GB)
     device = case.cluster.device
     link = device.network if case.cluster.nodes > 1 else device.link
-    return servers * case.model.weight_bytes / (case.assumed.link_efficiency * link)
+    return copies * case.model.weight_bytes / (case.assumed.link_efficiency * link)
 
 
-def server_s(case: Case, servers: Servers, *, via_disk: bool = False) -> float:
+def server_s(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = False) -> float:
     """Seconds of a game at the servers of a policy, which share them."""
-    one = service(case, servers, via_disk=via_disk)
+    one = service(case, servers, copies=copies, via_disk=via_disk)
     return (one.decode_s + one.prefill_s) / servers.count + one.update_s / case.games_per_step
 
 
 def learner_s(case: Case, group: Group, layout: Layout) -> float:
     """Seconds of a game at a learner group: its policies train and publish in turn."""
-    copies = {one.policy: one.count for one in layout.servers}
     published_s = sum(
-        publication_s(case, copies[policy], via_disk=layout.sharing == "all")
+        publication_s(case, layout.copies(policy), via_disk=layout.sharing == "all")
         for policy in group.policies
     )
     trained_s = sum(train_s(case, policy, group, layout.training) for policy in group.policies)
@@ -119,7 +120,10 @@ def loads(case: Case, layout: Layout) -> dict[str, float]:
         for group in layout.groups
     }
     servers = {
-        f"{one.policy}'s servers": server_s(case, one, via_disk=disk) for one in layout.servers
+        f"{one.policy}'s servers": server_s(
+            case, one, copies=layout.copies(one.policy), via_disk=disk
+        )
+        for one in layout.servers
     }
     if layout.sharing == "light":
         *light, heavy = servers

@@ -5,6 +5,7 @@ the servers of a policy get its weights, they sample nothing for it (`weights.pa
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class SimulatedLearner:
     name: str
     policies: Sequence[str]
     times: Mapping[str, LearnerTimes]
+    ranks: int
     process: Process
     wire: Wire
     servers: Mapping[str, Server]
@@ -125,7 +127,7 @@ class SimulatedLearner:
         await self.process.work(times.publish_s)
 
         async def send(url: str) -> None:
-            await self._send(name, url, times, len(urls))
+            await self._send(name, url, times, self._copies(name))
 
         await concurrently(send, urls)
         self.publications += 1
@@ -140,7 +142,7 @@ class SimulatedLearner:
         self._tell("serving", policy=name, version=version, servers=[url])
 
     async def _send(self, name: str, url: str, times: LearnerTimes, copies: int) -> None:
-        """To one of so many servers, which share the link of rank 0."""
+        """To one server, by a rank that sends so many copies."""
         server, left = self.servers[url], times.answers
         server.pause(name)
         while left > _AFTER:
@@ -150,6 +152,11 @@ class SimulatedLearner:
         await server.work(server.times.update_s)
         server.resume(name, self._versions[name])
         await server.answer(min(left, _AFTER))
+
+    def _copies(self, name: str) -> int:
+        """What one rank sends: all share a policy's servers; a follower's are rank 0's."""
+        ranks = self.ranks if name in self.policies else 1
+        return math.ceil(len(self.urls[name]) / ranks)
 
     def _times_of(self, name: str) -> LearnerTimes:
         """A follower's weights are those of a policy of this group: as costly as the first's."""

@@ -42,9 +42,11 @@ def scaled(
     """As many copies of the servers, render workers and learner ranks as take so many GPUs.
 
     Learners take that much less time for a token; what a step and a publication take beside that
-    stays, but for the copies of the weights, one for each server: the layout's own servers are on
-    the learner's node, those of its copies on others. `games_too`: a step takes that many more
-    games, else as many as before. Raises ConfigError where the layout is no whole part of `gpus`.
+    stays. So does what a copy of the weights takes: each copy of the layout has its own ranks of
+    the learners, and they send to the servers on their node. `games_too`: a step takes that many
+    more games, else as many as before.
+
+    Raises ConfigError where the layout is no whole part of `gpus`.
     """
     own = num_gpus(config.layout)
     factor, rest = divmod(gpus, own)
@@ -97,5 +99,4 @@ def _gpu_of(layout: LayoutConfig, copies: Sequence[int]) -> dict[int, int]:
 
 
 def _faster(times: LearnerTimes, factor: int) -> LearnerTimes:
-    copy_s = (times.copy_s + (factor - 1) * times.far_copy_s) / factor  # the mean of all servers
-    return times.model_copy(update={"token_s": times.token_s / factor, "copy_s": copy_s})
+    return times.model_copy(update={"token_s": times.token_s / factor})

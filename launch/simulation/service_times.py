@@ -38,10 +38,8 @@ class LearnerTimes(Section):
     publish_s: Seconds = 0.0
     """A publication's own work, beside what it waits for servers."""
     copy_s: Seconds = 0.0
-    """Of a publication, for each server of the policy: rank 0 sends each a copy of its own, and all
-    are paused until the last has it."""
-    far_copy_s: Seconds = 0.0
-    """The same for a server on another node, where a layout is scaled to several."""
+    """Of a publication, for each copy that a rank sends: the ranks share the policy's servers, each
+    of which gets a copy of its own, and all are paused until the last has it."""
     answers: Seconds = 0.0
     """Answers of a server that a publication waits for, one after the other. A server answers
     between two decode steps."""

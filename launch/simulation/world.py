@@ -114,6 +114,7 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
             name="+".join(group.policies),
             policies=group.policies,
             times=times.learners,
+            ranks=len(group.ranks),
             process=Process(*needs(group.ranks)),
             wire=wire,
             servers=servers,

@@ -89,11 +89,11 @@ def test_games_in_flight_bound_a_batch() -> None:
 
 def test_two_servers_halve_all_but_the_updates_which_wait_for_both_copies() -> None:
     case = case_of()
-    updates = {n: service(case, servers("solver", n, 10**5)).update_s for n in (1, 2)}
+    updates = {n: service(case, servers("solver", n, 10**5), copies=n).update_s for n in (1, 2)}
     assert updates[2] - updates[1] == pytest.approx(publication_s(case, 1))
     one, two = (
-        server_s(case, servers("solver", count, 10**5)) - update / case.games_per_step
-        for count, update in updates.items()
+        server_s(case, servers("solver", n, 10**5), copies=n) - update / case.games_per_step
+        for n, update in updates.items()
     )
     assert one == pytest.approx(2 * two)
 
@@ -120,7 +120,7 @@ def test_training_is_three_forward_passes_and_what_is_asked_for_besides() -> Non
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_learner_sends_each_server_of_its_policies_a_copy(nodes: int) -> None:
+def test_each_server_gets_a_copy_by_one_of_the_ranks(nodes: int) -> None:
     case = case_of(nodes=nodes)
     group = Group(policies=("proposer", "solver"), ranks=2)
     training = Training(tokens=16384)
@@ -132,7 +132,7 @@ def test_a_learner_sends_each_server_of_its_policies_a_copy(nodes: int) -> None:
     trained_s = sum(train_s(case, policy, group, training) for policy in group.policies)
     copies_s = learner_s(case, group, layout) * case.games_per_step - trained_s
     bandwidth = 450e9 if nodes == 1 else 50e9
-    assert copies_s == pytest.approx((1 + 5) * 2 * case.model.shape.params / (0.5 * bandwidth))
+    assert copies_s == pytest.approx((1 + 3) * 2 * case.model.shape.params / (0.5 * bandwidth))
 
 
 def test_what_shares_a_gpu_takes_turns() -> None:

@@ -26,6 +26,7 @@ SMALL = (
     "recipe.solver.max_new_tokens=500",
 )
 REQUESTS = 2 + 4 + 4 * 10
+POLICIES = "[proposer, coder, solver]"
 TOKENS = 2 * 100 + 4 * 200 + 4 * 10 * 50
 """Of a game in which all is parsed and rendered."""
 
@@ -77,22 +78,22 @@ def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
     assert outcome.ages["solver"].keys() == {0}
 
 
-def test_a_publication_sends_a_copy_to_every_server_and_all_wait_for_the_last() -> None:
+def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_last() -> None:
     costs = times(server={"step_s": 0.02}, learners={"solver": {"step_s": 3.0, "copy_s": 0.5}})
-    for number in (1, 2, 4):
+    for number, ranks, copies in ((1, 1, 1), (2, 1, 2), (4, 1, 4), (4, 2, 2), (4, 3, 2)):
         hosts = ", ".join(
-            f"{{rank: {rank}, policies: [proposer, coder, solver]}}"
-            for rank in range(1, number + 1)
+            f"{{rank: {rank}, policies: {POLICIES}}}" for rank in range(ranks, ranks + number)
         )
         one = config(
             "streams.max_age=0", "streams.games_per_step=1", "run.steps=60",
             f"layout.servers=[{hosts}]",
+            f"layout.learners=[{{ranks: {list(range(ranks))}, policies: {POLICIES}}}]",
         )  # fmt: skip
         outcome = simulate(one, costs, warm_up=5)
-        step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * number
+        step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * copies
         assert 3600 / outcome.games_per_h == pytest.approx(step_s, rel=0.02)
         # Of three policies, two publish in no time.
-        assert outcome.publish_s == pytest.approx(0.5 * number / 3, rel=0.02)
+        assert outcome.publish_s == pytest.approx(0.5 * copies / 3, rel=0.02)
 
 
 def test_a_saturated_server_limits_the_games() -> None:
@@ -187,8 +188,7 @@ def test_more_servers_are_never_slower() -> None:
     rates = []
     for number in (1, 2, 4):
         hosts = ", ".join(
-            f"{{rank: {rank}, policies: [proposer, coder, solver]}}"
-            for rank in range(1, number + 1)
+            f"{{rank: {rank}, policies: {POLICIES}}}" for rank in range(1, number + 1)
         )
         layout = f"layout.servers=[{hosts}]"
         rates.append(simulate(config("run.steps=40", layout), costs).games_per_h)
@@ -223,7 +223,7 @@ def test_1024_gpus_are_simulated_in_bounded_time() -> None:
 
 def test_scaling_multiplies_what_there_is() -> None:
     base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
-    solver = {"step_s": 2.0, "token_s": 0.4, "copy_s": 0.2, "far_copy_s": 0.6}
+    solver = {"step_s": 2.0, "token_s": 0.4, "copy_s": 0.2}
     costs = times(server={}, learners={"solver": solver})
     large, faster = scaled(base, costs, 32, games_too=True)
     assert len(large.layout.learners[0].ranks) == 16
@@ -231,7 +231,7 @@ def test_scaling_multiplies_what_there_is() -> None:
     assert sorted(ranks) == list(range(32))
     assert large.streams.games_per_step == 4 * base.streams.games_per_step
     assert (faster.learners["solver"].step_s, faster.learners["solver"].token_s) == (2.0, 0.1)
-    assert faster.learners["solver"].copy_s == pytest.approx((0.2 + 3 * 0.6) / 4)
+    assert faster.learners["solver"].copy_s == 0.2
     with pytest.raises(ConfigError, match="--gpus 12: the layout has 8"):
         scaled(base, costs, 12)
 
