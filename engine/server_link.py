@@ -67,7 +67,11 @@ class ServerLink:
         self.close()
         name = f"streamzero-{uuid.uuid4().hex}"
         # By itself a store listens on all interfaces; port 0 lets the system choose a free one.
-        listener = socket.create_server((self.address, 0))
+        try:
+            listener = socket.create_server((self.address, 0))
+        except OSError as error:
+            why = f"{self.address} is no address of this machine: {error}"
+            raise WeightSyncError(f"{self.url}: no process group: {why}") from error
         port = listener.getsockname()[1]
         make = partial(
             dist.TCPStore,

@@ -4,7 +4,8 @@ Every server has a thread, and a process group of its own, and goes by itself fr
 continue; the calls are SGLang's (0.5.21 and later): pause, begin, update (one per bucket,
 broadcast beside it), end, continue. They share only the two buckets that are in memory. So a
 server that is dead costs itself alone, and one that has gone silent holds the others up for
-`stall_s`: who is so far behind the first of them is given up.
+`stall_s`: who is so far behind the first of them is given up. Where several ranks send, each to its
+share of the servers, the first may be another rank's (`Progress`).
 """
 
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from engine.buckets import Bucket, Memory, NamedTensors, buckets
 from engine.errors import WeightSyncError
@@ -45,6 +46,22 @@ class PublishReport:
         return [url for url, result in self.servers.items() if not result.ok]
 
 
+class Progress(Protocol):
+    """How far the servers of all ranks are in the same publication, in stages (`_Lane.stage`)."""
+
+    def reach(self, stage: int) -> None:
+        """A server of this rank is the rank's first at a stage."""
+        ...
+
+    def furthest(self) -> int:
+        """The stage that any rank's first is at."""
+        ...
+
+
+_LOOK_S = 0.2
+"""Between two looks at other ranks' progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pace:
     """See `publish`."""
@@ -52,6 +69,7 @@ class _Pace:
     pause_mode: str | None
     timeout_s: float
     stall_s: float
+    progress: Progress | None = None
 
     @property
     def patience_s(self) -> float:
@@ -114,7 +132,7 @@ class _Round:
         with self._changed:
             while behind := [x for x in self._lanes if x.stage < stage and x.result is None]:
                 left_s = None
-                if stage in self._reached_s:
+                if self._is_reached(stage):
                     due_s = self._reached_s[stage] + self._pace.patience_s
                     left_s = due_s - time.monotonic()
                     if left_s <= 0:
@@ -123,7 +141,16 @@ class _Round:
                                 lane, f"{lane.link.url}: {self._pace.patience_s:g} s late"
                             )
                         return
+                elif self._pace.progress is not None:
+                    left_s = _LOOK_S
                 self._changed.wait(left_s)
+
+    def _is_reached(self, stage: int) -> bool:
+        """By any server."""
+        progress = self._pace.progress
+        if stage not in self._reached_s and progress is not None and progress.furthest() >= stage:
+            self._reached_s[stage] = time.monotonic()
+        return stage in self._reached_s
 
     def _run(self, lane: _Lane) -> None:
         link, pace = lane.link, self._pace
@@ -153,7 +180,10 @@ class _Round:
     def _advance(self, lane: _Lane, *, is_end: bool = False) -> None:
         with self._changed:
             lane.stage += 1
-            self._reached_s.setdefault(lane.stage, time.monotonic())
+            if lane.stage not in self._reached_s:
+                self._reached_s[lane.stage] = time.monotonic()
+                if self._pace.progress is not None:
+                    self._pace.progress.reach(lane.stage)
             if is_end and lane.result is None:
                 lane.result = ServerResult(True, "", time.monotonic() - self._began, lane.sent)
             self._changed.notify_all()
@@ -184,6 +214,7 @@ def publish(
     timeout_s: float = 120.0,
     stall_s: float = 10.0,
     memory: tuple[Memory, Memory] | None = None,
+    progress: Progress | None = None,
 ) -> PublishReport:
     """Bring weights to all servers as `version`, by broadcast.
 
@@ -198,11 +229,12 @@ def publish(
         stall_s: a server that is so far behind the first one is given up; without a pause it is
             `timeout_s` that counts, since their requests end at different times.
         memory: of the two buckets, from one publication to the next.
+        progress: of the ranks that send to other servers meanwhile.
 
     Where taking the tensors raises, that is raised; no server gets the version: each stays paused,
     with the buckets before it, and its link is abandoned.
     """
-    pace = _Pace(pause_mode, timeout_s, stall_s)
+    pace = _Pace(pause_mode, timeout_s, stall_s, progress)
 
     def deliver(link: ServerLink, bucket: Bucket) -> int:
         # Frozen requests hold the cache: flushing it would be refused.

@@ -198,6 +198,8 @@ def check_sharing(config: RootConfig) -> None:
         taught = {policy for job in jobs if job.learner for policy in job.learner.policies}
         taught |= {name for name, follower in named.items() if follower.policy in taught}
         served = {policy for job in jobs if job.server for policy in job.server.policies}
+        if served and config.elastic.enabled:
+            served |= taught  # the server may be moved to any of them
         if both := sorted(taught & served):
             raise ConfigError(
                 f"layout.gpu_of: learner and server of {both[0]!r} share GPU {gpu}, and NCCL "

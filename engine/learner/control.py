@@ -15,6 +15,8 @@ from torch import Tensor
 from engine.transport import Images, Message
 from engine.wire import from_frames, to_frames
 
+_NO_PUBLICATION = -1
+
 
 class Control:
     """One rank's end. All but the constructor are collectives, and trivial for a rank alone."""
@@ -33,10 +35,13 @@ class Control:
         self._rank = rank
         self._world = world
         self._group: dist.ProcessGroup | None = None
+        self._shared = dist.PrefixStore(name, store)
+        if world > 1:
+            StoredProgress(self._shared, rank, world, _NO_PUBLICATION)  # not an earlier attempt's
         if world > 1 or is_needed:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo",
-                store=dist.PrefixStore(name, store),
+                store=self._shared,
                 rank=rank,
                 world_size=world,
             )
@@ -77,6 +82,12 @@ class Control:
             for part, length in zip(parts, lengths, strict=True)
         ]
 
+    def progress(self, number: int) -> "StoredProgress | None":
+        """Of the ranks in their common publication of that number; None for a rank alone."""
+        if self._group is None or self._world == 1:
+            return None
+        return StoredProgress(self._shared, self._rank, self._world, number)
+
     def agree(self, is_so: bool) -> bool:
         """Whether it is so on every rank."""
         if self._group is None:
@@ -84,6 +95,27 @@ class Control:
         flag = torch.tensor([int(is_so)])
         dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._group)
         return bool(flag)
+
+
+class StoredProgress:
+    """`engine.weights.Progress`: no collective, since who sends must never wait for the others.
+
+    In a key for each rank, which says of which publication it is: so many keys are all there is.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world: int, number: int) -> None:
+        self._store = store
+        self._number = number
+        self._own = f"progress/{rank}"
+        self._all = [f"progress/{other}" for other in range(world)]
+        self.reach(0)
+
+    def reach(self, stage: int) -> None:
+        self._store.set(self._own, f"{self._number} {stage}")
+
+    def furthest(self) -> int:
+        said = [value.decode().split() for value in self._store.multi_get(self._all)]
+        return max((int(stage) for number, stage in said if int(number) == self._number), default=0)
 
 
 def _bytes(data: bytes) -> Tensor:

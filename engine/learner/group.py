@@ -89,6 +89,8 @@ class LearnerGroup:
             is_needed=spec.device == "cuda",
         )
         self.sender = Sender(spec)
+        self._num_sent = 0
+        """Publications of all ranks together."""
         self.addresses = [
             str(reply["at"]) for reply in self.control.gather({"at": spec.node_address})
         ]
@@ -238,10 +240,12 @@ class LearnerGroup:
     def _send(self, command: Message) -> dict[str, ServerResult]:
         """This rank's share of a publication; what became of all."""
         policy, senders = command["policy"], command["senders"]
+        self._num_sent += 1
         results = self.sender.send(
             self.weights(policy, changed_only=command["changed_only"]),
             [url for url, rank in senders.items() if rank == self.spec.rank],
             int(command["version"]),
+            self.control.progress(self._num_sent),
         )
         replies = self.control.gather({url: asdict(result) for url, result in results.items()})
         return {url: ServerResult(**told) for reply in replies for url, told in reply.items()}

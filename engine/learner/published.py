@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from engine.buckets import NamedTensors
@@ -95,6 +96,8 @@ class Pinned:
         self._group = group
         self._current = Current(group, policy)
         self._device = group.trainers[policy].device
+        if self._device.type == "cuda":  # of this thread: the one that sends has none of its own
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self.policy, self.layout = policy, self._current.layout
         self.renew()
 

@@ -119,8 +119,12 @@ class Publisher:
                 job.result()  # it reads the copy that is about to be overwritten
         state.weights.renew()
         state.version = version
-        linked = [url for url in self.servers[name] if url in state.linked]
-        self._run(name, lambda: self._publish(name, linked, is_late=False))
+
+        def send() -> None:  # to who is linked by then: a move may have its turn before
+            linked = [url for url in self.servers[name] if url in state.linked]
+            self._publish(name, linked, is_late=False)
+
+        self._run(name, send)
         self.report()
 
     def look_after_servers(self) -> None:

@@ -14,7 +14,7 @@ from engine.buckets import Memory, NamedTensors
 from engine.learner.connections import Connections, Layout
 from engine.learner.spec import LearnerSpec
 from engine.server_link import ServerLink
-from engine.weights import ServerResult, publish, publish_folder
+from engine.weights import Progress, ServerResult, publish, publish_folder
 
 
 class Sender:
@@ -24,7 +24,8 @@ class Sender:
         self._cfg = spec.weights
         self._connections = Connections(spec)
         self._links: dict[str, ServerLink] = {}
-        self._memory = Memory(), Memory()
+        # On a GPU torch keeps it, for the next step's backward pass too.
+        self._memory = (Memory(), Memory()) if spec.device == "cpu" else None
 
     def connect(self, layouts: Mapping[str, Layout]) -> list[str]:
         """Make new links to these servers ({url: what it is to hold}): URLs of those that have
@@ -39,10 +40,14 @@ class Sender:
         return list(made)
 
     def send(
-        self, tensors: NamedTensors, urls: Sequence[str], version: int
+        self,
+        tensors: NamedTensors,
+        urls: Sequence[str],
+        version: int,
+        progress: Progress | None = None,
     ) -> dict[str, ServerResult]:
         """By broadcast; takes all tensors, also where there is nobody to send them to. The link of
-        a server that fails is abandoned."""
+        a server that fails is abandoned. `progress`: where other ranks send at the same time."""
         if not urls:
             deque(tensors, maxlen=0)  # the other ranks gather them with us
             return {}
@@ -55,6 +60,7 @@ class Sender:
             timeout_s=self._cfg.timeout_s,
             stall_s=self._cfg.stall_s,
             memory=self._memory,
+            progress=progress,
         )
         return self._without_failed(report.servers)
 

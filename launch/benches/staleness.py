@@ -21,7 +21,10 @@ from engine.learner.presets import ObjectiveConfig
 from launch.panels import Panel, chart
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "none": {"proximal": "current", "weight_bounds": None, "mask_band": None},
+    "none": {
+        **{"proximal": "current", "weight_bounds": None, "mask_band": None},
+        **{"eps_low": None, "eps_high": None, "dual_clip": None},
+    },
     "grpo": {
         **{"proximal": "sampler", "weight_bounds": None, "mask_band": None},
         **{"eps_high": 0.2, "dual_clip": None},

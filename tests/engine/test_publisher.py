@@ -181,6 +181,42 @@ def test_a_server_that_moves_gets_the_other_policys_weights(
         assert publisher.servers == {"solver": [first], "coder": []}
 
 
+def test_a_copy_goes_to_who_is_linked_when_it_is_its_turn(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    """The sending thread is busy when a server is released and a step published: it has left by
+    then."""
+    first, second = urls_of(server)
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), first, second)
+    with publishing(spec_with(spec, overlap=True), solver=80) as (publisher, told):
+        publisher.look_after_servers()
+        until(lambda: publisher.report() or "published" in [m["kind"] for m in told])
+        assert last(told, "published")["servers"] == [first, second]
+        told.clear()
+        may_go_on = threading.Event()
+        assert publisher._thread is not None
+        publisher._thread.submit(may_go_on.wait, 60)
+        publisher.release("solver", second)
+        step(publisher, "solver", 0)
+        publisher.publish_step("solver", 81)
+        may_go_on.set()
+        until(lambda: publisher.report() or "published" in [m["kind"] for m in told])
+        assert last(told, "released")["url"] == second
+        sent = last(told, "published")
+        assert (sent["version"], sent["servers"], sent["failed"]) == (81, [first], {})
+        assert request(second, "/model_info")[1]["weight_version"] == "80"
+
+
+def test_a_misfit_that_another_rank_finds_ends_the_run(tmp_path: Path, server: LiveServer) -> None:
+    spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), server.url)
+    with publishing(spec, solver=1) as (publisher, _):
+        group = publisher._group
+        misfit: Message = {"fatal": "http://far does not hold the model"}
+        group.control.gather = lambda reply: [reply, misfit]  # type: ignore[method-assign]
+        with pytest.raises(FatalError, match="http://far does not hold the model"):
+            group.run({"kind": "connect", "servers": {}, "senders": {}})
+
+
 def test_weights_go_by_way_of_the_disk(tmp_path: Path, server: LiveServer) -> None:
     first, second = urls_of(server)
     spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), first, second)

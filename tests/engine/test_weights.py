@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,11 +23,12 @@ from engine import server_link
 from engine.buckets import Intake, Memory, Received, buckets, checksums, receive_bucket
 from engine.children import last_lines, spawn
 from engine.errors import WeightSyncError
+from engine.learner.control import StoredProgress
 from engine.server_calls import server_checksums
 from engine.server_link import ServerLink
 from engine.servers.embedded.model import adopt_parameters, load_parameters
 from engine.weight_groups import leave_group, make_group
-from engine.weights import publish
+from engine.weights import PublishReport, publish
 from tests.engine.server_process import (
     free_port,
     generate,
@@ -394,6 +396,39 @@ def test_a_black_hole_holds_the_others_up_for_the_stall_bound_only(
     fakes[0].release.set()
     if hole != "/continue_generation":
         assert "/continue_generation" not in fakes[0].paths()
+    links[1].close()
+
+
+@pytest.mark.parametrize("hole", ["/pause_generation", "/continue_generation"])
+def test_a_rank_s_only_server_is_measured_by_those_of_other_ranks(
+    fakes: list[FakeServer], hole: str
+) -> None:
+    """Two ranks, as two threads: who sends to a black hole alone does not wait for its time-out."""
+    fakes += [FakeServer(hole=hole), FakeServer()]
+    links = [connected(fake) for fake in fakes]
+    store = dist.HashStore()
+    for rank in range(2):
+        StoredProgress(store, rank, 2, 6).reach(
+            100
+        )  # of the publication before: counts for nothing
+
+    def send(rank: int) -> PublishReport:
+        return publish(
+            some_tensors(),
+            [links[rank]],
+            version=3,
+            bucket_bytes=100,
+            timeout_s=60,
+            stall_s=0.5,
+            progress=StoredProgress(store, rank, 2, 7),
+        )
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        lost, sent = pool.map(send, range(2))
+    assert time.monotonic() - began < 15
+    assert lost.servers[fakes[0].url].error == f"{fakes[0].url}: 0.5 s late"
+    assert not sent.failed
     links[1].close()
 
 

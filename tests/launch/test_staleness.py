@@ -32,6 +32,11 @@ def outcome(final: float = 0.9, fall: float = 0.0) -> Outcome:
     return Outcome(final, 0.95, fall, 0.99, 0.8, 0.01, 1.0, 3.0)
 
 
+@pytest.mark.parametrize("variant", staleness.VARIANTS)
+def test_every_variant_is_an_objective(variant: str) -> None:
+    Plan(1e-4, 0, variant, 0, 1).learner()
+
+
 # -- the runs --------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,9 @@ def test_each_server_gets_a_copy_by_one_of_the_ranks(nodes: int) -> None:
     trained_s = sum(train_s(case, policy, group, training) for policy in group.policies)
     copies_s = learner_s(case, group, layout) * case.games_per_step - trained_s
     bandwidth = 450e9 if nodes == 1 else 50e9
+    found = loads(case, layout)
+    for one, copies in zip(layout.servers, (1, 2, 3), strict=True):
+        assert found[f"{one.policy}'s servers"] == server_s(case, one, copies=copies)
     assert copies_s == pytest.approx((1 + 3) * 2 * case.model.shape.params / (0.5 * bandwidth))
 
 

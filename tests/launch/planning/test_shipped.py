@@ -131,6 +131,22 @@ def test_on_one_gpu_everything_is_there_and_weights_are_files(
         check_sharing(with_sizes(name, tmp_path, monkeypatch, "weights.via=broadcast"))
 
 
+def test_a_server_that_may_be_moved_to_the_learner_on_its_gpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = """{
+        learners: [{ranks: [0], policies: [coder, solver]}, {ranks: [1], policies: [proposer]}],
+        servers: [
+            {rank: 2, policies: [proposer]}, {rank: 3, policies: [coder]},
+            {rank: 4, policies: [solver]}],
+        gpu_of: {0: 0, 1: 1, 2: 0, 3: 2, 4: 3}, device: cuda, backend: nccl}"""
+    overrides = (f"layout={layout}", "weights.via=broadcast")
+    name = "mm_zero_qwen3_vl_2b_1x80gb"
+    check_sharing(with_sizes(name, tmp_path, monkeypatch, *overrides))
+    with pytest.raises(ConfigError, match=r"learner and server of 'coder' share GPU 0"):
+        check_sharing(with_sizes(name, tmp_path, monkeypatch, *overrides, "elastic.enabled=true"))
+
+
 def test_servers_that_leave_their_gpu_no_room_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
