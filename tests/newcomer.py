@@ -27,6 +27,8 @@ SKIPPED: Mapping[str, str] = {
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "for machines of your own",
     "test-gpu": "needs a GPU",
     "venv-gpu": "needs a GPU",
+    "hf download": "needs the Hub",
+    "mm_zero_qwen3_vl_8b_8x80gb.yaml": "needs GPUs",
     "sbatch": "needs a Slurm cluster",
     "tests.newcomer": "it runs",
 }

@@ -66,7 +66,7 @@ class Trend:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bench.py soak`."""
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--warm-up", type=float, default=30.0, help="minutes before them")
+    parser.add_argument("--warm-up", type=float, default=45.0, help="minutes before them")
     parser.add_argument("--config", type=Path, default=Path("launch/configs/quickstart.yaml"))
     parser.add_argument("--out", type=Path, help="keep the readings here, a JSON line each")
 

@@ -13,6 +13,14 @@ from launch.config import RootConfig, load_root
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "launch/configs").glob("*.yaml"))
+GUIDES = [
+    path
+    for folder in (".", "launch", "engine", "roles", "render_pool", "evals")
+    for path in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
+]
+YOURS = "roles/look/recipe.py"
+"""What a reader of roles/README.md writes."""
+guides = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -29,21 +37,45 @@ def test_an_unknown_key_is_refused_with_the_nearest_one_named() -> None:
         load_root(CONFIGS[0], ["learner.lrr=1"])
 
 
-def test_readme_commands_are_those_of_the_makefile() -> None:
-    readme = (ROOT / "README.md").read_text()
+@guides
+def test_commands_of_a_guide_are_those_of_the_makefile(guide: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^|&& )make ([a-z][a-z-]*)", readme, re.MULTILINE))
-    assert {"selfplay", "test"} <= named
+    named = set(re.findall(r"(?:`|^|&& )make ([a-z][a-z-]*)", guide.read_text(), re.MULTILINE))
+    assert {"selfplay", "test"} <= named or guide.parent != ROOT
     assert named <= targets
 
 
-def test_readme_names_only_files_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
+def is_there(name: str) -> bool:
+    """A file, or what a module has: `rewards/grading.tally`."""
+    module, _, attribute = name.rpartition(".")
+    source = ROOT / f"{module}.py"
+    if (ROOT / name).exists() or not source.exists():
+        return (ROOT / name).exists()
+    return bool(re.search(rf"^(def|class|async def) {attribute}\b", source.read_text(), re.MULTILINE))
+
+
+@guides
+def test_a_guide_names_only_files_that_exist(guide: Path) -> None:
     named = re.findall(
-        r"\b((?:launch|engine|roles|evals|rewards|render_pool|tests)/[\w/.-]+\w)", readme
+        r"(?<![\w/-])((?:launch|engine|roles|evals|rewards|render_pool|tests)/[\w/.-]+\w)",
+        guide.read_text(),
     )
-    missing = [name for name in named if not (ROOT / name).exists()]
+    missing = [name for name in named if name != YOURS and not is_there(name)]
     assert not missing
+
+
+@guides
+def test_links_of_a_guide_lead_somewhere(guide: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", guide.read_text()):
+        path, _, anchor = target.partition("#")
+        if path.startswith("http"):
+            continue
+        page = guide.parent / path if path else guide
+        assert page.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert anchor in slugs, target
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
