@@ -8,6 +8,7 @@
 It is arithmetic on the model's sizes and data sheets (`launch/planning`); no GPU is looked at.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,4 +53,5 @@ def _write(file: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is its end, not an error
     sys.exit(main(sys.argv[1:]))
