@@ -2,7 +2,8 @@ r"""What players wrote, as clues and votes. Pure and total: no text raises, all 
 
 Both stand in the box that closes last, `\boxed{...}` with its braces balanced. A clue is shown to
 everyone, so what could be taken for somebody else's words, for the table's or for the chat
-template's is no clue. These rules are ours; those of the release: `rewards/released/spy.py`.
+template's is no clue. A box in a thought is a draft (`roles/thoughts.py`). These rules are ours;
+those of the release: `rewards/released/spy.py`.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from engine.types import Invalid
 from rewards.spy import Vote
+from roles.thoughts import said
 
 MAX_WORDS = 40
 MAX_CHARS = 240
@@ -109,11 +111,12 @@ def reasoning(text: str) -> str:
 def _last_box(text: str) -> tuple[int, int, int] | None:
     """Of the box that closes last: where it starts, where its content does, where that ends.
 
-    So a box around another one counts, not the inner one; and one that never closes does not.
+    So a box around another one counts, not the inner one; and one that never closes does not, nor
+    does one in a thought.
     """
     opened: list[tuple[int, int] | None] = []
     found = None
-    for mark in _MARK.finditer(text):
+    for mark in _MARK.finditer(text, len(text) - len(said(text))):
         match mark.group()[-1], len(mark.group()):
             case "{", 1:
                 opened.append(None)
