@@ -256,6 +256,13 @@ def test_a_leak_is_seen_and_charged_on_request() -> None:
     assert [terms["leak"] for terms in coder.terms] == [-0.5, 0.0]
 
 
+def test_the_easy_answer_has_to_be_shown_and_is_no_leak() -> None:
+    svgs = ["<svg><text>3</text></svg>"]
+    cfg = CFG.model_copy(update={"num_proposals": 1})
+    (coder,) = run(table_of([proposal("a", easy_answer="3")], svgs), cfg).stream("coder")
+    assert coder.extra["leak_rate"] == 0.0
+
+
 def test_groups_say_how_many_of_their_rollouts_were_usable() -> None:
     fake = run(
         table_of(
