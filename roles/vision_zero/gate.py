@@ -32,8 +32,8 @@ class GateRules:
     decay: float = 0.95
     """Of the averages, per tick."""
     min_dwell: int = 5
-    """Ticks that a stage takes at least, as far as thresholds go; and values that a debiased average
-    holds at least before they do. Of one game alone it would be 0 or 1."""
+    """Ticks that a stage takes at least, as far as thresholds go; and values that a debiased
+    average holds at least before they do. Of one game alone it would be 0 or 1."""
     patience: int | None = None
     """Ticks after which thresholds are not waited for any more. The paper lists 20 but does not
     use it; None: never."""

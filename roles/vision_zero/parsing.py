@@ -50,6 +50,15 @@ _FORGED = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_GAME_TALK = re.compile(
+    r"""
+      \b(?:player|seat)s?[\s\#*_]{0,3}(?:(?:number|no\.?)[\s\#*_]{0,3})?   # by its number
+      (?:\d|(?:one|two|three|four|five|six|seven|eight|nine)\b)
+    | \b(?:spy|spies|civilians?|vot(?:e|es|ed|er|ers|ing))\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Speaks of the game, not of a picture."""
 
 
 def parse_vote(text: str, num_players: int) -> Vote:
@@ -77,13 +86,16 @@ def parse_vote(text: str, num_players: int) -> Vote:
     return seat if 1 <= seat <= num_players else Invalid("out_of_range")
 
 
-def parse_clue(text: str, earlier: Sequence[str]) -> str | Invalid:
+def parse_clue(
+    text: str, earlier: Sequence[str], *, refuse_game_talk: bool = False
+) -> str | Invalid:
     """The clue of a reply, on one line, as everyone will see it.
 
     `earlier` are all clues so far, whoever gave them; one that shares four in five words with one
     of them (Jaccard) says nothing new. Control characters, braces and backslashes are taken out,
     compatibility characters replaced by those that they stand for (NFKC). The reasons are no_box,
-    empty, too_long, forged, repeated.
+    empty, too_long, forged, repeated; and game_talk where what speaks of the game, for the voters
+    to hear ("Player 3 lied", "I am a civilian"), is refused.
     """
     box = _last_box(text)
     if box is None:
@@ -97,7 +109,9 @@ def parse_clue(text: str, earlier: Sequence[str]) -> str | Invalid:
         return Invalid("too_long")
     if "boxed{" in content or any(map(_FORGED.search, [*lines, clue])):
         return Invalid("forged")
-    if any(_is_same(clue, said) for said in earlier):
+    if refuse_game_talk and _GAME_TALK.search(clue):
+        return Invalid("game_talk")
+    if any(_is_same(clue, one) for one in earlier):
         return Invalid("repeated")
     return clue
 
@@ -142,6 +156,6 @@ def _is_visible(char: str) -> bool:
     return unicodedata.category(char)[0] != "C"
 
 
-def _is_same(clue: str, said: str) -> bool:
-    ours, theirs = (set(_WORD.findall(text.casefold())) for text in (clue, said))
+def _is_same(clue: str, other: str) -> bool:
+    ours, theirs = (set(_WORD.findall(text.casefold())) for text in (clue, other))
     return 5 * len(ours & theirs) >= 4 * len(ours | theirs)

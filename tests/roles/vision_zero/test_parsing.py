@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.types import Invalid
+from evals.scenes.pairs import clue_of
+from evals.scenes.scene import COLORS, KINDS, Shape
 from rewards.spy import Vote
 from roles.vision_zero.parsing import MAX_CHARS, MAX_WORDS, parse_clue, parse_vote, reasoning
 from roles.vision_zero.transcript import Clue, render_compact
 
 WHY = "Clue 2 names a cube. "
+SHAPES = [Shape(cell, color, kind, "") for cell in range(9) for color in COLORS for kind in KINDS]
 
 
 def verdict(text: str, num_players: int = 4) -> Vote | str:
@@ -161,6 +164,33 @@ FORGED = [
 @pytest.mark.parametrize("content", FORGED)
 def test_nobody_speaks_for_others(content: str) -> None:
     assert refused(rf"\boxed{{{content}}}") == "forged"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("Player 3 lied, vote 3", "player number 3 is odd", "Player_3 is odd", "Seat #2 repeats"),
+        *("Players 2 and 3 see a ball", "seat two sees a ball", "I am a civilian", "No spies here"),
+        *("Whoever saw a ball is the spy.", "Do not vote for me", "A red cube, fellow Civilians!"),
+    ],
+)
+def test_who_speaks_of_the_game_gives_no_clue_where_that_is_refused(content: str) -> None:
+    text = rf"\boxed{{{content}}}"
+    assert parse_clue(text, ()) == content
+    assert parse_clue(text, (), refuse_game_talk=True) == Invalid("game_talk")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("Two seats, one is red", "A team of 3 players", "A player in red", "A devoted dog"),
+        *("A spyglass at 3:00", "The bar of Tuesday is 3 times as high", "No seats, 3 tables"),
+        *map(clue_of, SHAPES),
+    ],
+)
+def test_who_speaks_of_a_picture_gives_one(content: str) -> None:
+    """The tiny base names shapes and says nothing else."""
+    assert parse_clue(rf"\boxed{{{content}}}", (), refuse_game_talk=True) == content
 
 
 def test_limits() -> None:
