@@ -191,7 +191,8 @@ class _Bench:
             (reply,) = await self._sample(
                 "spy" if is_spy else "civilian", messages, 1, 1.0, spy if is_spy else civilian
             )
-            read = parse_clue(reply, [clue.text for clue in clues if clue.text is not None])
+            earlier = [clue.text for clue in clues if clue.text is not None]
+            read = parse_clue(reply, earlier, refuse_game_talk=self.cfg.refuse_game_talk)
             clues.append(Clue(seat, 1, read if isinstance(read, str) else None))
         return clues
 

@@ -10,6 +10,9 @@ texts have distance 0 however short (BLEU-4 never lets two equal texts of three 
 distance is the mean of both directions (so that order does not matter), and a collapse to a
 single content type is charged in full (the released code lets it go free).
 
+A penalty that all siblings of a game share alike is centred away by group-relative advantages: it
+is seen in the rewards, but only a game whose proposals are charged unequally teaches by it.
+
 Pictures are compared on request (the image-diversity variant of the release): cosine distance of
 thumbnails, one picture for each proposal.
 """

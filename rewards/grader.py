@@ -9,8 +9,10 @@
 One worker compares one answer at a time, so that a failure has one cause. Each comparison is a
 task of the grader, not of its caller: callers that ask the same wait for the same task, and one
 that is cancelled leaves it running. An answer that misses the deadline or exhausts the memory is
-none (a pair: not equal), now and whenever it is asked again; one whose worker died silently is
-tried once more, since the answer need not be what killed it. A new worker starts at once and
+none (a pair: not equal), now and whenever it is asked again. One whose worker died silently is
+tried once more, since the answer need not be what killed it; so is one whose worker had hardly any
+processor time before the deadline, since it was the machine that stood still. Where it does so
+again the answer is none this time, and that is not remembered. A new worker starts at once and
 imports sympy meanwhile, about a second.
 
 Used within one event loop, which no answer blocks: the texts that are looked at here are short,
@@ -62,6 +64,8 @@ _MAX_REPLY_BYTES = 65536
 _SLICE_S = 0.005
 """The loop goes on after this long, between two answers."""
 _ATTEMPTS = 2
+_STALLED = 0.2
+"""Share of the deadline: a worker that had less processor time was not slow, its machine was."""
 _START_ATTEMPTS = 3
 
 
@@ -144,8 +148,10 @@ class Grader:
         return verdicts | {pair: bool(results[request]) for pair, request in asked.items()}
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; `busy_s` is summed over the workers."""
-        names = ("asked", "cached", "in_worker", "timeouts", "failed", "kills", "restarts")
+        """Counts since the start; `stalls` are timeouts that were the machine's fault, `busy_s` is
+        summed over the workers."""
+        outcomes = ("timeouts", "stalls", "failed", "kills", "restarts")
+        names = ("asked", "cached", "in_worker", *outcomes)
         return {name: self._count[name] for name in names} | {"busy_s": self._busy_s}
 
     async def _all(self, requests: Collection[Request]) -> dict[Request, Result]:
@@ -179,32 +185,45 @@ class Grader:
         return task
 
     async def _compared(self, request: Request) -> Result:
-        """The checked result of one comparison, which is in the cache afterwards."""
+        """The checked result of one comparison; in the cache afterwards, unless the machine stood
+        still."""
         nothing: Result = "" if request[0] == FORM else False
+        is_known = True
         async with self._free:
-            result = await self._result(request)
+            try:
+                result = await self._result(request)
+            except _StoodStill:
+                result, is_known = None, False
         if type(result) is not type(nothing) or len(str(result)) > MAX_FORM:
             self._count["failed"] += 1
             result = nothing
         self._count["in_worker"] += 1
-        self._cache[request] = result
+        if is_known:
+            self._cache[request] = result
         while len(self._cache) > self._cfg.cache_entries:
             self._cache.popitem(last=False)
         return result
 
     async def _result(self, request: Request) -> Any:
-        """What a worker answers; None where the request has to be given up. Untrusted."""
+        """What a worker answers; None where the request has to be given up. Untrusted.
+
+        Raises _StoodStill where it was given up, but the machine is to blame.
+        """
+        has_stalled = False
         for _ in range(_ATTEMPTS):
             worker = await self._ready_worker()
             is_idle = False
-            began = time.monotonic()
+            began, used_before_s = time.monotonic(), worker.used_cpu_s()
             try:
                 result = await asyncio.wait_for(worker.ask(request), self._cfg.deadline_s)
                 is_idle = True
                 return result
             except TimeoutError:  # before OSError, whose subclass it is
                 self._count["timeouts"] += 1
-                return None
+                if not self._is_stalled(used_before_s, worker.used_cpu_s()):
+                    return None
+                self._count["stalls"] += 1
+                has_stalled = True
             except ValueError:
                 return None
             except (OSError, EOFError):
@@ -213,7 +232,15 @@ class Grader:
             finally:
                 self._busy_s += time.monotonic() - began
                 await self._give_back(worker, is_idle)
+        if has_stalled:
+            raise _StoodStill
         return None
+
+    def _is_stalled(self, before_s: float | None, after_s: float | None) -> bool:
+        """Whether a worker that missed the deadline had hardly any processor time until then."""
+        if before_s is None or after_s is None:
+            return False
+        return after_s - before_s < _STALLED * self._cfg.deadline_s
 
     async def _ready_worker(self) -> "_Worker":
         """A worker that has loaded its libraries and owes no answer."""
@@ -246,6 +273,10 @@ class Grader:
 
     async def _started(self) -> "_Worker":
         return await _Worker.start(self._cfg, self._functions)
+
+
+class _StoodStill(Exception):
+    """The deadline passed while the worker had no processor."""
 
 
 class _Worker:
@@ -296,6 +327,15 @@ class _Worker:
     @property
     def is_alive(self) -> bool:
         return not self._replies.at_eof() and not self._requests.is_closing()
+
+    def used_cpu_s(self) -> float | None:
+        """Processor seconds of its life; None where the system doesn't tell."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:
+            return None
+        ticks = stat.rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
     async def ready(self) -> str:
         """Wait until the libraries are loaded; returns what went wrong, else ""."""

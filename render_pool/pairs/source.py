@@ -23,15 +23,13 @@ from engine.errors import ConfigError, EngineError, GameDropped
 from engine.types import Invalid, Picture
 from render_pool.pairs.family import Family
 from render_pool.pairs.pixels import changed_share, decoded
-from render_pool.pairs.user import UserPair, read_pair
+from render_pool.pairs.user import BLANK_HINT, UserPair, read_pair
 from render_pool.picture import encode_png
 
 SpyView = Literal["edited", "blank", "mixed"]
 
 LEAST_CHANGE = 0.01
 """Share of the pixels; of fewer, a model may see nothing."""
-BLANK_HINT = "one picture is blank"
-"""What differs, where the spy sees nothing."""
 
 _MAX_TRIES = 200
 _MEMORY = 2048
@@ -114,7 +112,7 @@ class Pairs:
         prefetch: int = 16,
     ) -> Self:
         """A user's pairs, all of them in a new order before any comes again. A pair without a
-        picture for the spy is always blank."""
+        picture for the spy is always blank, and its hints are the user's own."""
         if not pairs:
             raise ConfigError("pairs: there is none")
         view = _View(seed, spy_view, blank_share)

@@ -5,8 +5,8 @@
 
     {"id": "7", "civ": "a.png", "spy": "b.png", "domain": "rooms", "hint_civ": "a lamp is gone"}
 
-`spy: null` is a blank picture. The paths of a JSONL file are relative to its folder, and stay
-in it.
+`spy: null` is a blank picture, and unless the line says else that is what the players are told. The
+paths of a JSONL file are relative to its folder, and stay in it.
 
 Everything is read once before a run begins: whatever can't be used is a ConfigError that names the
 file and the fix, never a blank or a resized picture. What is then shown is the pixels alone, on
@@ -33,6 +33,8 @@ MOST_BYTES = 32 << 20
 FORMATS = ("PNG", "JPEG", "WEBP")
 HINT = "some details differ"
 """Where the user says nothing else."""
+BLANK_HINT = "one picture is blank"
+"""What differs, where the spy sees nothing."""
 
 _ORIGINAL, _MODIFIED = "_original.png", "_modified.png"
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
@@ -48,8 +50,8 @@ class UserPair:
     civilian: Path
     spy: Path | None
     """None: a blank picture."""
-    hint_civilian: str = HINT
-    hint_spy: str = HINT
+    hint_civilian: str
+    hint_spy: str
 
 
 class _Row(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -59,8 +61,14 @@ class _Row(BaseModel, frozen=True, extra="forbid", strict=True):
     civ: str = Field(min_length=1)
     spy: str | None
     domain: str = Field("user", min_length=1, max_length=200)
-    hint_civ: str = HINT
-    hint_spy: str = HINT
+    hint_civ: str | None = None
+    hint_spy: str | None = None
+
+    def hints(self) -> tuple[str, str]:
+        """The civilians' and the spy's, with what goes without saying."""
+        unsaid = BLANK_HINT if self.spy is None else HINT
+        civilian, spy = self.hint_civ, self.hint_spy
+        return unsaid if civilian is None else civilian, unsaid if spy is None else spy
 
 
 def folder_pairs(folder: Path, *, domain: str = "user", hint: str = HINT) -> list[UserPair]:
@@ -111,7 +119,7 @@ def jsonl_pairs(path: Path) -> list[UserPair]:
         where_is[row.id] = str(number)
         first = _inside(path.parent, row.civ, where)
         second = None if row.spy is None else _inside(path.parent, row.spy, where)
-        pairs.append(UserPair(row.id, row.domain, first, second, row.hint_civ, row.hint_spy))
+        pairs.append(UserPair(row.id, row.domain, first, second, *row.hints()))
     if not pairs:
         raise ConfigError(f'pairs: {path} is empty: one {{"id", "civ", "spy"}} a line is needed')
     return _checked(pairs)

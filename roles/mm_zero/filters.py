@@ -42,7 +42,9 @@ def solver_filter(
 
     A picture counts as readable where the solver agrees with itself on the easy question
     (`min_easy_share`); a hard question counts where the majority's share is in `hard_band`, ends
-    included. Source: arXiv:2603.09206, and `upload_imagefree.py` of its release.
+    included. Source: arXiv:2603.09206, and `upload_imagefree.py` of its release, whose "readable"
+    this is. (The paper's text wants the easy question answered correctly; that could only mean as
+    the proposer answers it, who may be wrong.)
     """
     low, high = hard_band
     if hard.majority is None:

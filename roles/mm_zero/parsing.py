@@ -1,8 +1,8 @@
 r"""What the three roles wrote, as values. Linear in the length of the text; nothing raises.
 
-Only what follows the last `</think>` counts, so that a reasoning model may plan first. No white
-space inside a field is changed except that runs of it become one space. How the released code
-reads the same texts is in `released.py`.
+Only what follows the thoughts of a reply counts (`roles/thoughts.py`). No white space inside a
+field is changed except that runs of it become one space. How the released code reads the same texts
+is in `released.py`.
 """
 
 import re
@@ -12,6 +12,7 @@ from engine.types import Invalid
 from render_pool.extract import find_svg
 from rewards.grading import boxed, normalise
 from roles.mm_zero.content import content_type
+from roles.thoughts import said
 
 FIELDS = (
     "content_type",
@@ -54,7 +55,7 @@ def parse_proposal(text: str) -> Proposal | Invalid:
     answer such as "n/a", which no reply can equal). Text outside the tags is ignored, and so is
     the order of the fields; an unknown content type is looked up by the caption's words.
     """
-    reply = text.rpartition("</think>")[2]
+    reply = said(text)
     fields: dict[str, str] = {}
     opened: re.Match[str] | None = None
     for tag in _TAG.finditer(reply):
@@ -81,7 +82,7 @@ def parse_proposal_leniently(text: str) -> Proposal | Invalid:
     content type and the hard answer may be missing. Reasons: missing_tag (an empty field too),
     long_field, no_answer.
     """
-    reply = text.rpartition("</think>")[2]
+    reply = said(text)
     fields = {"content_type": "", "hard_answer": ""}
     opened, start = "", 0
     for mark in [*_LOOSE_MARK.finditer(reply), None]:
@@ -114,12 +115,12 @@ def extract_svg(text: str) -> str | None:
     None where there is none, as in a reply that was cut off. Whether it is well-formed is for the
     renderer to say.
     """
-    return find_svg(text.rpartition("</think>")[2])
+    return find_svg(said(text))
 
 
 def parse_answer(text: str) -> str | None:
-    """The last boxed answer, as written; None where there is none."""
-    return boxed(text)
+    """The last boxed answer behind the thoughts, as written; None where there is none."""
+    return boxed(said(text))
 
 
 def is_well_formed(text: str) -> bool:

@@ -101,7 +101,7 @@ class PhasedGames:
         rollouts = await players.answer(asked.png, votes.question, asked.num_answers)
         rewards = await answer_rewards(rollouts, votes.label, self._cfg, grader)
         # Those who gave the label are older solvers: their age is no age of this group.
-        submit_answers(replace(votes, rollouts=rollouts, rewards=rewards), (), players.table)
+        submit_answers(replace(votes, rollouts=rollouts, rewards=rewards), (), players)
 
     def _item(self) -> list[Any]:
         """The next topic's."""

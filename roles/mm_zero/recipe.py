@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from engine.tasks import concurrently
 from engine.types import Invalid, Rollout
-from rewards.grading import boxed
 from rewards.reward import Reward
 from roles.mm_zero.config import STREAMS, MMZeroConfig
 from roles.mm_zero.gallery import note_game
@@ -26,6 +25,7 @@ from roles.mm_zero.scoring import (
     is_leaked,
     judge_picture,
     make_group,
+    num_answered,
     num_rendered,
     proposer_rewards,
 )
@@ -126,20 +126,20 @@ async def play_drawing(proposal: Proposal, players: Players) -> Drawing:
     judges, own = await players.judge_and_solve(proposal, picture.png)
     solved = await judge_picture(proposal, judges, own, cfg, table.grader)
     for answers in solved.answers:
-        submit_answers(answers, solved.rollouts, table)
+        submit_answers(answers, solved.rollouts, players)
     return Drawing(rollout, svg, picture, solved, is_leaked(svg, proposal))
 
 
-def submit_answers(answers: Answers, judges: Sequence[Rollout], table: Table) -> None:
+def submit_answers(answers: Answers, judges: Sequence[Rollout], players: Players) -> None:
     """The answers to the hard question train the solver, those to the easy one on request."""
-    table.submit(
+    players.table.submit(
         make_group(
             "solver",
-            table.game,
+            players.table.game,
             answers.rollouts,
             answers.rewards,
             judges=judges,
-            usable=sum(boxed(rollout.text) is not None for rollout in answers.rollouts),
+            usable=num_answered(answers.rollouts, players.cfg),
             extra={
                 "level": answers.level,
                 "question": answers.question,

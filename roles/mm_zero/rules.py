@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.types import Invalid
-from rewards.grading import Votes, tally
+from rewards.grading import Votes, boxed, tally
 from rewards.released import votes as released_votes
 from rewards.released.votes import NO_RESULT, boxed_or_none
 from roles.mm_zero import parsing, released
@@ -45,6 +45,8 @@ class Rules:
     """From a coder's reply to its code; None or "" where there is none."""
     is_well_formed: Callable[[str], bool]
     """Whether a solver's reply has the form that was asked for."""
+    has_answer: Callable[[str], bool]
+    """Whether a solver's reply holds an answer at all."""
     count: Callable[[Grader, Sequence[str], str], Awaitable[Count]]
     """(grader, replies, salt of ties) -> votes and label."""
     solvability: Callable[[Grader, Sequence[str], Proposal], Awaitable[float]]
@@ -159,6 +161,7 @@ RULES: Mapping[str, Rules] = {
     "paper": Rules(
         extract_svg=parsing.extract_svg,
         is_well_formed=parsing.is_well_formed,
+        has_answer=lambda reply: parsing.parse_answer(reply) is not None,
         count=count,
         solvability=solvability,
         correct=correct,
@@ -170,6 +173,7 @@ RULES: Mapping[str, Rules] = {
     "release": Rules(
         extract_svg=released.extract_svg,
         is_well_formed=released.is_well_formed,
+        has_answer=lambda reply: boxed(reply) is not None,
         count=count_as_released,
         solvability=solvability_as_released,
         correct=correct_as_released,

@@ -132,10 +132,16 @@ def num_rendered(drawings: Iterable[Drawing]) -> int:
     return sum(isinstance(drawing.picture, Picture) for drawing in drawings)
 
 
+def num_answered(rollouts: Iterable[Rollout], cfg: MMZeroConfig) -> int:
+    """How many of the solver's replies hold an answer."""
+    return sum(map(RULES[cfg.rules].has_answer, texts(rollouts)))
+
+
 def is_leaked(svg: str, proposal: Proposal) -> bool:
-    """True where the picture prints an answer that caption and questions do not give."""
-    given = "\n".join((proposal.caption, proposal.easy_question, proposal.hard_question))
-    return is_answer_printed(svg, proposal.hard_answer, given=given)
+    """True where the picture prints an answer that nothing else gives: neither the caption nor the
+    questions, nor the easy answer, which the picture has to show."""
+    given = (proposal.caption, proposal.easy_question, proposal.easy_answer, proposal.hard_question)
+    return is_answer_printed(svg, proposal.hard_answer, given="\n".join(given))
 
 
 async def proposer_rewards(

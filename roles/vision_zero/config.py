@@ -136,6 +136,9 @@ class VisionZeroConfig(Section):
     """Prompt set, a folder of roles/vision_zero/prompts."""
     num_players: int = Field(4, ge=3, le=9)
     num_rounds: int = Field(2, ge=1)
+    refuse_game_talk: bool = True
+    """A clue that names a player by number, or says spy, vote or civilian, is none: it would lobby
+    the voters. Of the rules `streamzero`. False where such words belong to your own pictures."""
     voters: Literal["judge", "civilians"] = "judge"
     """One who does not play and sees the civilians' picture, `num_votes` times; or every
     civilian once."""

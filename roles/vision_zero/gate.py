@@ -32,7 +32,8 @@ class GateRules:
     decay: float = 0.95
     """Of the averages, per tick."""
     min_dwell: int = 5
-    """Ticks that a stage takes at least, as far as thresholds go."""
+    """Ticks that a stage takes at least, as far as thresholds go; and values that a debiased
+    average holds at least before they do. Of one game alone it would be 0 or 1."""
     patience: int | None = None
     """Ticks after which thresholds are not waited for any more. The paper lists 20 but does not
     use it; None: never."""
@@ -113,11 +114,18 @@ def _why_switch(state: GateState, rules: GateRules) -> str | None:
     if rules.switch == "cycle":
         return None
     # Of the paper's line 18, "A or B and d >= K", only (A or B) and d >= K makes sense.
-    if state.ticks and state.dwell >= rules.min_dwell and (why := _past_threshold(state, rules)):
+    is_due = state.dwell >= rules.min_dwell and state.ticks >= _least_ticks(rules)
+    if is_due and (why := _past_threshold(state, rules)):
         return why
     if rules.patience is not None and state.dwell >= rules.patience:
         return f"patience ended after {state.dwell} steps"
     return None
+
+
+def _least_ticks(rules: GateRules) -> int:
+    """Values that the averages need. Without debiasing their start at 0 holds back the first of
+    them, as the paper has it."""
+    return rules.min_dwell if rules.debias else 1
 
 
 def _past_threshold(state: GateState, rules: GateRules) -> str | None:

@@ -2,7 +2,8 @@ r"""What players wrote, as clues and votes. Pure and total: no text raises, all 
 
 Both stand in the box that closes last, `\boxed{...}` with its braces balanced. A clue is shown to
 everyone, so what could be taken for somebody else's words, for the table's or for the chat
-template's is no clue. These rules are ours; those of the release: `rewards/released/spy.py`.
+template's is no clue. A box in a thought is a draft (`roles/thoughts.py`). These rules are ours;
+those of the release: `rewards/released/spy.py`.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from engine.types import Invalid
 from rewards.spy import Vote
+from roles.thoughts import said
 
 MAX_WORDS = 40
 MAX_CHARS = 240
@@ -48,6 +50,15 @@ _FORGED = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_GAME_TALK = re.compile(
+    r"""
+      \b(?:player|seat)s?[\s\#*_]{0,3}(?:(?:number|no\.?)[\s\#*_]{0,3})?   # by its number
+      (?:\d|(?:one|two|three|four|five|six|seven|eight|nine)\b)
+    | \b(?:spy|spies|civilians?|vot(?:e|es|ed|er|ers|ing))\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Speaks of the game, not of a picture."""
 
 
 def parse_vote(text: str, num_players: int) -> Vote:
@@ -75,13 +86,16 @@ def parse_vote(text: str, num_players: int) -> Vote:
     return seat if 1 <= seat <= num_players else Invalid("out_of_range")
 
 
-def parse_clue(text: str, earlier: Sequence[str]) -> str | Invalid:
+def parse_clue(
+    text: str, earlier: Sequence[str], *, refuse_game_talk: bool = False
+) -> str | Invalid:
     """The clue of a reply, on one line, as everyone will see it.
 
     `earlier` are all clues so far, whoever gave them; one that shares four in five words with one
     of them (Jaccard) says nothing new. Control characters, braces and backslashes are taken out,
     compatibility characters replaced by those that they stand for (NFKC). The reasons are no_box,
-    empty, too_long, forged, repeated.
+    empty, too_long, forged, repeated; and game_talk where what speaks of the game, for the voters
+    to hear ("Player 3 lied", "I am a civilian"), is refused.
     """
     box = _last_box(text)
     if box is None:
@@ -95,7 +109,9 @@ def parse_clue(text: str, earlier: Sequence[str]) -> str | Invalid:
         return Invalid("too_long")
     if "boxed{" in content or any(map(_FORGED.search, [*lines, clue])):
         return Invalid("forged")
-    if any(_is_same(clue, said) for said in earlier):
+    if refuse_game_talk and _GAME_TALK.search(clue):
+        return Invalid("game_talk")
+    if any(_is_same(clue, one) for one in earlier):
         return Invalid("repeated")
     return clue
 
@@ -109,11 +125,12 @@ def reasoning(text: str) -> str:
 def _last_box(text: str) -> tuple[int, int, int] | None:
     """Of the box that closes last: where it starts, where its content does, where that ends.
 
-    So a box around another one counts, not the inner one; and one that never closes does not.
+    So a box around another one counts, not the inner one; and one that never closes does not, nor
+    does one in a thought.
     """
     opened: list[tuple[int, int] | None] = []
     found = None
-    for mark in _MARK.finditer(text):
+    for mark in _MARK.finditer(text, len(text) - len(said(text))):
         match mark.group()[-1], len(mark.group()):
             case "{", 1:
                 opened.append(None)
@@ -139,6 +156,6 @@ def _is_visible(char: str) -> bool:
     return unicodedata.category(char)[0] != "C"
 
 
-def _is_same(clue: str, said: str) -> bool:
-    ours, theirs = (set(_WORD.findall(text.casefold())) for text in (clue, said))
+def _is_same(clue: str, other: str) -> bool:
+    ours, theirs = (set(_WORD.findall(text.casefold())) for text in (clue, other))
     return 5 * len(ours & theirs) >= 4 * len(ours | theirs)

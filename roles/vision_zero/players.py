@@ -52,7 +52,7 @@ class Players:
         png = self.pair.spy if is_spy else self.pair.civilian
         (rollout,) = await self._sample(role, messages, 1, png)
         earlier = [turn.clue for turn in so_far if isinstance(turn.clue, str)]
-        return Turn(seat, round_, rollout, rules.read_clue(rollout.text, earlier))
+        return Turn(seat, round_, rollout, rules.read_clue(rollout.text, earlier, self.cfg))
 
     async def vote(self, turns: Sequence[Turn], voter: str = VOTER) -> Poll:
         """Everyone who votes, at once; nobody sees another's vote."""

@@ -22,6 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "vz_paper": {
         "num_players": 5,
         "voters": "civilians",
+        "refuse_game_talk": False,
         "pairs": {"spy_view": "blank"},
         "replicas": 1,
         "probe_share": 0.0,
@@ -31,6 +32,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "vz_code": {
         "rules": "release",
+        "refuse_game_talk": False,
         "pairs": {"spy_view": "edited"},
         "replicas": 1,
         "probe_share": 0.0,

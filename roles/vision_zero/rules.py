@@ -20,7 +20,7 @@ from roles.vision_zero.parsing import parse_clue, parse_vote, reasoning
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    read_clue: Callable[[str, Sequence[str]], str | Invalid]
+    read_clue: Callable[[str, Sequence[str], VisionZeroConfig], str | Invalid]
     """From a reply, and all clues before it."""
     reasoning: Callable[[str], str]
     """What a player thought, for its own later turns."""
@@ -43,14 +43,16 @@ class Rules:
 
 RULES: Mapping[str, Rules] = {
     "streamzero": Rules(
-        read_clue=parse_clue,
+        read_clue=lambda text, earlier, cfg: parse_clue(
+            text, earlier, refuse_game_talk=cfg.refuse_game_talk
+        ),
         reasoning=reasoning,
         read_vote=parse_vote,
         score_vote=lambda _, vote, spy, weights: decision_reward(vote, spy, weights),
         vote_advantages=lambda rewards: None,
     ),
     "release": Rules(
-        read_clue=lambda text, _: parse_clue_released(text),
+        read_clue=lambda text, _, __: parse_clue_released(text),
         reasoning=reasoning_released,
         read_vote=lambda text, _: parse_vote_released(text),
         score_vote=lambda text, _, spy, __: decision_reward_released(text, spy),

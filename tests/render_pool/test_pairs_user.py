@@ -77,6 +77,27 @@ def test_a_jsonl_file_is_read_line_by_line(tmp_path: Path) -> None:
     pair = play([blank], spy_view="edited")
     assert pair.view == "blank"
     assert shown(pair.spy) == ("RGB", (40, 30), (255, 255, 255))
+    assert pair.hint_civilian == pair.hint_spy == "one picture is blank"
+
+
+@pytest.mark.parametrize("spy_view", ["edited", "blank", "mixed"])
+def test_what_a_user_says_of_a_blank_picture_is_told(tmp_path: Path, spy_view: str) -> None:
+    save(tmp_path / "a.png", "red")
+    told = {"spy": None, "hint_civ": "the spy sees a wall"}
+    half, whole = jsonl_pairs(
+        jsonl(tmp_path, row(**told), row(id="2", **told, hint_spy="you see a wall"))
+    )
+    pair = play([half], spy_view=spy_view)
+    assert (pair.hint_civilian, pair.hint_spy) == ("the spy sees a wall", "one picture is blank")
+    pair = play([whole], spy_view=spy_view)
+    assert (pair.hint_civilian, pair.hint_spy) == ("the spy sees a wall", "you see a wall")
+
+
+def test_two_pictures_of_which_nothing_is_said_differ_in_details(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", "red")
+    save(tmp_path / "b.png", "blue")
+    pair = play(jsonl_pairs(jsonl(tmp_path, row())))
+    assert pair.hint_civilian == pair.hint_spy == "some details differ"
 
 
 def test_a_blank_view_hides_the_spys_picture_and_its_hint(tmp_path: Path) -> None:

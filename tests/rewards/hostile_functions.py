@@ -4,6 +4,7 @@ They load no library, so that a worker starts in a tenth of a second.
 """
 
 import os
+import select
 import socket
 import sys
 
@@ -15,6 +16,8 @@ def form(answer: str) -> str:
     match answer.rpartition(" ")[2]:
         case "spin":
             sum(iter(int, 1))  # an endless loop in C: no signal handler of Python's runs
+        case "idle":
+            select.select([], [], [])  # for ever, as on a machine that stands still
         case "hog":
             return "x" * (1 << 34)
         case "gradual":

@@ -196,6 +196,7 @@ def test_a_hostile_answer_ends_as_none_and_hurts_no_other(command: str) -> None:
             before = grader.stats()
             assert before["failed"] == 1
             assert before["timeouts"] == (command == "spin")
+            assert before["stalls"] == 0, "what computes is slow itself"
             assert (
                 before["kills"]
                 == before["restarts"]
@@ -290,6 +291,34 @@ def test_a_deadline_is_kept() -> None:
             start = time.monotonic()
             assert await grader.forms(["x spin"]) == {"x spin": ""}
             assert 0.5 <= time.monotonic() - start < 3.0
+
+    asyncio.run(scenario())
+
+
+def test_a_machine_that_stood_still_once_is_forgiven() -> None:
+    async def scenario() -> None:
+        async with hostile_grader(deadline_s=1.0) as grader:
+            pid = await pid_of(grader)
+            os.kill(pid, signal.SIGSTOP)
+            assert await grader.forms(["x+1"]) == {"x+1": "X+1"}
+            stats = grader.stats()
+            assert (stats["timeouts"], stats["stalls"], stats["kills"]) == (1, 1, 1)
+            assert stats["failed"] == 0
+            assert await grader.forms(["x+1"]) == {"x+1": "X+1"}
+            assert grader.stats()["cached"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_machine_that_stands_still_twice_is_no_answer_that_is_remembered() -> None:
+    async def scenario() -> None:
+        async with hostile_grader(deadline_s=0.5) as grader:
+            for times in (1, 2):
+                assert await grader.forms(["x idle"]) == {"x idle": ""}
+                stats = grader.stats()
+                assert stats["timeouts"] == stats["stalls"] == stats["kills"] == 2 * times
+                assert (stats["in_worker"], stats["failed"], stats["cached"]) == (times, times, 0)
+            assert await grader.verdicts([("x idle", "x")]) == {("x idle", "x"): False}
 
     asyncio.run(scenario())
 

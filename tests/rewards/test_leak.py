@@ -31,6 +31,22 @@ def svg(text: str) -> str:
         ("blau &amp; rot", "blau & rot", "", True),
         ("42", "", "", False),
         ("42", "!?", "", False),
+        ("<!-- 42 -->", "42", "", False),
+        ("<!-- <title> -->42", "42", "", True),
+        ("4<!-- -->2", "42", "", True),
+        ("<![CDATA[42]]>", "42", "", True),
+        ("<![CDATA[<!--]]>42", "42", "", True),
+        ("<![CDATA[&#52;2]]>", "42", "", False),
+        ("<title>42</title>", "42", "", False),
+        ("<title lang='en'><!-- </title> -->42</title>", "42", "", False),
+        ("<title/>42", "42", "", True),
+        ("<title lang='>'/>42", "42", "", True),
+        ("<titles>42</titles>", "42", "", True),
+        ("4<tspan>2</tspan>", "42", "", True),
+        ("<tspan fill='red'>4</tspan><s:tspan>2</s:tspan>", "42", "", True),
+        ("north <tspan>station</tspan>", "north station", "", True),
+        ("<tspan x='0'>red</tspan><tspan x='0' dy='9'>bar</tspan>", "red bar", "", True),
+        ("1<tspan x='9'>2</tspan>", "12", "", False),
     ],
 )
 def test_printed(text: str, answer: str, given: str, is_printed: bool) -> None:
@@ -42,13 +58,24 @@ def test_attributes_and_tags_are_not_text() -> None:
     assert not is_answer_printed('<svg><circle r="42" id="blue"/></svg>', "circle", given="")
 
 
+@pytest.mark.parametrize("name", ["style", "title", "desc", "metadata", "svg:style"])
+def test_what_is_never_drawn_is_not_printed(name: str) -> None:
+    hidden = f"<svg><{name}>.a{{width:42}}</{name}><text>%s</text></svg>"
+    assert not is_answer_printed(hidden % "", "42", given="")
+    assert is_answer_printed(hidden % "42", "42", given="")
+
+
 @given(st.text(), st.text(max_size=10), st.text())
 def test_any_text_is_taken(text: str, answer: str, given: str) -> None:
     is_answer_printed(text, answer, given=given)
 
 
 @pytest.mark.parametrize(
-    "piece", ["<", "<a", "<!--", "&", "&#", "]]>", "a.1", "_", " ", "<![CDATA["]
+    "piece",
+    [
+        *("<", "<a", "<!--", "&", "&#", "]]>", "a.1", "_", " ", "<![CDATA[", "<title>", "<tspan>"),
+        *("<tspan x", "<a '", "'", "<!---->", "<a:"),
+    ],
 )
 def test_a_megabyte_is_read_in_a_second(piece: str) -> None:
     start = time.process_time()

@@ -140,6 +140,39 @@ def test_extract_svg(text: str, svg: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "thought",
+    ["<think>perhaps ", "<think>a</think> or <think>rather ", "the template's</think><think>"],
+)
+def test_a_thought_that_is_never_closed_leaves_nothing(thought: str) -> None:
+    """A reply that was cut off must not vote with a draft."""
+    assert parse_answer(thought + "\\boxed{3}") is None
+    assert extract_svg(thought + "<svg><rect/></svg>") is None
+    assert parse_proposal(thought + written()) == Invalid("missing_tag", "content_type")
+    assert parse_proposal_leniently(thought + written()) == Invalid("missing_tag", "caption")
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "",
+        "<think>\\boxed{4}<svg x='0'></svg><caption>no</caption></think>",
+        "\\boxed{4}<svg x='0'></svg><caption>no</caption></think>",
+        "<think>a</think> so <think>\\boxed{4}</think>",
+    ],
+)
+def test_what_follows_the_thoughts_counts_whoever_opened_them(thought: str) -> None:
+    assert parse_answer(thought + "\\boxed{3}") == "3"
+    assert extract_svg(thought + "<svg><rect/></svg>") == "<svg><rect/></svg>"
+    assert parse_proposal(thought + written()) == parse_proposal(written())
+    assert parse_proposal_leniently(thought + written()) == parse_proposal(written())
+
+
+@pytest.mark.parametrize("text", ["<think>\\boxed{3}</think>", "\\boxed{3}</think> so it is"])
+def test_an_answer_in_a_thought_alone_is_none(text: str) -> None:
+    assert parse_answer(text) is None
+
+
+@pytest.mark.parametrize(
     ("text", "is_good"),
     [
         ("<think>a</think>\\boxed{42}", True),

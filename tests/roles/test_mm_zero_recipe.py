@@ -256,6 +256,13 @@ def test_a_leak_is_seen_and_charged_on_request() -> None:
     assert [terms["leak"] for terms in coder.terms] == [-0.5, 0.0]
 
 
+def test_the_easy_answer_has_to_be_shown_and_is_no_leak() -> None:
+    svgs = ["<svg><text>3</text></svg>"]
+    cfg = CFG.model_copy(update={"num_proposals": 1})
+    (coder,) = run(table_of([proposal("a", easy_answer="3")], svgs), cfg).stream("coder")
+    assert coder.extra["leak_rate"] == 0.0
+
+
 def test_groups_say_how_many_of_their_rollouts_were_usable() -> None:
     fake = run(
         table_of(
@@ -265,6 +272,28 @@ def test_groups_say_how_many_of_their_rollouts_were_usable() -> None:
     usable = {group.stream: group.extra["usable"] for group in fake.groups}
     assert (usable["proposer"], usable["coder"]) == (1, 1)
     assert set(FUNNEL) == set(STREAMS)
+
+
+@pytest.mark.parametrize(("rules", "ballots"), [("paper", 4), ("release", 8)])
+def test_a_draft_of_a_thought_that_was_cut_off_is_no_ballot(rules: str, ballots: int) -> None:
+    """But by the released code, which reads thoughts like the rest of a reply."""
+
+    def solver(messages: list, i: int) -> str:
+        if "what color?" in text_of(messages):
+            return boxed("red")
+        return boxed("4") if i % 2 else "<think>perhaps \\boxed{3}"
+
+    fake = table_of([proposal("a")], ["<svg>1</svg>"])
+    fake.samplers["solver"] = FakeSampler("solver", solver)
+    cfg = CFG.model_copy(update={"rules": rules, "num_proposals": 1, "num_svgs": 1})
+    (group,) = run(fake, cfg).stream("solver")
+    vote = fake.notes["proposals"][0]["drawings"][0]["hard"]
+    assert sum(vote["counts"].values()) == group.extra["usable"] == ballots
+    cut = [rollout.text != boxed("4") for rollout in group.rollouts]
+    assert sum(cut) == 4
+    if rules == "paper":
+        assert group.extra["label"] == "4"
+        assert [reward == 0 for reward in group.rewards] == cut
 
 
 def test_a_coder_group_that_teaches_nothing_is_dropped_with_its_reason() -> None:

@@ -191,7 +191,7 @@ def replica_of(
         text = boxed(clues[number] if clues else f"clue{number}")
         rollout = make_rollout("spy" if seat == spy else "civilian", text)
         earlier = [turn.clue for turn in turns if isinstance(turn.clue, str)]
-        turns.append(Turn(seat, round_, rollout, rules.read_clue(text, earlier)))
+        turns.append(Turn(seat, round_, rollout, rules.read_clue(text, earlier, cfg)))
     rollouts = [
         tuple(make_rollout(VOTER, boxed(vote)) for vote in votes) for votes in votes_by_poll
     ]

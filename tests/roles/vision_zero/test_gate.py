@@ -140,6 +140,21 @@ def test_a_step_without_games_only_takes_time() -> None:
     assert tick(nothing_seen, GateRules(), None, None)[1] is None, "no error was seen either"
 
 
+def test_a_debiased_average_of_few_games_switches_nothing() -> None:
+    """Steps without games take time and tell nothing; what one probe game tells is 0 or 1."""
+    state = GateState(dwell=50)
+    for _ in range(4):
+        state, why = tick(state, GateRules(), 1.0, 0.0)
+        assert why is None
+        state, why = tick(state, GateRules(), None, None)
+        assert why is None
+    _, why = tick(state, GateRules(), 1.0, 0.0)
+    assert why is not None
+    one_miss = GateState(stage="clue", dwell=50)
+    assert tick(one_miss, GateRules(), 0.0, 0.0)[1] is None
+    assert tick(one_miss, PAPER, 0.0, 0.0)[1] is not None, "as printed"
+
+
 RATES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40)
 
 
@@ -154,6 +169,17 @@ def test_a_restored_gate_goes_on_alike(
         restored = GateState.from_json(json.loads(json.dumps(other.to_json())))
         other, again = tick(restored, rules, *pair)
         assert (other, again) == (one, why)
+
+
+@given(st.lists(st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))), st.integers(1, 8))
+def test_no_threshold_is_passed_before_enough_was_seen(
+    rates: list[tuple[float, float] | None], least: int
+) -> None:
+    state, seen = GateState(), 0
+    for pair in rates:
+        state, why = tick(state, GateRules(min_dwell=least), *(pair or (None, None)))
+        seen += pair is not None
+        assert why is None or seen >= least
 
 
 @given(RATES)

@@ -23,6 +23,7 @@ from tests.roles.vision_zero.spy_fakes import (
     game_with_spy,
     play_all,
     polls,
+    replica_of,
     seats,
     votes_part,
 )
@@ -101,6 +102,16 @@ def test_the_paper_s_spy_sees_a_blank_picture() -> None:
         assert len(decoded(pair.spy).getcolors() or ()) == 1
         assert decoded(pair.civilian).getcolors(1) is None
         assert decoded(pair.spy).size == decoded(pair.civilian).size
+
+
+@pytest.mark.parametrize(
+    ("preset", "is_shown"), [("vz_async", False), ("vz_paper", True), ("vz_code", True)]
+)
+def test_only_ours_refuses_talk_of_the_game(preset: str, is_shown: bool) -> None:
+    cfg = VisionZeroConfig(preset=preset)
+    others = [f"clue{number}" for number in range(1, cfg.num_players * cfg.num_rounds)]
+    turns = replica_of(cfg, 2, clues=["I am a civilian", *others]).turns
+    assert [isinstance(turn.clue, str) for turn in turns] == [is_shown, *(True for _ in others)]
 
 
 CODE = VisionZeroConfig(preset="vz_code")
