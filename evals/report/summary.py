@@ -88,9 +88,7 @@ def summarise(
     if len(models) != 1:
         raise ValueError(f"one report for {len(models)} models: {models}")
     tables = {
-        r.name: found
-        for r in results
-        if (found := counted(r)) is not None and found.has_headline()
+        r.name: found for r in results if (found := counted(r)) is not None and found.has_headline()
     }
     return Summary(
         model=models[0],

@@ -79,8 +79,9 @@ async def evaluate(
     ]
     async with (
         _session() as session,
-        _endpoint(options, name, session, out) as (endpoint, about),
+        # First: that a judge is not there is known at once, and servers take minutes to start.
         _judge(options, session) as judge,
+        _endpoint(options, name, session, out) as (endpoint, about),
     ):
         described = {
             **_described(options, settings),
