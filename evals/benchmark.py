@@ -29,6 +29,10 @@ class Row:
     fields: Fields
     images: Mapping[str, bytes]
     """{column, or column/number in a list: the file as it is (PNG, JPEG, ...)}, in order."""
+    pictures: str = ""
+    """Hash of them all: rows with the same one show the same."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """{group: its rows in the data set} of `Benchmark.groups`, the largest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,9 @@ class Scored:
     fields: Fields
     score: float
     """In [0, 1]: the mean over the samples of the row."""
+    pictures: str = ""
+    """As in `Row`, and so `groups`; both are empty in records of before there were any."""
+    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ class Aggregate:
     name: str
     units: Sequence[Unit] = ()
     of: Sequence[str] = ()
+    left_out: int = 0
+    """Groups that are not counted, since rows of them have no score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +118,14 @@ class Published:
     """In percent."""
     source: str
     note: str = ""
+
+
+def _no_groups(row: Fields) -> Sequence[str]:
+    return ()
+
+
+def _no_caveat(rows: Sequence[Scored]) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +176,15 @@ class Benchmark:
     """Among how many a guess would choose: 1/k is the credit of a blind guess. None: open."""
     gold: Callable[[Fields], str]
     """As a reader of the report wants to see it."""
+    groups: Callable[[Fields], Sequence[str]] = _no_groups
+    """Names of the groups that a row is counted in as a whole; the largest first, which holds the
+    others. A limit takes all of that one or nothing; what counts groups leaves out those of which
+    a row has no score."""
+    has_reference: bool = True
+    """False where the authors' rule reads the replies of a judge: of a response it says nothing."""
     aggregates: Callable[[Sequence[Scored]], Sequence[Aggregate]]
     """Of the rows that are there; the first one is the headline, in every table."""
+    caveat: Callable[[Sequence[Scored]], str] = _no_caveat
+    """What a reader must know of how these rows were counted; "" where there is nothing."""
     prompts: Mapping[str, Callable[[Row], Question]] = field(default_factory=dict)
     """Other ways in which the authors ask, by name ("direct", "cot"); like `ask`."""

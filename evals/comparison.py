@@ -7,10 +7,11 @@ with several samples count by their mean; records are those of `evals.scoring.re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evals.benchmark import Benchmark, Fields, Scored
+from evals.benchmark import Benchmark
 from evals.intervals import RESAMPLES, Interval, blind_spot, percentiles
 from evals.overall import Counted, Drawn, draw_all, overall, unseen_of
 from evals.records import Record
+from evals.scoring import scored_of
 from evals.significance import bootstrap_p, holm, mcnemar, sign_flips
 
 
@@ -146,26 +147,24 @@ def scores_of(records: Sequence[Record]) -> dict[str, list[float]]:
 
 
 def _paired(pair: Pair) -> list[Counted]:
-    """Both sides, counted over the rows that both have; empty where there is none."""
+    """Both sides, counted over the rows that both have; empty where there is nothing to count."""
     old, new = scores_of(pair.before), scores_of(pair.after)
-    fields = {record["row"]: record["fields"] for record in pair.before}
+    records = {record["row"]: record for record in pair.before}
     rows = [row for row in old if row in new]
     if not rows:
         return []
-    return [count_over(pair.benchmark, side, rows, fields) for side in (old, new)]
+    both = [count_over(pair.benchmark, side, rows, records) for side in (old, new)]
+    return both if all(side.has_headline() for side in both) else []
 
 
 def count_over(
     benchmark: Benchmark,
     scores: Mapping[str, Sequence[float]],
     rows: Sequence[str],
-    fields: Mapping[str, Fields],
+    records: Mapping[str, Record],
 ) -> Counted:
-    """The aggregates of `rows` only, each by the mean of its scores."""
-    scored = [
-        Scored(id=row, fields=fields[row], score=sum(scores[row]) / len(scores[row]))
-        for row in rows
-    ]
+    """The aggregates of `rows` only, each by the mean of its scores; `records`: any one of each."""
+    scored = [scored_of(records[row], sum(scores[row]) / len(scores[row])) for row in rows]
     return Counted(benchmark.aggregates(scored), scored)
 
 

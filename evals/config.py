@@ -43,13 +43,15 @@ class LiveEvalsConfig(BaseModel):
     data: str = "hub"
     """`hub`, or a local folder of rows."""
     limit: int | None = Field(200, ge=1)
-    """The first rows of each benchmark, so many; None: all."""
+    """The first rows of each benchmark, so many (of HallusionBench, as many whole sets as fit);
+    None: all."""
     concurrency: int = Field(8, ge=1)
     """Questions under way at a time."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Of an answer; None: as each benchmark says."""
     deadline_s: float = Field(7200.0, gt=0)
-    """Seconds that an evaluation may take; then it is given up, and play goes on as ever."""
+    """Seconds that an evaluation may take, all its tries together; then it is given up, and play
+    goes on as ever."""
     judge: str | None = None
     """URL of an OpenAI-compatible server, up to /v1, for the benchmarks that are judged; None: they
     have no score. Its key is read from the environment: JUDGE_API_KEY."""

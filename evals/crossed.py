@@ -42,18 +42,21 @@ def crossed(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Crossed | None:
-    """The 2 x 2 table of four runs in the order of `CELLS`; None where no row is in all four.
+    """The 2 x 2 table of four runs in the order of `CELLS`; None where no row is in all four, or
+    nothing that counts is whole in them.
 
     Raises ValueError where there are not four.
     """
     if len(cells) != len(CELLS):
         raise ValueError(f"{len(cells)} runs; a table of 2 x 2 has {len(CELLS)}")
     scores = [scores_of(records) for records in cells]
-    fields = {record["row"]: record["fields"] for record in cells[0]}
+    records = {record["row"]: record for record in cells[0]}
     rows = [row for row in scores[0] if all(row in other for other in scores[1:])]
     if not rows:
         return None
-    counted = [count_over(benchmark, side, rows, fields) for side in scores]
+    counted = [count_over(benchmark, side, rows, records) for side in scores]
+    if not all(side.has_headline() for side in counted):
+        return None
     found = draw_all({benchmark.name: counted}, seed=seed, resamples=resamples)[benchmark.name]
 
     def combined(signs: Sequence[float]) -> Interval:

@@ -7,7 +7,8 @@ A local folder has the data set's own columns. Where files begin with the name o
 like its configs, only those and in their order. A picture is bytes, the Hub's {bytes, path} (bytes
 as base64 in JSONL), or a path inside DIR/NAME or DIR; a list of pictures has the keys "column/0",
 "column/1", ... Text is taken for a path in columns that the benchmark declares as `bytes`, and in
-those named like pictures where there is such a file.
+those named like pictures where there is such a file. The path stays a text of the row where it was
+one, or where the benchmark declares the column as `(bytes, str)`.
 
 A row that cannot be loaded is named, with the reason, and skipped: it never stops a run.
 """
@@ -16,15 +17,17 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
 from evals.benchmark import Benchmark, Row
+from evals.hub import check_access, rows_of
 from evals.images import BadImage, check
-from evals.revisions import pin, pinned
 
 HUB = "hub"
 _MAX_TEXT = 500_000
@@ -44,7 +47,8 @@ class Loaded:
     """The rows of one benchmark."""
 
     rows: tuple[Row, ...]
-    """In an order that is random and always the same, so that any first N are a fair sample."""
+    """In an order that is random and always the same, so that any first N are a fair sample; what
+    belongs together (`Benchmark.groups`) stands together."""
     refused: tuple[tuple[str, str], ...]
     """(row, why it was skipped)."""
     found: int
@@ -64,17 +68,18 @@ def load(
 ) -> Loaded:
     """All rows of `benchmark` from a folder or, with "hub", from the Hub. Blocking: for a thread.
 
-    `limit`: only so many, chosen by the hash of the row's id; `revisions`: the file that pins the
-    Hub's (`evals.revisions`). Raises ConfigError where there is nothing to read, or nothing to read
-    it with.
+    `limit`: only so many, chosen by the hash of the row's id, or as many whole groups as fit (at
+    least one); `revisions`: the file that pins the Hub's (`evals.revisions`). Raises ConfigError
+    where there is nothing to read, or nothing to read it with.
     """
     if source == HUB:
-        found, revision, root = *_from_hub(benchmark, revisions), None
+        found, revision, root = *rows_of(benchmark, revisions), None
     else:
         root = Path(source)
         found, revision = _from_folder(benchmark, root), "local"
     rows: dict[str, Row] = {}
     refused: list[tuple[str, str]] = []
+    sizes: Counter[str] = Counter()
     number = -1
     for number, record in enumerate(found):
         name = f"row {number}"
@@ -84,16 +89,74 @@ def load(
             if name in rows:
                 raise BadRow("another row has the same id")
             rows[name] = row
+            sizes.update(benchmark.groups(row.fields))
         except (BadRow, BadImage) as error:
             refused.append((name, str(error)))
-    ordered = sorted(rows.values(), key=lambda row: hashlib.sha256(row.id.encode()).digest())
+            if name not in rows:  # else it is there already
+                sizes.update(_groups_lost(benchmark, record))
+    ordered = sorted(rows.values(), key=lambda row: _lot(row.id))
     return Loaded(
-        rows=tuple(ordered[:limit]),
+        rows=_limited([_with_groups(benchmark, row, sizes) for row in ordered], limit),
         refused=tuple(refused),
         found=number + 1,
         revision=revision,
         fingerprint=_fingerprint(ordered),
     )
+
+
+def check_source(
+    benchmarks: Sequence[Benchmark], source: str | Path, *, revisions: Path | None = None
+) -> None:
+    """What can be known before anything is loaded: all files are there, or the Hub lets in for all.
+
+    As in `load`. Raises ConfigError, naming all that is not. Blocking.
+    """
+    if source == HUB:
+        check_access(benchmarks, revisions)
+        return
+    lacking: dict[str, None] = {}
+    for benchmark in benchmarks:
+        try:
+            _found_files(benchmark, Path(source))
+        except ConfigError as error:
+            lacking[str(error)] = None
+    if lacking:
+        raise ConfigError("\n".join(lacking))
+
+
+def _lot(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _groups_lost(benchmark: Benchmark, record: Any) -> Sequence[str]:
+    """The groups of a row that can't be used; none where not even they can be read."""
+    try:
+        return benchmark.groups(record)
+    except Exception:  # noqa: BLE001  a row of any shape
+        return ()
+
+
+def _with_groups(benchmark: Benchmark, row: Row, sizes: Mapping[str, int]) -> Row:
+    return replace(row, groups={name: sizes[name] for name in benchmark.groups(row.fields)})
+
+
+def _limited(rows: Sequence[Row], limit: int | None) -> tuple[Row, ...]:
+    """The first rows: as many largest groups as fit, whole, and one at least."""
+    ordered = sorted(rows, key=lambda row: _lot(_whole_of(row)))  # which keeps the order in each
+    if limit is None:
+        return tuple(ordered)
+    taken: list[Row] = []
+    for _, members in groupby(ordered, key=_whole_of):
+        group = list(members)
+        if len(taken) >= limit or (taken and len(taken) + len(group) > limit):
+            break
+        taken += group
+    return tuple(taken)
+
+
+def _whole_of(row: Row) -> str:
+    """What is taken as a whole: the largest group of a row, or the row itself."""
+    return next(iter(row.groups), row.id)
 
 
 def _row(benchmark: Benchmark, record: Any, number: int, root: Path | None) -> Row:
@@ -108,6 +171,8 @@ def _row(benchmark: Benchmark, record: Any, number: int, root: Path | None) -> R
         pictures = _pictures(benchmark, column, value, root)
         if pictures is None or isinstance(value, str):  # a path is also a text of the data set
             fields[column] = value
+        elif str in _types(benchmark, column) and (path := _path_of(value)):
+            fields[column] = path
         images |= pictures or {}
     _check_columns(benchmark, fields, images)
     size = sum(_characters(value) for value in fields.values())
@@ -122,7 +187,19 @@ def _row(benchmark: Benchmark, record: Any, number: int, root: Path | None) -> R
         name = benchmark.row_id(fields, number)
     except Exception as error:  # noqa: BLE001  a row of the wrong shape
         raise BadRow(f"no id can be made ({type(error).__name__}: {error})") from None
-    return Row(id=name, fields=fields, images=images)
+    return Row(id=name, fields=fields, images=images, pictures=_hash_of(images.values()))
+
+
+def _hash_of(images: Iterable[bytes]) -> str:
+    """Of all pictures, in their order; "" without any."""
+    each = b"".join(hashlib.sha256(data).digest() for data in images)
+    return hashlib.sha256(each).hexdigest() if each else ""
+
+
+def _path_of(value: Any) -> str | None:
+    """The path of the Hub's {bytes, path}; None where it has none."""
+    path = value.get("path") if isinstance(value, Mapping) else None
+    return path if isinstance(path, str) and path else None
 
 
 def _pictures(
@@ -175,7 +252,10 @@ def _bytes(item: Any, places: Sequence[Path]) -> bytes:
             raise BadRow(f"{item[:200]!r} leads out of the folder")
         if path.is_file():
             return path.read_bytes()
-    raise BadRow(f"the picture {item[:200]!r} is missing")
+    said = f"the picture {item[:200]!r} is missing"
+    if not places:
+        said += ": the data set has its path only; fetch it, and give its folder with --data DIR"
+    raise BadRow(said)
 
 
 def _from_base64(text: str) -> bytes:
@@ -194,10 +274,13 @@ def _check_columns(benchmark: Benchmark, fields: dict[str, Any], images: dict[st
             continue
         if column not in fields:
             raise BadRow(f"column {column!r} is missing")
+        value = fields[column]
+        if bytes in types and isinstance(value, str):
+            raise BadRow(f"column {column!r}: {value[:200]!r} is text, and its picture is missing")
         allowed = (*types, int) if float in types else types
-        if not isinstance(fields[column], allowed):
+        if not isinstance(value, allowed):
             wanted = " or ".join(kind.__name__ for kind in types)
-            raise BadRow(f"column {column!r}: {type(fields[column]).__name__} instead of {wanted}")
+            raise BadRow(f"column {column!r}: {type(value).__name__} instead of {wanted}")
 
 
 def _types(benchmark: Benchmark, column: str) -> tuple[type, ...]:
@@ -225,54 +308,12 @@ def _fingerprint(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(benchmark: Benchmark, revisions: Path | None) -> tuple[Iterator[Any], str]:
-    """(rows, commit that was loaded)."""
-    try:
-        import datasets
-        import huggingface_hub
-    except ImportError:
-        raise ConfigError(
-            f"{benchmark.dataset} is read by Hugging Face datasets, which is not installed: "
-            "pip install -e '.[evals]', or give a folder with --data DIR"
-        ) from None
-    revision = benchmark.revision
-    if revision is None and revisions is not None:
-        revision = pinned(revisions, benchmark.dataset)
-    try:
-        if revision is None:
-            revision = str(huggingface_hub.HfApi().dataset_info(benchmark.dataset).sha)
-            revision = (
-                revision if revisions is None else pin(revisions, benchmark.dataset, revision)
-            )
-        parts = [
-            datasets.load_dataset(
-                benchmark.dataset, config, split=benchmark.split, revision=revision
-            )
-            for config in benchmark.configs or (None,)
-        ]
-    except (
-        Exception
-    ) as error:  # the libraries raise dozens of types, all of them the user's to mend
-        raise ConfigError(
-            f"{benchmark.dataset} at {revision or 'its newest revision'} can't be loaded "
-            f"({type(error).__name__}: {error}); without network, give a folder with --data DIR"
-        ) from error
-    return _undecoded(datasets, parts), str(revision)
-
-
-def _undecoded(datasets: Any, parts: Iterable[Any]) -> Iterator[Any]:
-    """Rows with their pictures as files, so that a bad one spoils its own row only."""
-    for part in parts:
-        for column, feature in part.features.items():
-            inner = getattr(feature, "feature", None)
-            if isinstance(feature, datasets.Image):
-                part = part.cast_column(column, datasets.Image(decode=False))
-            elif isinstance(inner, datasets.Image):
-                part = part.cast_column(column, type(feature)(datasets.Image(decode=False)))
-        yield from part
-
-
 def _from_folder(benchmark: Benchmark, root: Path) -> Iterator[Any]:
+    return (row for file in _found_files(benchmark, root) for row in _rows_of(file))
+
+
+def _found_files(benchmark: Benchmark, root: Path) -> list[Path]:
+    """The files of rows. Raises ConfigError where there are none."""
     if not root.is_dir():
         raise ConfigError(f"--data: {root} is no folder")
     files = _files(benchmark, root)
@@ -281,7 +322,7 @@ def _from_folder(benchmark: Benchmark, root: Path) -> Iterator[Any]:
             f"--data: no {benchmark.name}.jsonl, {benchmark.name}.parquet, nor such files below "
             f"{root / benchmark.name}/"
         )
-    return (row for file in files for row in _rows_of(file))
+    return files
 
 
 def _files(benchmark: Benchmark, root: Path) -> list[Path]:

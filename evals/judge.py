@@ -1,7 +1,8 @@
 """Asking a judge: through any endpoint, each request once, its reply kept by the whole request.
 
-What to ask and how to read a reply is the benchmark's own matter. A judge that can't be reached
-leaves a row without the judge's score, and counted; it never makes an answer wrong.
+What to ask and how to read a reply is the benchmark's own matter. What it does not answer
+leaves a row without the judge's score, and counted; it never makes an answer wrong. A judge that no
+request can reach (a wrong name or key, nobody there) ends the evaluation: every row would be so.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
-from engine.errors import EngineError, TransportError
+from engine.errors import ConfigError, EngineError, TransportError
 from engine.types import Message, SamplingParams
 from evals.benchmark import Question
 from evals.endpoint import Endpoint, Refused, Response
@@ -57,7 +58,7 @@ class Asked:
         stop: Sequence[str] | None = None,
         attempt: int = 0,
     ) -> str:
-        """The judge's reply. Raises JudgeFailed."""
+        """The judge's reply. Raises JudgeFailed, or ConfigError where no request can succeed."""
         judge = self.judge
         turns = [("system", system), ("user", prompt)]
         messages: list[Message] = [
@@ -103,3 +104,5 @@ class Asked:
                 )
         except (TransportError, Refused) as error:
             raise JudgeFailed(str(error)) from error
+        except ConfigError as error:
+            raise ConfigError(f"--judge: {error}") from error

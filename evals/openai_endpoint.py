@@ -16,6 +16,7 @@ from engine.types import Finish, Message, SamplingParams
 from evals.benchmark import Question
 from evals.endpoint import Refused, Response, failure_of
 
+_LOOK = aiohttp.ClientTimeout(total=30)
 _FINISH: Mapping[Any, Finish] = {"stop": "stop", "eos": "stop", "length": "length"}
 _MIME = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp", b"GIF8": "gif"}
 
@@ -38,10 +39,31 @@ class OpenAIEndpoint:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=10)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._running = {url.rstrip("/"): 0 for url in urls}
+        self._identity = {"model": model, "template": "the server's"}
 
     @property
     def identity(self) -> Mapping[str, str]:
-        return {"model": self._model, "template": "the server's"}
+        return self._identity
+
+    async def look(self) -> None:
+        """Ask the servers what they have loaded under the model's name. Where they say so it is
+        part of the identity: a name may stand for another checkpoint tomorrow.
+
+        Raises ConfigError where they have different models, TransportError where one is away.
+        """
+        told = {url: loaded_of(await self._models(url), self._model) for url in self._running}
+        found = sorted({one for one in told.values() if one is not None})
+        if len(found) > 1:
+            raise ConfigError(f"these servers have different models as {self._model!r}: {told}")
+        if found:
+            self._identity["loaded"] = found[0]
+
+    async def _models(self, url: str) -> str:
+        """The answer to /models; empty from servers that have none for us."""
+        status, text = await self._request("GET", f"{url}/models", timeout=_LOOK)
+        if isinstance(failure := failure_of(status, text), TransportError) and status != 501:
+            raise failure
+        return "" if failure else text
 
     async def generate(
         self, question: Question, params: SamplingParams, seed: int, *, stop: Sequence[str] = ()
@@ -51,17 +73,23 @@ class OpenAIEndpoint:
         began_s = time.perf_counter()
         self._running[url] += 1
         try:
-            status, text = await self._post(f"{url}/chat/completions", body)
+            status, text = await self._request("POST", f"{url}/chat/completions", body)
         finally:
             self._running[url] -= 1
         if (failure := failure_of(status, text)) is not None:
             raise failure
         return parse_completion(text, seconds=time.perf_counter() - began_s, server=url)
 
-    async def _post(self, url: str, body: Mapping[str, Any]) -> tuple[int, str]:
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> tuple[int, str]:
         try:
-            async with self._session.post(
-                url, json=body, headers=self._headers, timeout=self._timeout
+            async with self._session.request(
+                method, url, json=body, headers=self._headers, timeout=timeout or self._timeout
             ) as response:
                 data = await response.read()
                 return response.status, data.decode(errors="replace")
@@ -146,6 +174,20 @@ def parse_completion(text: str, *, seconds: float, server: str) -> Response:
         seconds=seconds,
         server=server,
     )
+
+
+def loaded_of(text: str, model: str) -> str | None:
+    """What the JSON of /models says is behind `model`: the `root` of its entry, else its id. Where
+    there is one entry only, of whatever name, that is it. None where it says nothing more than the
+    name itself."""
+    try:
+        entries = json.loads(text)["data"]
+        named = [entry for entry in entries if entry.get("id") == model]
+        (entry,) = named[:1] or entries
+        loaded = entry.get("root") or entry.get("id")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    return loaded if isinstance(loaded, str) and loaded != model else None
 
 
 def _thoughts(message: Mapping[str, Any]) -> str:

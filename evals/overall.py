@@ -49,6 +49,10 @@ class Counted:
             names += [part for part in by_name[name].of if part not in names]
         return [by_name[name] for name in names]
 
+    def has_headline(self) -> bool:
+        """Whether there is something to count: all groups of a measure may be left out."""
+        return all(aggregate.units for aggregate in self.needed() if not aggregate.of)
+
     def rows(self) -> Sequence[Unit]:
         """Each row once, in the clusters of an aggregate that has all of them, if there is one."""
         for aggregate in self.aggregates:

@@ -34,7 +34,8 @@ class Journal:
     it is and ignored. Raises ConfigError where another process is writing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, option: str = "--out") -> None:
+        """`option`: of the command line, which says where the journal lies."""
         self.path = path
         self.damaged = 0
         """Lines that could not be read."""
@@ -46,7 +47,7 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise ConfigError(
-                f"{path} is being written by another evaluation; end it, or choose another --out"
+                f"{path} is being written by another evaluation; end it, or choose another {option}"
             ) from None
         self._read()
 

@@ -13,14 +13,14 @@ settings it asks for the rest only; other settings make other keys, and share no
 
 import asyncio
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import ConfigError, TransportError
+from engine.errors import TransportError
 from engine.tasks import first_of
 from evals.benchmark import Benchmark, Question, Row
 from evals.data import Loaded
@@ -29,11 +29,10 @@ from evals.judge import Judge
 from evals.patience import Patience
 from evals.preparation import Prepared, Settings, prepare, seed_of
 from evals.records import Journal, Record, key_of
+from evals.refusals import Refusals
 from evals.scoring import judgement_of, record_of, rules_of
 
 _SYNC_S = 2.0
-_FIRST = 20
-"""Where so many answers at the start are all refusals, the fault is not the rows'."""
 _AGREEMENT_ROWS = 200
 """Rows that a judge sees where the headline is not the judge's: to know how far they agree."""
 
@@ -105,7 +104,7 @@ class Runner:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._preparing = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "prepare")
         self._scoring = ThreadPoolExecutor(1, "score")
-        self._asked: Counter[str] = Counter()
+        self._refusals = Refusals()
 
     async def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate all; outcomes in the order of `tasks`. Raises ConfigError where nobody answers,
@@ -143,6 +142,9 @@ class Runner:
         for row, why in loaded.refused:
             self._watcher.skipped(benchmark, row, why)
         with Journal(task.journal) as journal:
+            if len(journal):
+                # A server that answered here before does take questions.
+                self._refusals.answered()
             syncing = asyncio.create_task(_sync(journal))
             try:
                 async with asyncio.TaskGroup() as group:
@@ -152,6 +154,7 @@ class Runner:
                             continue
                         for sample in range(settings.samples):
                             await self._slots.acquire()
+                            await self._refusals.enter()
                             group.create_task(self._sample(outcome, journal, prepared, sample))
                     dispatched.set()
             finally:
@@ -193,17 +196,26 @@ class Runner:
                 answer = await self._answer(journal, key, benchmark, prepared, sample, seed)
             else:
                 outcome.kept += 1
+                self._refusals.answered()
         except TransportError as error:
             outcome.missing.append((row.id, sample, str(error)))
             self._watcher.skipped(benchmark, row.id, f"missing: {error}")
             return
         except Refused as error:
             self._refuse(outcome, row.id, f"the server refuses it: {error}")
-            self._check_refusals(error)
+            self._refusals.refused(error)
             return
         finally:
+            self._refusals.leave()
             self._slots.release()
-        about = {"row": row.id, "sample": sample, "fields": dict(row.fields), **described}
+        about = {
+            "row": row.id,
+            "sample": sample,
+            "fields": dict(row.fields),
+            "pictures": row.pictures,
+            "groups": dict(row.groups),
+            **described,
+        }
         number = prepared.number
         del prepared  # its pictures: a judge may keep thousands of answers waiting
         record = await self._record(benchmark, number, about, answer)
@@ -239,7 +251,7 @@ class Runner:
         images = [image.data for image in prepared.images]
         question = Question(messages=prepared.messages, images=images)
         response = await self._patience(lambda: self._endpoint.generate(question, params, seed))
-        self._asked["answered"] += 1
+        self._refusals.answered()
         line = asdict(response)
         line["response"] = line.pop("text")
         return journal.append(key, {"row": prepared.row.id, "sample": sample, "seed": seed, **line})
@@ -265,11 +277,6 @@ class Runner:
         if (row, why) not in outcome.refused:
             outcome.refused.append((row, why))
             self._watcher.skipped(outcome.benchmark, row, why)
-
-    def _check_refusals(self, error: Refused) -> None:
-        self._asked["refused"] += 1
-        if self._asked["refused"] >= _FIRST and not self._asked["answered"]:
-            raise ConfigError(f"the server refused the first {_FIRST} questions: {error}")
 
 
 async def _sync(journal: Journal) -> None:

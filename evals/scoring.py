@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from evals.benchmark import MODES, Benchmark, Fields
+from engine.errors import ConfigError
+from evals.benchmark import MODES, Benchmark, Fields, Scored
 from evals.extraction.thinking import CLOSE, answer_of
 from evals.judge import Asked, JudgeFailed
 from evals.records import Record
@@ -20,18 +21,25 @@ FLAGS = ("truncated", "unparsed", "empty", "judge_failed", "unjudged", "scoring_
 
 
 def rules_of(benchmark: Benchmark, fields: Fields, text: str) -> dict[str, Any]:
-    """{mode: {value, path, score, seconds, error}}. Never raises for what a model wrote."""
+    """{mode: {value, path, score, seconds, error}}. Never raises for what a model wrote.
+
+    The score is None only where the authors have no rule for responses.
+    """
     return {mode: _rule(benchmark, fields, text, mode) for mode in MODES}
 
 
 def _rule(benchmark: Benchmark, fields: Fields, text: str, mode: str) -> dict[str, Any]:
     began_s = time.perf_counter()
     rule: dict[str, Any] = {"value": None, "path": "", "score": None}
+    if mode == "reference" and not benchmark.has_reference:
+        return rule | {"path": "no rule: the authors score a judge's reply", "seconds": 0.0}
     try:
         found = benchmark.read(text, fields, mode=mode)
         rule |= {"value": found.value, "path": found.path}
         rule["score"] = float(benchmark.score(found.value, fields, mode=mode))
     except Exception as error:  # noqa: BLE001  a rule that fails spoils this row's score only
+        # 0, not None: rows that we cannot read must not leave the mean. The flag says so.
+        rule["score"] = 0.0
         rule["error"] = f"{type(error).__name__}: {error}"[:500]
     rule["seconds"] = round(time.perf_counter() - began_s, 4)
     return rule
@@ -40,7 +48,8 @@ def _rule(benchmark: Benchmark, fields: Fields, text: str, mode: str) -> dict[st
 async def judgement_of(
     benchmark: Benchmark, fields: Fields, text: str, ask: Asked | None
 ) -> dict[str, Any] | None:
-    """{model, score, replies, requests, reason}; None where nobody was to be asked."""
+    """{model, score, replies, requests, reason}; None where nobody was to be asked. Raises
+    ConfigError where the judge can't be asked at all: that is no row's matter."""
     if ask is None or benchmark.judge is None:
         return None
     judged: dict[str, Any] = {"model": dict(ask.judge.endpoint.identity), "score": None}
@@ -49,6 +58,8 @@ async def judgement_of(
         judged |= {"score": judgement.score, "replies": list(judgement.replies), "reason": ""}
         if judgement.score is None:
             judged["reason"] = "its replies could not be read"
+    except ConfigError:
+        raise
     except JudgeFailed as error:
         judged |= {"replies": [], "reason": f"no reply: {error}"}
     except Exception as error:  # noqa: BLE001  as above
@@ -65,7 +76,8 @@ def record_of(
 ) -> Record:
     """The record of one sample of one row.
 
-    `row`: {row, sample, fields, prompt, images}; `answer`: a line of the journal of responses.
+    `row`: {row, sample, fields, pictures, groups, prompt, images}; `answer`: a line of the journal
+    of responses.
     """
     score = rules["default"]["score"]
     if benchmark.judged_by_default:
@@ -79,6 +91,17 @@ def record_of(
         "score": score,
         "flags": flags_of(benchmark, answer, rules, judged),
     }
+
+
+def scored_of(record: Record, score: float) -> Scored:
+    """The row of a record, with this score."""
+    return Scored(
+        id=record["row"],
+        fields=record["fields"],
+        score=score,
+        pictures=record.get("pictures", ""),
+        groups=record.get("groups", {}),
+    )
 
 
 def thoughts_of(response: str) -> Thoughts:
@@ -98,7 +121,7 @@ def flags_of(
 
     truncated: cut off by its length, or in the middle of its thoughts; unparsed: no rule could read
     it; empty: nothing but thoughts; judge_failed: asked in vain; unjudged: it needs a judge and
-    there was none; scoring_failed: a rule of ours broke down, which is our fault.
+    there was none; scoring_failed: a rule of ours broke down, and the answer counts as wrong.
     """
     said = answer_of(answer["response"])
     holds = {

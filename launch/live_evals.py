@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 RECORD = "benchmarks"
 """Kind of a point's line in `metrics.jsonl`."""
 TRIES = 3
-"""Of one evaluation that leaves rows without an answer; each asks for the rest only."""
+"""Of one evaluation that leaves rows without an answer or a verdict; each asks for the rest."""
 PAUSE_S = 10.0
 """Between two of them; each then waits until servers take requests."""
 MAX_FAILED = 3
@@ -146,15 +146,15 @@ class LiveEvals:
 
     async def _asked(self, step: int, name: str) -> str:
         """Run the command until it has all answers, or so many times; its last words."""
-        for number in range(TRIES):
-            if number:
-                await asyncio.sleep(PAUSE_S)
-            try:
-                async with asyncio.timeout(self._cfg.deadline_s):
+        try:
+            async with asyncio.timeout(self._cfg.deadline_s):  # of all of them together
+                for number in range(TRIES):
+                    if number:
+                        await asyncio.sleep(PAUSE_S)
                     if await self._ask(step, name) == 0:
                         break
-            except TimeoutError:
-                return f"not done within evals.deadline_s, {self._cfg.deadline_s:g} s"
+        except TimeoutError:
+            return f"not done within evals.deadline_s, {self._cfg.deadline_s:g} s"
         return children.last_lines(self._log_of(step), 3)
 
     async def _ask(self, step: int, name: str) -> int:

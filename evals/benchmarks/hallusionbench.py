@@ -106,15 +106,28 @@ def _set(row: Scored) -> str:
     return f"hallusionbench:{_named(row.fields, *_SET)}"
 
 
-def _whole(rows: Sequence[Scored], column: str) -> list[Unit]:
+def _group(row: Fields, column: str) -> str:
+    """The name of a group of rows of equal `column` ("figure_id", "question_id")."""
+    return f"{column} {_named(row, *_SET, column)}"
+
+
+def groups(row: Fields) -> tuple[str, str, str]:
+    """The set of a row, its figure and its question over all figures."""
+    return f"set {_named(row, *_SET)}", _group(row, "figure_id"), _group(row, "question_id")
+
+
+def _whole(name: str, rows: Sequence[Scored], column: str) -> Aggregate:
     """1 for each group of equal `column` that is right as a whole.
 
-    With several samples of a row, the chance that it is, of independent rows.
+    With several samples of a row, the chance that it is, of independent rows. A group of which rows
+    have no score would be right more easily: it is left out.
     """
-    groups: dict[str, list[Scored]] = {}
+    found: dict[str, list[Scored]] = {}
     for row in rows:
-        groups.setdefault(_named(row.fields, *_SET, column), []).append(row)
-    return [Unit(_set(group[0]), prod(row.score for row in group)) for group in groups.values()]
+        found.setdefault(_group(row.fields, column), []).append(row)
+    whole = [group for key, group in found.items() if len(group) >= group[0].groups.get(key, 0)]
+    units = [Unit(_set(group[0]), prod(row.score for row in group)) for group in whole]
+    return Aggregate(name, units, left_out=len(found) - len(whole))
 
 
 def _three(rows: Sequence[Scored], where: str = "") -> list[Aggregate]:
@@ -123,8 +136,8 @@ def _three(rows: Sequence[Scored], where: str = "") -> list[Aggregate]:
     ]
     return [
         Aggregate(f"aAcc{where}", [Unit(_set(row), row.score) for row in rows]),
-        Aggregate(f"fAcc{where}", _whole(with_figure, "figure_id")),
-        Aggregate(f"qAcc{where}", _whole(rows, "question_id")),
+        _whole(f"fAcc{where}", with_figure, "figure_id"),
+        _whole(f"qAcc{where}", rows, "question_id"),
     ]
 
 
@@ -184,5 +197,6 @@ BENCHMARK = Benchmark(
     judge_model="gpt-4",
     options=lambda row: 2,
     gold=gold,
+    groups=groups,
     aggregates=aggregates,
 )

@@ -119,7 +119,7 @@ def _typed(answer: str, answer_type: str) -> str | None:
 def _number(answer: str) -> Fraction | None:
     quantity = quantity_of(answer) or only_number(answer)
     if quantity is not None:
-        return quantity.value
+        return quantity.amount
     value = number_of(answer)
     return None if value is None else Fraction(value).limit_denominator(10**6)
 

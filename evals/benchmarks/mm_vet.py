@@ -194,6 +194,7 @@ BENCHMARK = Benchmark(
     judge=judge,
     judged_by_default=True,
     judge_model="gpt-4-0613",
+    has_reference=False,
     options=lambda row: None,
     gold=lambda row: str(row["answer"]),
     aggregates=aggregates,

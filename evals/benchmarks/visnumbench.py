@@ -147,7 +147,7 @@ def _attribute(row: Fields) -> str | None:
 
 def _cluster(row: Scored) -> str:
     """Questions of one picture are drawn together."""
-    return f"visnumbench:{row.fields.get('image_path') or row.id}"
+    return f"visnumbench:{row.pictures or row.fields.get('image_path') or row.id}"
 
 
 def aggregates(rows: Sequence[Scored]) -> list[Aggregate]:
@@ -161,8 +161,10 @@ def aggregates(rows: Sequence[Scored]) -> list[Aggregate]:
 
 
 def _row_id(row: Fields, number: int) -> str:
-    """Both halves count their rows from 0."""
-    return f"{scene_of(row) or 'row'}_{row['id']}"
+    """Both halves count their rows from 0; where the half is not known, the number in the split
+    tells rows apart."""
+    scene = scene_of(row)
+    return f"{scene}_{row['id']}" if scene else f"row_{row['id']}_{number}"
 
 
 BENCHMARK = Benchmark(
@@ -171,7 +173,13 @@ BENCHMARK = Benchmark(
     dataset="GML-FMGroup/VisNumBench",
     split="test",
     num_rows=1913,
-    columns={"id": str, "question": str, "option": str, "answer": str, "image_path": bytes},
+    columns={
+        "id": str,
+        "question": str,
+        "option": str,
+        "answer": str,
+        "image_path": (bytes, str),  # the path says which half it is
+    },
     licence="Apache-2.0 (code); the data set's own terms at its page",
     citation="Weng et al., VisNumBench, ICCV 2025, arXiv:2503.14939 (from memory)",
     published=(
@@ -189,6 +197,7 @@ BENCHMARK = Benchmark(
     score=score,
     judge=judge,
     judge_model="InternVL2.5-38B",
+    has_reference=False,
     options=lambda row: len(options_of(row)) or None,
     gold=lambda row: str(row["answer"]),
     aggregates=aggregates,

@@ -2,8 +2,9 @@ r"""When a mathematical answer is the gold one: in another spelling, or as a dec
 
 Equal are answers of one canonical form (`rewards.grading`: algebra behind guards), and numbers
 that agree to two decimals and within 2 % ("6.28" is 2\pi; MATH-V's own two decimals alone make
-0.004 equal to 0). Units and a name in front ("x = ") are left out. Nothing is evaluated but by
-readers of this project, so that no text costs time.
+0.004 equal to 0). Units and a name in front ("x = ") are left out; words of scale multiply
+("5 thousand" is 5000). Nothing is evaluated but by readers of this project, so that no text costs
+time.
 """
 
 import re
@@ -66,7 +67,7 @@ def number_of(text: str) -> Number | None:
     """The value of a number, a fraction or a formula without variables."""
     quantity = quantity_of(text)
     if quantity is not None:
-        return float(quantity.value)
+        return float(quantity.amount)
     value = value_of(_braced(text))
     return value if value is None or isinstance(value, float) else float_or_int(value)
 

@@ -52,6 +52,8 @@ _SCALES = {
     "b": 10**9,
     "trillion": 10**12,
 }
+_ABBREVIATED = 2
+"""Letters of the longest abbreviation of a scale ("bn")."""
 _MARK = re.compile(
     r"\s?(?:(%|percent(?:age points?)?\b|per cent\b)"
     r"|(hundred|thousand|million|billion|trillion|mn|bn|[kmb])s?\b)",
@@ -77,6 +79,13 @@ class Quantity:
     """As it is written: 57 for "57 %", 3.5 for "3.5 million"."""
     scale: Fraction = Fraction(1)
     """1/100 for a percent sign, 10**6 for "million"."""
+    is_word: bool = False
+    """The scale is a whole word: "5 m" may be metres, and "5 million" may not."""
+
+    @property
+    def amount(self) -> Fraction:
+        """The value with the words of scale: 3500000 for "3.5 million", 57 for "57 %"."""
+        return self.value * self.scale if self.is_word else self.value
 
 
 def quantity_of(text: str) -> Quantity | None:
@@ -94,16 +103,17 @@ def quantity_of(text: str) -> Quantity | None:
         return _spelled(text)
     rest = plain[number.end() :].rstrip(" .*_`\"'$)]}")
     mark = _MARK.match(rest)
-    scale = Fraction(1)
+    scale, is_word = Fraction(1), False
     if mark:
         scale = Fraction(1, 100) if mark[1] else Fraction(_SCALES[mark[2].lower()])
+        is_word = not mark[1] and len(mark[2]) > _ABBREVIATED
         rest = rest[mark.end() :]
     elif rest and _LETTER.match(rest) and rest.split()[0].lower() not in ("th", "st", "nd", "rd"):
         # "5G" and "3D" are names; "5cm" has a unit that normalise knows.
         return _spelled(text)
     if _GOES_ON.match(rest) or _OTHER.search(rest):
         return _spelled(text)
-    return Quantity(_value(number), scale)
+    return Quantity(_value(number), scale, is_word)
 
 
 def only_number(text: str) -> Quantity | None:
@@ -151,6 +161,14 @@ def read_short(text: str) -> Extraction:
 
 def decimal(value: Fraction) -> str:
     """A fraction as a plain decimal where that ends within 12 places, else "a/b"."""
+    try:
+        return _decimal(value)
+    except ValueError:  # Python writes no more than some thousand digits in tens
+        return f"{value.numerator:#x}/{value.denominator:#x}"
+
+
+def _decimal(value: Fraction) -> str:
+    """Raises ValueError for integers that are too long."""
     if value.denominator == 1:
         return str(value.numerator)
     for places in range(1, 13):

@@ -166,15 +166,37 @@ reference_judge = partial(judge, mode="reference")
 """The released code's judge, for who wants its numbers bug for bug."""
 
 
+_NAMED_BY = {**dict.fromkeys(MMMU_PRO, "id"), "mathverse": "problem_index"}
+"""{set: column that names what several of its rows, or of its other forms, ask about}, if there."""
+
+
+def _cluster(name: str, row: Scored) -> str:
+    """By the question or problem where the row names it, else by its pictures. MMMU-Pro asks the
+    same questions three times, so its forms are drawn together."""
+    shared = _named(name, row) or row.pictures
+    family = "mmmu_pro" if name in MMMU_PRO else name
+    return f"{family}:{shared}" if shared else f"{name}:{row.id}"
+
+
+def _named(name: str, row: Scored) -> str:
+    """What the row says it asks about; "" where it does not."""
+    found = row.fields.get(_NAMED_BY.get(name, ""))
+    return "" if found is None else str(found)
+
+
 def _aggregates(name: str, rows: Sequence[Scored]) -> list[Aggregate]:
-    """Accuracy; MMMU-Pro asks the same questions three times, so they are drawn together."""
+    """Accuracy."""
+    return [accuracy(rows, partial(_cluster, name))]
 
-    def cluster(row: Scored) -> str:
-        if name in MMMU_PRO and row.fields.get("id"):
-            return f"mmmu_pro:{row.fields['id']}"
-        return f"{name}:{row.id}"
 
-    return [accuracy(rows, cluster)]
+def _caveat(name: str, rows: Sequence[Scored]) -> str:
+    """Where rows may depend on each other and do not tell."""
+    column = _NAMED_BY.get(name)
+    if column is not None and not all(_named(name, row) for row in rows):
+        return f"rows without {column!r} are taken as independent, but for those of one picture"
+    if not all(row.pictures for row in rows):
+        return "rows are taken as independent: evaluated again, those of one picture are not"
+    return ""
 
 
 _TEMPLATE = Benchmark(
@@ -231,6 +253,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         dataset=f"zli12321/{copy}",
         num_rows=rows,
         aggregates=partial(_aggregates, name),
+        caveat=partial(_caveat, name),
     )
     for name, (title, copy, rows) in _SETS.items()
 }

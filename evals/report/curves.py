@@ -50,9 +50,9 @@ def curves_of(summaries: Mapping[int, Summary]) -> dict[str, Curve]:
     A mean is there only where all benchmarks of the run are in it: another set is another mean.
     """
     curves: dict[str, list[tuple[int, Interval]]] = {}
-    most = {name for summary in summaries.values() for name in _scored(summary)}
+    most = {name for summary in summaries.values() for name in summary.scored()}
     for version, summary in sorted(summaries.items()):
-        if _scored(summary) == most:
+        if set(summary.scored()) == most:
             for name, mean in summary.overall.items():
                 curves.setdefault(name, []).append((version, mean))
     for version, summary in sorted(summaries.items()):
@@ -62,14 +62,10 @@ def curves_of(summaries: Mapping[int, Summary]) -> dict[str, Curve]:
     return dict(curves)
 
 
-def _scored(summary: Summary) -> set[str]:
-    return {name for name, own in summary.measures.items() if own.score() is not None}
-
-
 def _titles(summaries: Mapping[int, Summary]) -> dict[str, str]:
     titles: dict[str, str] = {}
     for summary in summaries.values():
-        names = {name: overall_name(name, len(_scored(summary))) for name in summary.overall}
+        names = {name: overall_name(name, len(summary.scored())) for name in summary.overall}
         titles |= names | {result.name: result.benchmark.title for result in summary.results}
     return titles
 

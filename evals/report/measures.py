@@ -52,6 +52,8 @@ class Measures:
     aggregates: Mapping[str, Interval]
     units: Mapping[str, int]
     """Of each aggregate that is counted itself."""
+    left_out: Mapping[str, int]
+    """Groups that lack rows with a score, of each part of the headline that has such."""
     scored: int
     """Rows with a score."""
     unscored: int
@@ -97,6 +99,7 @@ def measure(result: BenchmarkResult) -> Measures:
         headline="" if own is None else own.headline,
         aggregates={} if own is None else aggregate_intervals(own),
         units={} if own is None else {a.name: len(a.units) for a in own.aggregates if a.units},
+        left_out={} if own is None else {a.name: a.left_out for a in own.needed() if a.left_out},
         scored=num_scored,
         unscored=len(rows) - num_scored,
         missing=len({row for row, _, _ in result.missing} - rows.keys()),
@@ -161,7 +164,7 @@ def _with_guesses(result: BenchmarkResult) -> float | None:
         return max(score, _credit(result, record))
 
     own = counted(result, scored_rows(result.records, score_of))
-    if own is None:
+    if own is None or not own.has_headline():
         return None
     means = [
         sum(unit.value for unit in aggregate.units) / len(aggregate.units)

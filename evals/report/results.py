@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 from evals.benchmark import Benchmark, Regime, Scored
 from evals.records import Record, read_lines
 from evals.runner import Outcome
+from evals.scoring import scored_of
 
 RESULTS = "results.json"
 RECORDS = "records.jsonl"
@@ -147,7 +148,7 @@ def by_rule(record: Record) -> float | None:
 
 
 def by_reference(record: Record) -> float | None:
-    """By the authors' own code, where it is not a random choice."""
+    """By the authors' own code, where it is not a random choice and reads responses at all."""
     score: float | None = record["modes"].get("reference", {}).get("score")
     return score
 
@@ -165,12 +166,17 @@ def by_row(records: Sequence[Record]) -> dict[str, list[Record]]:
     return dict(rows)
 
 
+def versions_of(records: Sequence[Record]) -> list[str]:
+    """The versions of the weights that answered, where servers say them, oldest first."""
+    found = {str(record["weights"]) for record in records if record.get("weights")}
+    return sorted(found, key=lambda version: (not version.isdecimal(), len(version), version))
+
+
 def scored_rows(records: Sequence[Record], score_of: ScoreOf = headline) -> list[Scored]:
     """Rows with the mean over their samples; what has no score is left out, not counted as 0."""
     scored: list[Scored] = []
-    for row, samples in by_row(records).items():
+    for samples in by_row(records).values():
         scores = [score for record in samples if (score := score_of(record)) is not None]
         if scores:
-            mean = sum(scores) / len(scores)
-            scored.append(Scored(id=row, fields=samples[0]["fields"], score=mean))
+            scored.append(scored_of(samples[0], sum(scores) / len(scores)))
     return scored

@@ -38,7 +38,7 @@ def scores(summary: Summary) -> Table:
     head += ["guess", "with guesses"]
     rows = [[r.benchmark.title, *_cells(summary.measures[r.name])] for r in summary.results]
     rows += [
-        [overall_name(name, len(summary.measures)), percent(i.estimate), between(i)]
+        [overall_name(name, len(summary.scored())), percent(i.estimate), between(i)]
         + [""] * (len(head) - 3)
         for name, i in summary.overall.items()
     ]

@@ -75,7 +75,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", default="hub", help="a local folder of rows, or hub (default): see below"
     )
-    group.add_argument("--limit", type=_positive, help="so many rows of each benchmark")
+    group.add_argument("--limit", type=_positive, help="so many rows of each, in whole groups")
     group.add_argument("--out", type=Path, help="default: runs/evals/MODEL")
     group.add_argument(
         "--contamination", action="store_true", help="of --run: compare its games with the rows"

@@ -17,6 +17,7 @@ from evals.report.curves import write_curves
 from evals.report.results import BenchmarkResult, read_results, result_of
 from evals.report.summary import Summary, summarise
 from evals.report.writing import write
+from evals.runner import Outcome
 from launch.config import load_root
 from launch.evaluating.contamination import check_run
 from launch.evaluating.evaluation import Evaluated, evaluate
@@ -73,8 +74,12 @@ def checkpoints_of(run: Path, policy: str) -> list[Path]:
 
 
 def status_of(evaluated: Evaluated) -> int:
-    """0 where every row has its answers; 1 where some are missing."""
-    return int(any(outcome.missing for outcome in evaluated.outcomes))
+    """0 where every row has its answers; 1 where some are missing, or a judge was asked in vain."""
+    return int(any(outcome.missing or _is_unjudged(outcome) for outcome in evaluated.outcomes))
+
+
+def _is_unjudged(outcome: Outcome) -> bool:
+    return any("judge_failed" in record["flags"] for record in outcome.records)
 
 
 async def _run_of_checkpoints(options: argparse.Namespace, chosen: Sequence[Benchmark]) -> int:
@@ -132,7 +137,7 @@ class Evaluation:
 
     summary: Summary
     status: int
-    """0 where every row has its answers; 1 where some are missing."""
+    """Of the command: see `status_of`."""
 
 
 async def _evaluation(

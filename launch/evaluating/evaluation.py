@@ -22,7 +22,7 @@ import aiohttp
 
 from engine.encoding import TextEncoder
 from evals.benchmark import Benchmark
-from evals.data import load
+from evals.data import check_source, load
 from evals.endpoint import Endpoint
 from evals.judge import Judge
 from evals.openai_endpoint import OpenAIEndpoint
@@ -60,6 +60,9 @@ async def evaluate(
     called = options.name or name
     if options.while_training:
         os.nice(_NICE)
+    revisions = options.cache / "revisions.json"
+    # Before the first question: a set that can't be had ends it now, not after hours.
+    await asyncio.to_thread(check_source, benchmarks, options.data, revisions=revisions)
     tasks = [
         Task(
             benchmark,
@@ -68,7 +71,7 @@ async def evaluate(
                 benchmark,
                 options.data,
                 limit=options.limit,
-                revisions=options.cache / "revisions.json",
+                revisions=revisions,
             ),
             out / benchmark.regime / benchmark.name / "responses.jsonl",
         )
@@ -76,8 +79,9 @@ async def evaluate(
     ]
     async with (
         _session() as session,
-        _endpoint(options, name, session, out) as (endpoint, about),
+        # First: that a judge is not there is known at once, and servers take minutes to start.
         _judge(options, session) as judge,
+        _endpoint(options, name, session, out) as (endpoint, about),
     ):
         described = {
             **_described(options, settings),
@@ -145,12 +149,13 @@ async def _endpoint(
     key = os.environ.get(MODEL_KEY)
     if options.openai:
         openai = OpenAIEndpoint(session, options.openai, name, key=key, timeout_s=options.timeout_s)
+        await Patience()(openai.look)
         yield openai, {"servers": options.openai, "kind": "openai"}
         return
     model = await asyncio.to_thread(resolve, name, with_weights=not options.server)
     if options.server:
         endpoint = _rollouts(options, model, session, options.server, key)
-        servers = await endpoint.look()
+        servers = await endpoint.look(by_path=True)
         yield endpoint, {"servers": servers, "kind": "rollout"}
         return
     key = secrets.token_hex(16)
@@ -195,7 +200,8 @@ async def _judge(
         key=os.environ.get(JUDGE_KEY),
         timeout_s=options.timeout_s,
     )
-    with Journal(options.cache / "judge.jsonl") as replies:
+    await Patience()(endpoint.look)
+    with Journal(options.cache / "judge.jsonl", option="--cache") as replies:
         slots = asyncio.Semaphore(options.concurrency)
         yield Judge(endpoint, replies, Patience(), slots)
 

@@ -69,9 +69,10 @@ class RolloutEndpoint:
     def identity(self) -> Mapping[str, str]:
         return self._identity
 
-    async def look(self) -> list[dict[str, Any]]:
+    async def look(self, *, by_path: bool = False) -> list[dict[str, Any]]:
         """What each server says of itself; afterwards their context lengths are known, and the
         version of their weights is part of the identity (not while training, where it goes on).
+        `by_path`: so is what they have loaded, since the folder that is at hand need not be theirs.
         Raises ConfigError where one is no rollout server, or not there, or has other weights than
         the rest (while training: than a run's)."""
         found = [await self._look(server) for server in self._servers]
@@ -85,6 +86,8 @@ class RolloutEndpoint:
             raise ConfigError(f"--server: these have different weights: {sorted(versions)}")
         (self._version,) = versions
         self._identity["served"] = self._version
+        if by_path:
+            self._identity["model_path"] = _path_of(found)
         return found
 
     async def generate(
@@ -208,6 +211,14 @@ class RolloutEndpoint:
         server.context = context if type(context) is int else None
         names = ("model_path", "weight_version", "version", "dtype", "context_length")
         return {"url": server.url, **{name: found.get(name) for name in names}}
+
+
+def _path_of(found: Sequence[Mapping[str, Any]]) -> str:
+    """The one path from which all servers have loaded. Raises ConfigError."""
+    paths = {one["url"]: str(one["model_path"]) for one in found}
+    if len(set(paths.values())) > 1:
+        raise ConfigError(f"--server: these have loaded different models: {paths}")
+    return next(iter(paths.values()))
 
 
 def _is_of_run(version: str) -> bool:

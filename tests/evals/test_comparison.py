@@ -176,3 +176,26 @@ def test_the_aggregates_see_the_pairs_only() -> None:
         resamples=10,
     )
     assert seen == [["b"], ["b"]]
+
+
+def test_a_group_that_one_side_lacks_a_row_of_is_in_neither() -> None:
+    def aggregates(scored: Sequence[Scored]) -> list[Aggregate]:
+        by_pair: dict[str, list[Scored]] = {}
+        for row in scored:
+            by_pair.setdefault(next(iter(row.groups)), []).append(row)
+        whole = {name: rows for name, rows in by_pair.items() if len(rows) == 2}
+        return [Aggregate("pairs", [Unit(n, min(r.score for r in w)) for n, w in whole.items()])]
+
+    benchmark = replace(SMALL, aggregates=aggregates)
+
+    def side(**right: bool) -> list[Record]:
+        groups = {row: {f"pair {row[0]}": 2} for row in right}
+        return [one | {"groups": groups[one["row"]]} for one in fast(right)]
+
+    before = side(a1=True, a2=False, b1=True, b2=True)
+    found = compare({"small": Pair(benchmark, before, side(a1=True, a2=True, b1=True))})
+    assert found is not None
+    assert (found.changes["small"].before, found.changes["small"].after) == (0.0, 1.0)
+    assert compare({"small": Pair(benchmark, before, side(a1=True, b1=True))}) is None
+    cells = [before, before, before, side(a1=True)]
+    assert crossed(benchmark, cells) is None

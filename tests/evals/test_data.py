@@ -3,16 +3,19 @@
 import base64
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from evals.data import Loaded, load
+from evals.data import Loaded, check_source, load
 from evals.revisions import pin
 from tests.evals.small_benchmark import SMALL, png, record, write_rows
 from tests.evals.test_images import bomb
@@ -59,6 +62,7 @@ def test_text_that_names_no_file_is_text_unless_the_column_is_a_picture(tmp_path
         ({"image": {"bytes": None, "path": None}}, "column 'image': NoneType is no picture"),
         ({"image": {"bytes": "!", "path": None}}, "column 'image': bytes that are not base64"),
         ({"image": None}, "column 'image': NoneType instead of bytes"),
+        ({"image": "images/5"}, "column 'image': 'images/5' is text, and its picture is missing"),
         ({"image": 5}, "column 'image': int instead of bytes"),
         ({"answer": 5}, "column 'answer': int instead of str"),
         ({"question": None}, "column 'question': NoneType instead of str"),
@@ -130,6 +134,64 @@ def test_a_limit_takes_the_same_rows_whatever_their_order_and_smaller_ones_are_p
     assert names[:4] == [row.id for row in fewer.rows]
     assert names != [f"q{i}" for i in range(10)]
     assert forwards.found == 40
+
+
+IN_PAIRS = replace(
+    SMALL, groups=lambda fields: (f"set {fields['set']}", f"pair {fields['set']} {fields['pair']}")
+)
+
+
+def in_pairs(sets: int) -> list[dict[str, Any]]:
+    """Sets of three pairs."""
+    return [
+        record(10 * n + 2 * pair + i, set=n, pair=pair)
+        for n in range(sets)
+        for pair in range(3)
+        for i in range(2)
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(limit=st.integers(1, 60), fewer=st.integers(1, 60))
+def test_a_limit_takes_groups_as_a_whole(
+    tmp_path_factory: pytest.TempPathFactory, limit: int, fewer: int
+) -> None:
+    """Half of a group is right more easily than all of it."""
+    folder = write_rows(tmp_path_factory.mktemp("sets"), in_pairs(8))
+    rows = load(IN_PAIRS, folder, limit=limit).rows
+    assert len(rows) == max(6, min(48, limit // 6 * 6))
+    assert {Counter(row.fields["set"] for row in rows)[n] for n in range(8)} <= {0, 6}
+    assert {tuple(row.groups.values()) for row in rows} == {(6, 2)}
+    first = [row.id for row in load(IN_PAIRS, folder, limit=min(limit, fewer)).rows]
+    assert first == [row.id for row in rows][: len(first)]
+
+
+def test_rows_that_cannot_be_used_are_missing_from_their_groups(tmp_path: Path) -> None:
+    records = in_pairs(1)
+    records[1] |= {"image": "no.png"}
+    records.append(records[0])  # twice the same is not one more
+    rows = load(IN_PAIRS, write_rows(tmp_path, records)).rows
+    assert len(rows) == 5
+    assert {row.groups["set 0"] for row in rows} == {6}
+    assert [row.groups["pair 0 0"] for row in rows if "pair 0 0" in row.groups] == [2]
+
+
+def test_rows_of_one_picture_are_known_by_it(tmp_path: Path) -> None:
+    folder = write_rows(tmp_path, [record(0), record(1), record(2, image="blue.png")])
+    (folder / "blue.png").write_bytes(png("blue"))
+    pictures = {row.id: row.pictures for row in load(SMALL, folder).rows}
+    assert pictures["q0"] == pictures["q1"] != pictures["q2"]
+    assert all(pictures.values())
+
+
+def test_the_path_of_a_picture_is_kept_where_the_benchmark_wants_it(tmp_path: Path) -> None:
+    inline = {"bytes": base64.b64encode(png()).decode(), "path": "real/1.png"}
+    folder = write_rows(tmp_path, [record(0, image=inline)])
+    (row,) = load(SMALL, folder).rows
+    assert "image" not in row.fields
+    wanted = replace(SMALL, columns={**SMALL.columns, "image": (bytes, str)})
+    (row,) = load(wanted, folder).rows
+    assert (row.fields["image"], row.images) == ("real/1.png", {"image": png()})
 
 
 def test_the_fingerprint_is_of_texts_and_pictures(tmp_path: Path) -> None:
@@ -261,3 +323,120 @@ def test_without_datasets_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[evals\]', or give a folder"):
         load(SMALL, "hub")
+
+
+def test_all_that_a_folder_lacks_is_named_before_anything_is_asked(tmp_path: Path) -> None:
+    sets = [replace(SMALL, name=name) for name in ("small", "other", "third")]
+    write_rows(tmp_path, [record(0)])
+    check_source(sets[:1], tmp_path)
+    with pytest.raises(ConfigError, match=r"no other\.jsonl(.|\n)*no third\.jsonl") as said:
+        check_source(sets, tmp_path)
+    assert "small" not in str(said.value).replace(str(tmp_path), "")
+    with pytest.raises(ConfigError, match=r"^--data: \S+ is no folder$"):
+        check_source(sets, tmp_path / "nowhere")
+
+
+class HubError(Exception):
+    """As the Hub's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} Client Error")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@dataclass
+class FakeHub:
+    """As huggingface_hub; `errors`: {data set: what comes of knocking, or of asking for it}."""
+
+    knocking: dict[str, Exception] = field(default_factory=dict)
+    asking: dict[str, Exception] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def HfApi(self) -> "FakeHub":
+        return self
+
+    def dataset_info(self, name: str) -> SimpleNamespace:
+        self._called(name, self.asking)
+        return SimpleNamespace(sha="abc")
+
+    def auth_check(self, name: str, *, repo_type: str) -> None:
+        assert repo_type == "dataset"
+        self._called(name, self.knocking)
+
+    def _called(self, name: str, errors: Mapping[str, Exception]) -> None:
+        self.calls.append(name)
+        if name in errors:
+            raise errors[name]
+
+
+SETS = [replace(SMALL, name=name, dataset=f"nobody/{name}") for name in ("one", "two", "three")]
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fake = FakeHub()
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    return fake
+
+
+def test_access_to_all_sets_is_known_before_the_first_is_loaded(
+    fake_hub: FakeHub, tmp_path: Path
+) -> None:
+    path = tmp_path / "revisions.json"
+    check_source(SETS, "hub", revisions=path)
+    assert json.loads(path.read_text()) == {one.dataset: "abc" for one in SETS}
+    fake_hub.calls.clear()
+    check_source(SETS, "hub", revisions=path)  # pinned: only access is asked for
+    assert fake_hub.calls == [one.dataset for one in SETS]
+
+
+class GatedRepoError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [HubError(401), HubError(403), GatedRepoError("no entry")])
+def test_who_is_not_let_in_is_told_to_log_in_or_to_leave_the_set_out(
+    fake_hub: FakeHub, error: Exception
+) -> None:
+    fake_hub.knocking = {"nobody/one": error, "nobody/three": error}
+    with pytest.raises(ConfigError) as said:
+        check_source(SETS, "hub")
+    first, second = str(said.value).splitlines()
+    assert "leave one out with --benchmarks" in first
+    assert "leave three out with --benchmarks" in second
+    assert "`hf auth login`" in first
+    assert "https://huggingface.co/datasets/nobody/one" in first
+
+
+def test_a_load_that_is_refused_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, **__: object) -> None:
+        raise ValueError("Dataset is a gated dataset on the Hub") from HubError(401)
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub())
+    with pytest.raises(ConfigError, match="`hf auth login`.*--benchmarks"):
+        load(SMALL, "hub")
+
+
+def test_a_set_that_is_not_there_is_named(fake_hub: FakeHub, tmp_path: Path) -> None:
+    path = tmp_path / "revisions.json"
+    pin(path, "nobody/two", "abc")
+    fake_hub.knocking = {"nobody/two": HubError(404)}
+    with pytest.raises(ConfigError, match="nobody/two at abc.*--benchmarks"):
+        check_source(SETS, "hub", revisions=path)
+
+
+def test_without_network_what_is_pinned_may_be_in_the_cache(
+    fake_hub: FakeHub, tmp_path: Path
+) -> None:
+    away = ConnectionError("no network")
+    fake_hub.knocking = dict.fromkeys((one.dataset for one in SETS), away)
+    fake_hub.asking = dict(fake_hub.knocking)
+    path = tmp_path / "revisions.json"
+    for one in SETS:
+        pin(path, one.dataset, "abc")
+    check_source(SETS, "hub", revisions=path)
+    assert fake_hub.calls == ["nobody/one"], "who does not answer once is not asked for the others"
+    with pytest.raises(ConfigError, match=r"no network.*--data DIR.*--benchmarks"):
+        check_source(SETS, "hub")

@@ -1,6 +1,7 @@
 """Judges: each request once, kept by all of it; no reply is no score, and never a wrong one."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 import evals.patience
-from engine.errors import TransportError
+from engine.errors import ConfigError, TransportError
 from evals.benchmark import Benchmark, Question
 from evals.endpoint import Refused, Response
 from evals.judge import Asked, Judge, JudgeFailed
@@ -152,6 +153,13 @@ def test_a_judge_that_fails_leaves_the_row_unscored(
     assert {record["score"] for record in outcome.records} == {None}
     assert {record["judge"]["reason"] for record in outcome.records} == {reason}
     assert all(record["flags"] == ["judge_failed"] for record in outcome.records)
+
+
+@pytest.mark.parametrize("said", ["the server answers 401: who?", "nothing has been answered"])
+def test_a_judge_that_cannot_be_asked_at_all_ends_the_evaluation(tmp_path: Path, said: str) -> None:
+    """Else every row would be unscored, and nobody told why."""
+    with pytest.raises(ConfigError, match=f"--judge: {re.escape(said)}"):
+        judged(tmp_path, lambda q: ConfigError(said))
 
 
 def test_a_judge_of_ours_that_breaks_down_spoils_its_row_only(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -15,7 +16,13 @@ from engine.errors import ConfigError, TransportError
 from engine.types import SamplingParams
 from evals.benchmark import Question
 from evals.endpoint import Refused, Response
-from evals.openai_endpoint import OpenAIEndpoint, data_url, parse_completion, request_body
+from evals.openai_endpoint import (
+    OpenAIEndpoint,
+    data_url,
+    loaded_of,
+    parse_completion,
+    request_body,
+)
 from tests.evals.small_benchmark import png
 
 T = TypeVar("T")
@@ -244,3 +251,84 @@ def test_a_question_goes_to_the_server_with_the_fewest() -> None:
         return counts
 
     assert asyncio.run(go()) == [3, 3]
+
+
+def models(*entries: Any) -> str:
+    return json.dumps({"object": "list", "data": list(entries)})
+
+
+@pytest.mark.parametrize(
+    "text, loaded",
+    [
+        (models({"id": "tiny", "root": "/models/step-100"}), "/models/step-100"),
+        (models({"id": "other", "root": "/o"}, {"id": "tiny", "root": "/t"}), "/t"),
+        (models({"id": "/models/tiny.gguf"}), "/models/tiny.gguf"),  # which takes any name
+        (models({"id": "tiny", "root": "tiny"}), None),
+        (models({"id": "tiny"}), None),
+        (models({"id": "one"}, {"id": "two"}), None),
+        (models({"id": "tiny", "root": 5}), None),
+        (models(), None),
+        (models("tiny"), None),
+        ('{"data": {"id": "tiny"}}', None),
+        ("[]", None),
+        ("null", None),
+        ("<html>", None),
+        ("", None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_what_stands_behind_a_name_is_what_the_server_says(text: str, loaded: str | None) -> None:
+    assert loaded_of(text, "tiny") == loaded
+
+
+def looked_at(*replies: tuple[int, str]) -> dict[str, str]:
+    """The identity after a look at servers that answer /models so."""
+
+    async def go() -> dict[str, str]:
+        async with contextlib.AsyncExitStack() as stack:
+            urls = []
+            for status, text in replies:
+                app = web.Application()
+                app.router.add_get("/v1/models", telling(status, text))
+                server = await stack.enter_async_context(TestServer(app))
+                urls.append(str(server.make_url("/v1")))
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            endpoint = OpenAIEndpoint(session, urls, "tiny")
+            await endpoint.look()
+            return dict(endpoint.identity)
+
+    return asyncio.run(go())
+
+
+def telling(status: int, text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text)
+
+    return handle
+
+
+def served(root: str) -> tuple[int, str]:
+    return 200, models({"id": "tiny", "root": root})
+
+
+def test_another_checkpoint_under_the_same_name_is_another_model() -> None:
+    """Else it would get the answers that are kept of the first."""
+    assert looked_at(served("/step-1")) == looked_at(served("/step-1"), served("/step-1"))
+    assert looked_at(served("/step-1")) != looked_at(served("/step-2"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 501])
+def test_a_server_that_tells_of_no_models_is_known_by_its_name(status: int) -> None:
+    assert looked_at((status, "no")) == {"model": "tiny", "template": "the server's"}
+    assert looked_at((status, "no"), served("/t"))["loaded"] == "/t"
+
+
+def test_a_server_that_is_away_for_now_is_asked_again() -> None:
+    """It must not get another name for it: what is kept would be asked again."""
+    with pytest.raises(TransportError, match="503: starting"):
+        looked_at((503, "starting"))
+
+
+def test_servers_with_different_models_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"different models as 'tiny'.*/step-1.*/step-2"):
+        looked_at(served("/step-1"), served("/step-2"))

@@ -104,3 +104,11 @@ def test_one_blind_benchmark_widens_the_mean() -> None:
     alone = percentiles(0.6, found["chartqa"][0].headlines, unseen=0.0)
     half = math.hypot(alone.high - 0.6, unseen(5)) / 2
     assert both.high == pytest.approx(0.3 + half, abs=1e-6)
+
+
+def test_a_headline_of_which_a_part_counts_nothing_is_none() -> None:
+    parts = [Aggregate("mean", of=["all", "groups"]), Aggregate("all", [Unit("a", 1.0)])]
+    scored = [Scored(id="a", fields={}, score=1.0)]
+    assert counted([1.0]).has_headline()
+    assert not Counted([*parts, Aggregate("groups", left_out=1)], scored).has_headline()
+    assert Counted([*parts, Aggregate("groups", [Unit("a", 1.0)])], scored).has_headline()

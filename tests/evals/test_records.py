@@ -69,6 +69,13 @@ def test_two_writers_are_one_too_many(tmp_path: Path) -> None:
     Journal(path).close()
 
 
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_who_comes_second_is_told_what_to_change(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "judge.jsonl"
+    with Journal(path), pytest.raises(ConfigError, match=f"or choose another {option}"):
+        Journal(path, option=option)
+
+
 _WRITER = """
 import sys
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ import pytest
 
 import evals.patience
 from engine.errors import ConfigError, TransportError
-from evals.benchmark import Benchmark, Question, Row
+from engine.types import SamplingParams
+from evals.benchmark import Benchmark, Question, Row, Scored
 from evals.data import Loaded, load
 from evals.endpoint import Refused, Response
 from evals.images import Sizing
@@ -21,6 +22,7 @@ from evals.patience import Patience
 from evals.preparation import Prepared, Settings, prepare, seed_of
 from evals.records import Journal
 from evals.runner import Outcome, Runner, Task
+from evals.scoring import scored_of
 from tests.evals.fakes import FakeEndpoint, Remembering, response, text_of
 from tests.evals.small_benchmark import JUDGED, SMALL, png, record, write_rows
 
@@ -170,6 +172,65 @@ def test_where_the_first_questions_are_all_refused_the_fault_is_elsewhere(tmp_pa
         run(tmp_path, endpoint, own=rows(40))
 
 
+def refusing(numbers: range) -> FakeEndpoint:
+    """Refuses the rows with these numbers."""
+    names = [f"number {number}?" for number in numbers]
+
+    def answer(question: Question) -> Response | Exception:
+        is_refused = any(name in text_of(question) for name in names)
+        return Refused("400: too long") if is_refused else response()
+
+    return FakeEndpoint(answer)
+
+
+def test_refusals_do_not_end_an_evaluation_that_has_answers_from_before(tmp_path: Path) -> None:
+    run(tmp_path, FakeEndpoint(), own=rows(40)[25:])
+    outcome = run(tmp_path, refusing(range(25)), own=rows(40))
+    assert outcome.kept == 15
+    assert len(outcome.refused) == 25
+
+
+def test_answers_of_the_benchmark_before_count_although_they_were_kept(tmp_path: Path) -> None:
+    async def go(endpoint: FakeEndpoint) -> list[Outcome]:
+        tasks = [
+            Task(replace(SMALL, name=name), lambda own=own: loaded(own), tmp_path / f"{name}.jsonl")
+            for name, own in (("first", rows(4)), ("second", rows(40)[4:]))
+        ]
+        runner = Runner(endpoint, Settings(concurrency=1), watcher=Remembering())
+        return await runner.run(tasks)
+
+    for kept in (0, 4):
+        first, second = asyncio.run(go(refusing(range(4, 40))))
+        assert (first.kept, len(first.records)) == (kept, 4)
+        assert len(second.refused) == 36
+
+
+class Slow(FakeEndpoint):
+    """Answers the first row when many others were asked for and are all done."""
+
+    async def generate(
+        self, question: Question, params: SamplingParams, seed: int, *, stop: Sequence[str] = ()
+    ) -> Response:
+        if "number 0?" in text_of(question):
+            async with asyncio.timeout(20):
+                while len(self.asked) < 20 or self.running:
+                    await asyncio.sleep(0.001)
+        return await super().generate(question, params, seed, stop=stop)
+
+
+def test_refusals_that_come_before_the_first_answer_end_nothing(tmp_path: Path) -> None:
+    outcome = run(tmp_path, Slow(refusing(range(1, 30)).answer), own=rows(40))
+    assert len(outcome.refused) == 29
+    assert [record["row"] for record in outcome.records][:2] == ["q0", "q30"]
+
+
+def test_where_all_is_refused_no_more_is_asked_than_was_under_way(tmp_path: Path) -> None:
+    endpoint = refusing(range(1000))
+    with pytest.raises(ConfigError, match="refused the first 20 questions"):
+        run(tmp_path, endpoint, Settings(concurrency=8), own=rows(200))
+    assert len(endpoint.asked) <= 20 + 8
+
+
 def test_a_row_that_cannot_be_asked_is_named_and_stops_nothing(tmp_path: Path) -> None:
     own = rows()
     own[0] = replace(own[0], fields={})
@@ -195,7 +256,7 @@ def test_a_rule_of_ours_that_breaks_down_spoils_its_row_only(tmp_path: Path) -> 
         lambda q: response("crash" if "number 3" in text_of(q) else "It is red")
     )
     outcome = run(tmp_path, endpoint)
-    assert [r["score"] for r in outcome.records] == [1, 1, 1, None]
+    assert [r["score"] for r in outcome.records] == [1, 1, 1, 0]
     assert outcome.records[3]["flags"] == ["unparsed", "scoring_failed"]
     assert outcome.records[3]["modes"]["default"]["error"] == "ZeroDivisionError: a rule of ours"
 
@@ -252,6 +313,15 @@ def test_a_slot_is_free_while_an_answer_is_judged(tmp_path: Path) -> None:
         return sum(record["score"] for record in outcome.records)
 
     assert asyncio.run(go()) == 4
+
+
+def test_a_record_says_which_pictures_and_groups_a_row_has(tmp_path: Path) -> None:
+    own = [replace(row, pictures="p", groups={"set 1": 3}) for row in rows(1)]
+    (record_,) = run(tmp_path, FakeEndpoint(), Settings(blind=True), own=own).records
+    assert (record_["pictures"], record_["groups"]) == ("p", {"set 1": 3})
+    assert scored_of(record_, 0.5) == Scored(
+        id="q0", fields=own[0].fields, score=0.5, pictures="p", groups={"set 1": 3}
+    )
 
 
 def test_what_is_loaded_badly_is_passed_on(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ import pytest
 
 from engine.errors import ConfigError
 from evals.benchmarks import NAMES, benchmarks
+from evals.data import Loaded
+from evals.runner import Outcome
 from launch.benches.evals import canned
 from launch.benches.evals_killed import write_rows
-from launch.evaluating.command import checkpoints_of, choose
+from launch.evaluating.command import checkpoints_of, choose, status_of
+from launch.evaluating.evaluation import Evaluated
 from launch.evaluating.models import resolve, step_of
 from launch.tiny_base import SHIPPED
 from tests.engine.server_process import until
-from tests.evals.small_benchmark import png
+from tests.evals.small_benchmark import SMALL, png
 from tests.evals.test_images import bomb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +196,8 @@ def test_the_mm_zero_regime_with_a_judge(url: str, tmp_path: Path) -> None:
     own[own.index("--data") + 1] = str(FIXTURES / "mm_zero")
     judge = ["--judge", f"{url}/v1", "--judge-model", "canned"]
     done = evaluate(*own, "--regime", "mm_zero", *judge)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "answers on which the judge failed" in done.stdout
     found = records(tmp_path / "out/mm_zero", "chartqa")
     assert len(found) >= 10
     assert {record["score"] for record in found} == {None}
@@ -201,6 +205,59 @@ def test_the_mm_zero_regime_with_a_judge(url: str, tmp_path: Path) -> None:
     assert all(record["judge"]["replies"] for record in found)
     kept = (tmp_path / "cache/judge.jsonl").read_text().splitlines()
     assert {json.loads(line)["request"]["endpoint"]["model"] for line in kept} == {"canned"}
+
+
+def test_a_judge_that_cannot_be_asked_ends_it_and_what_was_answered_is_kept(
+    url: str, tmp_path: Path
+) -> None:
+    own = arguments(url, tmp_path)
+    own[own.index("--data") + 1] = str(FIXTURES / "mm_zero")
+    judge = ["--judge", f"{url}/nowhere", "--judge-model", "canned"]
+    done = evaluate(*own, "--regime", "mm_zero", *judge)
+    assert done.returncode == 2
+    assert "--judge: the server answers 404" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out/mm_zero/chartqa/responses.jsonl").stat().st_size
+
+
+def outcome(*flags: str, missing: bool = False) -> Outcome:
+    loaded = Loaded(rows=(), refused=(), found=1, revision="local", fingerprint="f")
+    return Outcome(
+        benchmark=SMALL,
+        loaded=loaded,
+        rows=1,
+        records=[{"row": "q0", "flags": list(flags)}],
+        missing=[("q1", 0, "gone")] if missing else [],
+    )
+
+
+@pytest.mark.parametrize(
+    "found, status",
+    [
+        ([outcome()], 0),
+        ([outcome("truncated", "unparsed", "unjudged", "scoring_failed")], 0),
+        ([outcome("judge_failed")], 1),
+        ([outcome(missing=True)], 1),
+        ([outcome(), outcome("unparsed", "judge_failed")], 1),
+    ],
+)
+def test_the_status_says_whether_answers_or_verdicts_are_missing(
+    found: Sequence[Outcome], status: int
+) -> None:
+    assert status_of(Evaluated(model="m", outcomes=found, settings={})) == status
+
+
+def test_a_set_that_is_not_there_ends_it_before_the_first_question(
+    url: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "data", 3)
+    own = arguments(url, tmp_path)
+    own[own.index("chartqa")] = "all"
+    done = evaluate(*own)
+    assert done.returncode == 2
+    for name in NAMES:
+        assert (f"--data: no {name}.jsonl" in done.stderr) == (name != "chartqa")
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_is_instant() -> None:

@@ -242,6 +242,24 @@ def test_an_evaluation_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     assert "evals.deadline_s" in scene.events[0][1]
 
 
+def test_the_deadline_is_for_all_tries_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, deadline_s=0.5)
+    evals = scene.made(total_steps=0)
+    began = []
+
+    async def leaves_rows(step: int, name: str) -> int:
+        """Each is done well before the deadline, and not all of them together are."""
+        began.append(name)
+        await asyncio.sleep(0.2)
+        return 1
+
+    monkeypatch.setattr(evals, "_ask", leaves_rows)
+    assert "evals.deadline_s, 0.5 s" in asyncio.run(evals._asked(0, "base"))
+    assert 1 < len(began) <= live.TRIES
+
+
 def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
     scene = Scene(tmp_path, every=10)
 

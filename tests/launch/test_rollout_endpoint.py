@@ -1,6 +1,7 @@
 """/generate as an endpoint: what is sent, what is believed, and what an SGLang would choke on."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -217,3 +218,48 @@ def test_while_training_a_server_must_be_of_a_run() -> None:
 
     with pytest.raises(ConfigError, match=r"not of a run.*default"):
         at_server(use, info=INFO | {"weight_version": "default"}, while_training=True)
+
+
+def test_what_a_server_has_loaded_is_part_of_who_it_is() -> None:
+    """The folder that is at hand need not be the server's, and versions may have the same name."""
+
+    async def identity(endpoint: RolloutEndpoint) -> dict[str, str]:
+        await endpoint.look(by_path=True)
+        return dict(endpoint.identity)
+
+    first = at_server(identity)
+    assert first["model_path"] == "/m"
+    assert at_server(identity) == first
+    assert at_server(identity, info=INFO | {"model_path": "/other"}) != first
+
+    async def own(endpoint: RolloutEndpoint) -> dict[str, str]:
+        await endpoint.look()
+        return dict(endpoint.identity)
+
+    # A server of our own has the folder's weights, which are hashed, wherever that lies.
+    assert at_server(own) == at_server(own, info=INFO | {"model_path": "/other"})
+
+
+def test_servers_that_have_loaded_different_models_are_named() -> None:
+    async def go() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            urls = []
+            for path in ("/m", "/other"):
+                app = web.Application()
+                for name in ("/server_info", "/model_info"):
+                    app.router.add_get(name, telling(INFO | {"model_path": path}))
+                server = await stack.enter_async_context(TestServer(app))
+                urls.append(str(server.make_url("/")))
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            endpoint = RolloutEndpoint(session, urls, TextEncoder.load(SHIPPED), {})
+            await endpoint.look(by_path=True)
+
+    with pytest.raises(ConfigError, match=r"different models.*/m.*/other"):
+        asyncio.run(go())
+
+
+def telling(info: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def tell(_: web.Request) -> web.StreamResponse:
+        return web.json_response(info)
+
+    return tell

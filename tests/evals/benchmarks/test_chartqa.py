@@ -109,11 +109,20 @@ def test_extract(text: str, expected: str | None) -> None:
         ("2008, 2007", "[2007, 2008]", 0),
         ("", "", 0),
         (None, "3", 0),
+        ("None", "None", 1),
+        ("none", "None ", 1),
+        ("N/A", "n/a", 1),
+        ("unknown", "None", 0),
         ("9" * 1000, "9", 0),
     ],
 )
 def test_score(prediction: str | None, gold: str, expected: int) -> None:
     assert score(prediction, row(gold)) == expected
+
+
+def test_a_chart_may_say_that_there_is_none() -> None:
+    assert score(extract("The answer is None.", row("None")), row("None")) == 1
+    assert score(extract("N/A", row("N/A")), row("N/A")) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +132,11 @@ def test_score(prediction: str | None, gold: str, expected: int) -> None:
         ("In which year is it highest?", "2006", 0),
         ("When was it highest?", "1990", 0),
         ("How many were sold?", "2006", 1),
+        ("What years had the most?", "2006", 0),
+        ("When did it peak?", "2006", 0),
+        ("How many were sold over the years?", "2006", 1),
+        ("How many are there when both are added?", "2006", 1),
+        ("What was sold in the last year?", "2006", 1),
     ],
 )
 def test_a_year_that_was_asked_for_has_no_tolerance(

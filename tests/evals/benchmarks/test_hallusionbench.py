@@ -1,13 +1,14 @@
 """HallusionBench: prompts, readings, scores, groups and judge against hand-worked cases."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from evals.benchmark import Aggregate, Scored
-from evals.benchmarks.hallusionbench import BENCHMARK, extract, judge, score
+from evals.benchmark import Aggregate, Row, Scored
+from evals.benchmarks.hallusionbench import BENCHMARK, extract, groups, judge, score
 from evals.data import load
 from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
 from tests.evals.extraction.test_yes_no import CASES
@@ -57,9 +58,9 @@ def test_prompts() -> None:
     assert prompts(BENCHMARK, FIXTURES) == golden("hallusionbench")
 
 
-def scored(score: float, **ids: str) -> Scored:
+def scored(score: float, sizes: Mapping[str, int] | None = None, **ids: str) -> Scored:
     row = make_row(**ids)
-    return Scored(id="_".join(ids.values()), fields=row, score=score)
+    return Scored(id="_".join(ids.values()), fields=row, score=score, groups=sizes or {})
 
 
 def means(found: list[Aggregate]) -> Mapping[str, float]:
@@ -97,6 +98,33 @@ def test_figure_zero_of_a_visual_supplement_is_no_figure() -> None:
 def test_groups_of_several_samples_are_right_with_the_chance_that_all_are() -> None:
     rows = [scored(0.5, question_id="0"), scored(0.5, question_id="1")]
     assert means(list(BENCHMARK.aggregates(rows)))["fAcc"] == 0.25
+
+
+def test_groups_that_lack_rows_are_left_out_and_counted() -> None:
+    """Two figures with two questions each; question 1 of figure 1 has no score."""
+    ids = [{"figure_id": f, "question_id": q} for f in "01" for q in "01"]
+    sizes = Counter(name for one in ids for name in groups(make_row(**one)))
+    assert sorted(sizes.values()) == [2, 2, 2, 2, 4]
+    rows = [scored(1.0, sizes, **one) for one in ids[:3]]
+    found = {aggregate.name: aggregate for aggregate in BENCHMARK.aggregates(rows)}
+    assert [len(found[name].units) for name in ("aAcc", "fAcc", "qAcc")] == [3, 1, 1]
+    assert [found[name].left_out for name in ("aAcc", "fAcc", "qAcc")] == [0, 1, 1]
+    assert found["fAcc VD"].left_out == 1
+
+
+def test_a_limit_takes_whole_sets() -> None:
+    every = load(BENCHMARK, FIXTURES).rows
+    for limit in range(1, len(every) + 1):
+        rows = load(BENCHMARK, FIXTURES, limit=limit).rows
+        by_set = Counter(groups(row.fields)[0] for row in rows)
+        assert dict(by_set) == dict(next(iter(row.groups.items())) for row in rows)
+        assert len(rows) <= limit or len(by_set) == 1
+        found = BENCHMARK.aggregates([_right(row) for row in rows])
+        assert not any(aggregate.left_out for aggregate in found)
+
+
+def _right(row: Row) -> Scored:
+    return Scored(id=row.id, fields=row.fields, score=1.0, groups=row.groups)
 
 
 def test_fixture_groups() -> None:

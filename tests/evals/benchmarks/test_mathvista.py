@@ -97,6 +97,9 @@ def test_extract_of_choices(text: str, expected: str | None) -> None:
         ("integer", "There are 14 of them.", "14"),
         ("integer", "3 + 4 = 7", "7"),
         ("integer", "\u22125", "-5"),
+        ("integer", "5 thousand", "5000"),
+        ("float", "3.5 million", "3500000"),
+        ("integer", "5 m", "5"),
         ("integer", "red", None),
         ("integer", "", None),
         ("integer", "<think>4</think>", None),
@@ -116,6 +119,14 @@ def test_extract_of_choices(text: str, expected: str | None) -> None:
 )
 def test_extract_of_numbers(answer_type: str, text: str, expected: str | None) -> None:
     assert extract(text, row(answer_type)) == expected
+
+
+def test_a_number_that_is_too_long_to_be_written_is_wrong_and_breaks_nothing() -> None:
+    fields = row("integer", "5")
+    value = extract(r"\boxed{999^{1900}}", fields)
+    assert value is not None
+    assert value.startswith("0x")
+    assert score(value, fields) == 0
 
 
 @pytest.mark.parametrize(

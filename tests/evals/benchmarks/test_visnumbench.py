@@ -1,7 +1,10 @@
 """VisNumBench: prompt, options in one text, letters, the matcher, the two halves."""
 
 import asyncio
+import base64
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +20,11 @@ from evals.benchmarks.visnumbench import (
     scene_of,
     score,
 )
+from evals.data import Loaded, load
 from tests.evals.benchmarks.fake_ask import FakeAsk
 from tests.evals.benchmarks.fixture_rows import rows_of, shown
 from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
+from tests.evals.small_benchmark import png, write_rows
 
 
 def row(answer: str = "(b) 55 degrees") -> dict[str, Any]:
@@ -155,6 +160,65 @@ def test_aggregates_are_the_halves_and_their_attributes() -> None:
     assert (sizes["accuracy"], sizes["scenes: synthetic"], sizes["scenes: real"]) == (11, 5, 6)
     assert sizes["attribute: synthetic, Area"] == 1
     assert sizes["task: value estimation"] == 4
+
+
+def picture(path: str | None, colour: str = "red") -> dict[str, Any]:
+    """As the Hub has it."""
+    return {"bytes": base64.b64encode(png(colour)).decode(), "path": path}
+
+
+def loaded(folder: Path, pictures: Sequence[Any]) -> Loaded:
+    """Rows of one id with these pictures."""
+    fields = row() | {"task_class": "value estimation", "Attributes": "Angle"}
+    rows = [fields | {"image_path": one} for one in pictures]
+    return load(BENCHMARK, write_rows(folder, rows, name="visnumbench"))
+
+
+def test_the_half_of_a_row_from_the_hub_is_read_from_the_path_of_its_picture(
+    tmp_path: Path,
+) -> None:
+    found = loaded(tmp_path, [picture("Synthetic/1.png"), picture("Real-World/1.png")])
+    assert {one.id for one in found.rows} == {"synthetic_1_Angle", "real_1_Angle"}
+    assert not found.refused
+
+
+def test_where_the_half_is_not_known_both_rows_of_an_id_are_there(tmp_path: Path) -> None:
+    found = loaded(tmp_path, [picture("1.png"), picture(None, "blue")])
+    assert {one.id for one in found.rows} == {"row_1_Angle_0", "row_1_Angle_1"}
+    assert not found.refused
+    (accuracy, *_) = aggregates(
+        [Scored(id=r.id, fields=r.fields, score=1.0, pictures=r.pictures) for r in found.rows]
+    )
+    assert len({unit.cluster for unit in accuracy.units}) == 2
+
+
+def test_questions_of_one_picture_are_one_cluster_whatever_it_is_called(tmp_path: Path) -> None:
+    rows = loaded(tmp_path, [picture("1.png"), picture("2.png"), picture("3.png", "blue")]).rows
+    (accuracy, *_) = aggregates(
+        [Scored(id=r.id, fields=r.fields, score=1.0, pictures=r.pictures) for r in rows]
+    )
+    assert len({unit.cluster for unit in accuracy.units}) == 2
+
+
+@pytest.mark.parametrize("path", ["Synthetic/1.png", "Synthetic/1"])
+def test_a_path_without_its_picture_is_refused_by_what_is_missing(
+    tmp_path: Path, path: str
+) -> None:
+    ((_, why),) = loaded(tmp_path, [path]).refused
+    assert "'image_path'" in why
+    assert f"{path!r}" in why
+    assert "picture" in why
+    assert "is missing" in why
+
+
+def test_a_path_alone_from_the_hub_says_where_the_picture_may_come_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row() | {"image_path": "Synthetic/1.png"}]
+    monkeypatch.setattr("evals.data.rows_of", lambda benchmark, revisions: (iter(rows), "abc"))
+    ((_, why),) = load(BENCHMARK, "hub").refused
+    assert "'Synthetic/1.png' is missing" in why
+    assert "--data DIR" in why
 
 
 def test_silence_is_wrong_and_nobody_is_asked() -> None:

@@ -37,6 +37,9 @@ PI, ROOT = r"2\pi", r"2\sqrt{3}"
         ("[1, 2]", "1, 2"),
         ("0.0", "0"),
         ("five", "5"),
+        ("5 thousand", "5000"),
+        ("3500000", "3.5 million"),
+        ("57\\%", "57"),
     ],
 )
 def test_same(given: str, gold: str) -> None:
@@ -55,6 +58,7 @@ def test_same(given: str, gold: str) -> None:
         ("(2, 1)", "(1, 2)"),
         ("y = 2x", "y = 2x+1"),
         ("24.006", "24"),
+        ("5 thousand", "5"),
         ("", "5"),
         ("", ""),
         ("n/a", "n/a"),

@@ -4,6 +4,8 @@ import time
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evals.extraction.numbers import (
     decimal,
@@ -129,6 +131,38 @@ def test_read_short(text: str, value: str | None, path: str) -> None:
 )
 def test_decimal(value: str, text: str) -> None:
     assert decimal(Fraction(value)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("5 thousand", 5000),
+        ("3.5 million", 3_500_000),
+        ("$2 billion", 2 * 10**9),
+        ("2 hundreds", 200),
+        ("57 %", 57),
+        ("57 percent", 57),
+        ("5 m", 5),  # metres, perhaps
+        ("5k", 5),
+        ("5 cm", 5),
+        ("5", 5),
+    ],
+)
+def test_words_of_scale_multiply(text: str, amount: int) -> None:
+    found = quantity_of(text)
+    assert found is not None
+    assert found.amount == amount
+
+
+@given(st.integers(-(2**30), 2**30), st.integers(1, 10**6), st.integers(0, 20_000))
+def test_no_number_is_too_long_to_be_written(above: int, below: int, bits: int) -> None:
+    assert decimal(Fraction(above << bits, below))
+
+
+def test_numbers_that_are_too_long_for_tens_differ_as_texts() -> None:
+    assert decimal(Fraction(10**6000)) != decimal(Fraction(10**6000 + 1))
+    assert decimal(Fraction(-(10**6000), 3)).startswith("-0x")
+    assert decimal(Fraction(10**6000 + 1, 2))
 
 
 def test_long_texts_cost_little() -> None:

@@ -183,3 +183,43 @@ def test_the_three_of_mmmu_pro_share_their_clusters() -> None:
         assert [unit.cluster for unit in accuracy.units] == ["mmmu_pro:test_Math_7"]
     (accuracy,) = BENCHMARKS["mmmu"].aggregates([row])
     assert [unit.cluster for unit in accuracy.units] == ["mmmu:7"]
+
+
+def clusters(name: str, *rows: Scored) -> list[str]:
+    (accuracy,) = BENCHMARKS[name].aggregates(rows)
+    return [unit.cluster for unit in accuracy.units]
+
+
+def scored(id: str, pictures: str = "", **fields: Any) -> Scored:
+    return Scored(id=id, fields={**ROW, **fields}, score=1.0, pictures=pictures)
+
+
+def test_rows_of_one_picture_are_one_cluster() -> None:
+    rows = [scored("1", "red"), scored("2", "red"), scored("3", "blue")]
+    assert clusters("chartqa", *rows) == ["chartqa:red", "chartqa:red", "chartqa:blue"]
+    assert BENCHMARKS["chartqa"].caveat(rows) == ""
+
+
+def test_versions_of_one_problem_are_one_cluster_where_the_rows_name_it() -> None:
+    rows = [scored("1", "red", problem_index=7), scored("2", "blue", problem_index=7)]
+    assert clusters("mathverse", *rows) == ["mathverse:7", "mathverse:7"]
+    assert BENCHMARKS["mathverse"].caveat(rows) == ""
+
+
+def test_forms_of_one_question_are_one_cluster_by_their_picture_too() -> None:
+    forms = ("mmmu_pro_standard4", "mmmu_pro_standard10")
+    assert {clusters(name, scored("1", "red"))[0] for name in forms} == {"mmmu_pro:red"}
+    # Numbers of rows name nothing beyond their own set.
+    assert len({clusters(name, scored("1"))[0] for name in forms}) == 2
+
+
+@pytest.mark.parametrize(
+    "name, row, said",
+    [
+        ("mathverse", scored("1", "red"), "rows without 'problem_index' are taken as independent"),
+        ("mmmu_pro_vision", scored("1", "red"), "rows without 'id' are taken as independent"),
+        ("chartqa", scored("1"), "rows are taken as independent"),
+    ],
+)
+def test_what_rows_do_not_tell_is_said(name: str, row: Scored, said: str) -> None:
+    assert BENCHMARKS[name].caveat([row]).startswith(said)

@@ -28,9 +28,9 @@ def test_scores_flags_and_what_is_not_scored() -> None:
     )
     score = own.score()
     assert score is not None
-    # "e" has no score: our rule broke down on it, which is not the model's fault.
-    assert (own.scored, own.unscored, own.missing, own.skipped) == (4, 1, 1, 1)
-    assert score.estimate == 1 / 4
+    # Our rule broke down on "e": it is wrong, and counted.
+    assert (own.scored, own.unscored, own.missing, own.skipped) == (5, 0, 1, 1)
+    assert score.estimate == 1 / 5
     assert score.how == "wilson"
     assert own.rates["unparsed"] == pytest.approx(2 / 5)
     assert own.rates["truncated"] == pytest.approx(1 / 5)
@@ -128,6 +128,30 @@ def test_an_aggregate_of_aggregates_has_an_interval() -> None:
     assert own.aggregates["mean"].how == "bootstrap"
     assert own.aggregates["all"].how == "clustered"
     assert own.units == {"all": 40, "sets": 20}
+
+
+def test_groups_that_are_left_out_are_counted_and_without_any_there_is_no_score() -> None:
+    def aggregates(scored: Sequence[Scored]) -> list[Aggregate]:
+        whole = [row for row in scored if row.groups.get("pair", 0) <= len(scored)]
+        units = [Unit(row.id, row.score) for row in whole]
+        return [
+            Aggregate("mean", of=["all", "pairs"]),
+            Aggregate("all", [Unit(row.id, row.score) for row in scored]),
+            Aggregate("pairs", units, left_out=len(scored) - len(whole)),
+        ]
+
+    benchmark = replace(SMALL, aggregates=aggregates, options=lambda fields: 2)
+    records = [answered(row, "red", benchmark=benchmark) for row in "ab"]
+    whole = measure(result(records, benchmark=benchmark))
+    assert (whole.left_out, whole.headline) == ({}, "mean")
+    assert whole.score() is not None
+    for record in records:
+        record["groups"] = {"pair": 3}
+    lacking = measure(result(records, benchmark=benchmark))
+    assert lacking.left_out == {"pairs": 2}
+    assert lacking.score() is None
+    assert lacking.with_guesses is None
+    assert lacking.aggregates["all"].estimate == 1.0
 
 
 def test_nothing_at_all() -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.errors import ConfigError
-from evals.benchmark import Published
+from evals.benchmark import Aggregate, Published
 from evals.images import AS_IT_IS, shown
 from evals.records import write_lines
 from evals.report.results import BenchmarkResult, read_results
@@ -254,3 +255,56 @@ def test_another_judge_than_the_authors_is_named(tmp_path: Path) -> None:
     records = [answered("a", "red", benchmark=benchmark, judged=1.0)]
     text = write(summarise([result(records, benchmark=benchmark, settings=settings)]), tmp_path)
     assert "judged by Qwen2.5, its authors used gpt-4-0613" in text
+
+
+def named(name: str, **changes: Any) -> BenchmarkResult:
+    benchmark = replace(SMALL, name=name, title=name, **changes)
+    return result([answered("a", "red", benchmark=benchmark)], benchmark=benchmark)
+
+
+def test_means_are_named_by_the_benchmarks_that_have_a_score(tmp_path: Path) -> None:
+    unscored = named("third", judged_by_default=True)
+    text = write(summarise([named("one"), named("two"), unscored]), tmp_path)
+    assert "macro mean of 2 benchmarks" in text
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["overall_of"] == ["one", "two"]
+
+
+def test_a_benchmark_of_which_nothing_is_whole_is_in_no_mean(tmp_path: Path) -> None:
+    """NaN would be the mean of all of them."""
+    parts = [Aggregate("mean", of=["pairs"]), Aggregate("pairs", left_out=1)]
+    broken = named("third", aggregates=lambda scored: parts)
+    text = write(summarise([named("one"), named("two"), broken], [broken]), tmp_path)
+    assert "macro mean of 2 benchmarks" in text
+    assert "nan" not in text
+    assert "groups left out, since rows of them have no score: 1 of pairs" in text
+
+
+def test_answers_of_several_versions_of_the_weights_are_said(tmp_path: Path) -> None:
+    records = [answered(f"q{n}", "red") | {"weights": weights} for n, weights in enumerate("77")]
+    assert "renewed" not in write(summarise([result(records)]), tmp_path)
+    records += [answered("q2", "red") | {"weights": "12"}, answered("q3", "red") | {"weights": ""}]
+    text = write(summarise([result(records)]), tmp_path)
+    assert "answers are of 2 versions, from 7 to 12" in text
+    assert "renewed" in checked(tmp_path / "report.html")
+
+
+def test_a_judge_that_failed_is_said_where_the_rule_decides_too(tmp_path: Path) -> None:
+    records = [answered("a", "red"), answered("b", "red")]
+    records[0]["flags"].append("judge_failed")
+    text = write(summarise([result(records)]), tmp_path)
+    assert "answers on which the judge failed: 1;" in text
+
+
+def test_what_a_regime_cannot_know_of_its_rows_is_said(tmp_path: Path) -> None:
+    found = named("one", caveat=lambda rows: f"{len(rows)} rows are taken as independent")
+    assert "1 rows are taken as independent" in write(summarise([found]), tmp_path)
+
+
+def test_where_there_is_no_reference_its_column_is_empty(tmp_path: Path) -> None:
+    found = named("one", has_reference=False)
+    summary = summarise([found])
+    assert summary.measures["one"].reference is None
+    assert summary.measures["one"].rule == 1.0
+    write(summary, tmp_path)
+    assert "no rule: the authors score" in checked(tmp_path / "rows-one-1.html")
