@@ -34,6 +34,7 @@ from evals.extraction.mathematics import number_of
 from evals.extraction.numbers import decimal, only_number, quantity_of, read_short
 
 _BETWEEN = re.compile(r"\s(?:and|to)\s|;|(?<=\d)\s?[-\u2013]\s?(?=\d)")
+_SCALE = re.compile(r"\b(?:hundred|thousand|million|billion|trillion)s?\b", re.IGNORECASE)
 _ASKED_TYPES = {
     "integer": "an integer",
     "float": "a decimal number",
@@ -101,7 +102,10 @@ def read(text: str, row: Fields, *, mode: Mode = "default") -> Extraction:
     found = read_short(text)
     if found.value is None:
         return found
-    value = _typed(found.value, row["answer_type"])
+    answer = found.value
+    if _SCALE.search(str(row["question"])):  # "how many million?": there the word is the unit
+        answer = _SCALE.sub("", answer)
+    value = _typed(answer, row["answer_type"])
     return Extraction(value, found.path if value is not None else f"no {row['answer_type']}")
 
 

@@ -74,12 +74,16 @@ def checkpoints_of(run: Path, policy: str) -> list[Path]:
 
 
 def status_of(evaluated: Evaluated) -> int:
-    """0 where every row has its answers; 1 where some are missing, or a judge was asked in vain."""
+    """0 where every row has its answers; 1 where some are missing, where a judge gave no reply, or
+    where it gave none that can be read."""
     return int(any(outcome.missing or _is_unjudged(outcome) for outcome in evaluated.outcomes))
 
 
 def _is_unjudged(outcome: Outcome) -> bool:
-    return any("judge_failed" in record["flags"] for record in outcome.records)
+    """A reply that can't be read is kept, and asked for no more: a few of them are a result."""
+    failed = [record for record in outcome.records if "judge_failed" in record["flags"]]
+    is_silent = any(not record["judge"]["replies"] for record in failed)
+    return is_silent or (len(failed) == len(outcome.records) > 0)
 
 
 async def _run_of_checkpoints(options: argparse.Namespace, chosen: Sequence[Benchmark]) -> int:

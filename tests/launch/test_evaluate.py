@@ -220,13 +220,18 @@ def test_a_judge_that_cannot_be_asked_ends_it_and_what_was_answered_is_kept(
     assert (tmp_path / "out/mm_zero/chartqa/responses.jsonl").stat().st_size
 
 
-def outcome(*flags: str, missing: bool = False) -> Outcome:
+def outcome(
+    *flags: str, missing: bool = False, replies: Sequence[str] = (), good: int = 0
+) -> Outcome:
+    """Of a row with these flags and replies of its judge, and of `good` ones without."""
+    judged = {"score": None, "replies": list(replies)}
     loaded = Loaded(rows=(), refused=(), found=1, revision="local", fingerprint="f")
     return Outcome(
         benchmark=SMALL,
         loaded=loaded,
-        rows=1,
-        records=[{"row": "q0", "flags": list(flags)}],
+        rows=1 + good,
+        records=[{"row": "q0", "flags": list(flags), "judge": judged}]
+        + [{"row": f"g{i}", "flags": [], "judge": None} for i in range(good)],
         missing=[("q1", 0, "gone")] if missing else [],
     )
 
@@ -236,7 +241,9 @@ def outcome(*flags: str, missing: bool = False) -> Outcome:
     [
         ([outcome()], 0),
         ([outcome("truncated", "unparsed", "unjudged", "scoring_failed")], 0),
-        ([outcome("judge_failed")], 1),
+        ([outcome("judge_failed", good=1)], 1),
+        ([outcome("judge_failed", replies=["who knows"], good=1)], 0),
+        ([outcome("judge_failed", replies=["who knows"])], 1),
         ([outcome(missing=True)], 1),
         ([outcome(), outcome("unparsed", "judge_failed")], 1),
     ],

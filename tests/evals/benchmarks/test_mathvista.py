@@ -121,6 +121,14 @@ def test_extract_of_numbers(answer_type: str, text: str, expected: str | None) -
     assert extract(text, row(answer_type)) == expected
 
 
+@pytest.mark.parametrize("said", ["3.5", "3.5 million", "about 3.5 million people"])
+def test_a_scale_that_the_question_names_is_its_unit(said: str) -> None:
+    fields = row("float", "3.5", precision=1.0) | {"question": "How many million people?"}
+    value = extract(said, fields)
+    assert value == "3.5"
+    assert score(value, fields) == 1.0
+
+
 def test_a_number_that_is_too_long_to_be_written_is_wrong_and_breaks_nothing() -> None:
     fields = row("integer", "5")
     value = extract(r"\boxed{999^{1900}}", fields)
