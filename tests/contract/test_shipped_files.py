@@ -51,7 +51,10 @@ def is_there(name: str) -> bool:
     source = ROOT / f"{module}.py"
     if (ROOT / name).exists() or not source.exists():
         return (ROOT / name).exists()
-    return bool(re.search(rf"^(def|class|async def) {attribute}\b", source.read_text(), re.MULTILINE))
+    defined = re.search(
+        rf"^(?:async )?(?:def|class) {attribute}\b", source.read_text(), re.MULTILINE
+    )
+    return defined is not None
 
 
 @guides

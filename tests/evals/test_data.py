@@ -415,7 +415,7 @@ def test_a_load_that_is_refused_says_the_same(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub())
-    with pytest.raises(ConfigError, match="`hf auth login`.*--benchmarks"):
+    with pytest.raises(ConfigError, match=r"`hf auth login`.*--benchmarks"):
         load(SMALL, "hub")
 
 
@@ -423,7 +423,7 @@ def test_a_set_that_is_not_there_is_named(fake_hub: FakeHub, tmp_path: Path) -> 
     path = tmp_path / "revisions.json"
     pin(path, "nobody/two", "abc")
     fake_hub.knocking = {"nobody/two": HubError(404)}
-    with pytest.raises(ConfigError, match="nobody/two at abc.*--benchmarks"):
+    with pytest.raises(ConfigError, match=r"nobody/two at abc.*--benchmarks"):
         check_source(SETS, "hub", revisions=path)
 
 
