@@ -4,11 +4,11 @@ import html
 import re
 
 _MARK = re.compile(
-    r"<!--|<!\[CDATA\[|<(?P<closing>/?)(?:[\w.-]{1,64}:)?(?P<name>[\w.-]*+)"
+    r"<!--|<!\[CDATA\[|<\?|<(?P<closing>/?)(?:[\w.-]{1,64}:)?(?P<name>[\w.-]*+)"
     r"""(?:[^<>"']++|"[^"<]*"|'[^'<]*')*+>"""
 )
-"""A tag, or the beginning of a comment or of CDATA."""
-_ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
+"""A tag, or the beginning of a comment, of CDATA or of a processing instruction."""
+_ENDS = {"<!--": "-->", "<![CDATA[": "]]>", "<?": "?>"}
 _NOT_DRAWN = frozenset({"desc", "metadata", "style", "title"})
 """Elements whose text is never part of a picture."""
 _PLACE = re.compile(r"\s(?:x|y|dy)\s*=")

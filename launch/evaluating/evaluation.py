@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 
 from engine.encoding import TextEncoder
+from engine.errors import ConfigError, TransportError
 from evals.benchmark import Benchmark
 from evals.data import check_source, load
 from evals.endpoint import Endpoint
@@ -200,7 +201,10 @@ async def _judge(
         key=os.environ.get(JUDGE_KEY),
         timeout_s=options.timeout_s,
     )
-    await Patience()(endpoint.look)
+    try:
+        await Patience()(endpoint.look)
+    except (ConfigError, TransportError) as error:
+        raise ConfigError(f"--judge: {error}") from error
     with Journal(options.cache / "judge.jsonl", option="--cache") as replies:
         slots = asyncio.Semaphore(options.concurrency)
         yield Judge(endpoint, replies, Patience(), slots)

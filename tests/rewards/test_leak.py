@@ -37,6 +37,8 @@ def svg(text: str) -> str:
         ("<![CDATA[42]]>", "42", "", True),
         ("<![CDATA[<!--]]>42", "42", "", True),
         ("<![CDATA[&#52;2]]>", "42", "", False),
+        ("<?a <title>?>42", "42", "", True),
+        ("<?a 42?>", "42", "", False),
         ("<title>42</title>", "42", "", False),
         ("<title lang='en'><!-- </title> -->42</title>", "42", "", False),
         ("<title/>42", "42", "", True),
