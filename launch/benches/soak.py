@@ -7,8 +7,9 @@ the open files of each of its processes every few seconds, how many games have e
 tokens were generated. Printed, from the end of the warm-up (`--warm-up` minutes, before the others:
 so long windows and caches of a bounded size take to fill) on: level and slope per hour of each,
 with an interval of 95 % from the means of blocks (neighbouring readings are no independent ones).
-Flat: the interval holds 0, or the growth in an hour is under 1 % of the level. Games take the
-longer the more is said in them, so beside their rate stands that of tokens.
+Flat: the interval holds 0, or the growth in an hour is under 1 % of the level. The weights stay as
+they are (`_LR`). Games take the longer the more is said in them, so beside their rate stands that
+of tokens.
 """
 
 import argparse
@@ -36,6 +37,9 @@ _EVERY_S = 5.0
 _NUM_BLOCKS = 12
 _T95 = {10: 2.228}
 """Student's t of 12 blocks less the 2 numbers of a line."""
+_LR = 1e-12
+"""Steps are made as ever, and teach nothing: else replies grow in the course of thousands of steps,
+and with them games, caches and the memory of servers."""
 SMALL = 0.01
 _KINDS = {
     "launch.engine": "engine",
@@ -98,7 +102,7 @@ def _play(options: argparse.Namespace, root: Path, keep: Callable[[Reading], Non
         [
             sys.executable, "launch/async_selfplay.py", str(options.config), f"run.root={root}",
             "run.name=soak", "run.steps=1000000", "monitor.port=0", "eval.heldout_items=0",
-            "eval.majority_items=0", "eval.dev_items=0",
+            "eval.majority_items=0", "eval.dev_items=0", f"learner.lr={_LR}",
         ],
         cwd=_ROOT,
         stdout=subprocess.DEVNULL,
