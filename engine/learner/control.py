@@ -19,7 +19,7 @@ _NO_PUBLICATION = -1
 
 
 class Control:
-    """One rank's end. All but the constructor are collectives, and trivial for a rank alone."""
+    """One rank's end. All but `progress` are collectives; for a rank alone they are trivial."""
 
     def __init__(
         self,

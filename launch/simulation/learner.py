@@ -28,7 +28,8 @@ class SimulatedLearner:
     name: str
     policies: Sequence[str]
     times: Mapping[str, LearnerTimes]
-    ranks: int
+    senders: int
+    """Ranks that share the copies of a publication."""
     process: Process
     wire: Wire
     servers: Mapping[str, Server]
@@ -155,8 +156,8 @@ class SimulatedLearner:
 
     def _copies(self, name: str) -> int:
         """What one rank sends: all share a policy's servers; a follower's are rank 0's."""
-        ranks = self.ranks if name in self.policies else 1
-        return math.ceil(len(self.urls[name]) / ranks)
+        senders = self.senders if name in self.policies else 1
+        return math.ceil(len(self.urls[name]) / senders)
 
     def _times_of(self, name: str) -> LearnerTimes:
         """A follower's weights are those of a policy of this group: as costly as the first's."""

@@ -114,7 +114,7 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
             name="+".join(group.policies),
             policies=group.policies,
             times=times.learners,
-            ranks=len(group.ranks),
+            senders=1 if config.weights.overlap else len(group.ranks),
             process=Process(*needs(group.ranks)),
             wire=wire,
             servers=servers,

@@ -164,6 +164,7 @@ def test_a_server_that_moves_gets_the_other_policys_weights(
         publisher.assign("coder", second)
         assert publisher.servers == {"solver": [first], "coder": [second]}
         assert second not in publisher.states["solver"].linked
+        assert second not in publisher._group.sender._links, "it has been left, not just forgotten"
         publisher.look_after_servers()
         moved = last(told, "published")
         assert (moved["policy"], moved["servers"], moved["failed"]) == ("coder", [second], {})

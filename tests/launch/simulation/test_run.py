@@ -80,7 +80,14 @@ def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
 
 def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_last() -> None:
     costs = times(server={"step_s": 0.02}, learners={"solver": {"step_s": 3.0, "copy_s": 0.5}})
-    for number, ranks, copies in ((1, 1, 1), (2, 1, 2), (4, 1, 4), (4, 2, 2), (4, 3, 2)):
+    for number, ranks, copies, overlap in (
+        (1, 1, 1, False),
+        (2, 1, 2, False),
+        (4, 1, 4, False),
+        (4, 2, 2, False),
+        (4, 3, 2, False),
+        (4, 2, 4, True),  # rank 0 sends them all
+    ):
         hosts = ", ".join(
             f"{{rank: {rank}, policies: {POLICIES}}}" for rank in range(ranks, ranks + number)
         )
@@ -88,6 +95,7 @@ def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_la
             "streams.max_age=0", "streams.games_per_step=1", "run.steps=60",
             f"layout.servers=[{hosts}]",
             f"layout.learners=[{{ranks: {list(range(ranks))}, policies: {POLICIES}}}]",
+            f"weights.overlap={str(overlap).lower()}",
         )  # fmt: skip
         outcome = simulate(one, costs, warm_up=5)
         step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * copies
