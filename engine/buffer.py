@@ -25,14 +25,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from engine import accounts, schema
 from engine.admission import ReadyGame
 from engine.errors import EngineError
-from engine.notes import evenly, first_and_last, newest, one, to_json
+from engine.notes import to_json
+from engine.records import Records
 from engine.types import Group
-from engine.versions import Restore, Version, VersionLedger
+from engine.versions import Restore
 from engine.wire import decode_group, encode_group, pack, unpack
 
 _What = Literal["games", "groups", "ages"]
@@ -70,33 +71,21 @@ class Leased:
         return decode_group(self.header, self.images)
 
 
-class Buffer:
-    """Games, groups, versions and counters of one run. Open it with `Buffer.open`."""
+class Buffer(Records):
+    """The records of one run, to read and to write. Open it with `Buffer.open`."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: Path, *, is_owner: bool = True
-    ) -> None:
-        """`is_owner`: nobody else writes to the file."""
-        self.path = path
-        self._is_owner = is_owner
-        self._db = connection
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        super().__init__(connection, path)
         self._depth = 0
         self._states: accounts.States | None = None
         """Kept up to date by what happens often; None: to be read again, as after all else."""
         self._moves: list[tuple[Counter[Any], Any, Any, int]] = []
         """(of which, from, to, how many): what the open transaction changes in them."""
-        self.ledger = VersionLedger(
-            (Version(*row) for row in self._rows("SELECT * FROM versions")),
-            (Restore(*row) for row in self._rows("SELECT * FROM restores ORDER BY attempt")),
-        )
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> "Buffer":
+    def open(cls, path: Path) -> Self:
         """Open or create the file. Raises ConfigError where it can't be used."""
-        return cls(schema.connect(path, read_only=read_only), path, is_owner=not read_only)
-
-    def close(self) -> None:
-        self._db.close()
+        return cls(schema.connect(path), path)
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -167,48 +156,6 @@ class Buffer:
             self._moved("games", ("in_flight", None), (state, dropped))
             self._store_images(images)
             self._many("INSERT INTO game_images VALUES (?, ?)", ((h, game) for h in images))
-
-    def games_ended(self, since_s: float, until_s: float) -> int:
-        """How many games finished between two unix times."""
-        query = "SELECT count(*) FROM games WHERE state = 'finished' AND ended_s BETWEEN ? AND ?"
-        return int(self._rows(query, (since_s, until_s))[0][0])
-
-    def gallery(self, number: int) -> list[dict[str, Any]]:
-        """The first and the last `number` games that have notes: {game, state, ..., notes}."""
-        return first_and_last(self._db, number)
-
-    def games_evenly(self, most: int) -> Iterator[dict[str, Any]]:
-        """At most `most` finished games with notes, evenly spread over the run, one by one."""
-        return evenly(self._db, most)
-
-    def newest_games(self, most: int, *, oldest_first: bool = False) -> Iterator[dict[str, Any]]:
-        """The last `most` games with notes, the newest of them first or last, one by one."""
-        return newest(self._db, most, oldest_first=oldest_first)
-
-    def game_life(self, number: int) -> dict[str, Any] | None:
-        """A game with notes, and its groups: [{stream, policy, state, reason, step, age,
-        created_s}]; None where there is no such game."""
-        game = one(self._db, number)
-        if game is None:
-            return None
-        keys = ("stream", "policy", "state", "reason", "step", "age", "created_s")
-        rows = self._rows(
-            f"SELECT {', '.join(keys)} FROM groups WHERE game = ? ORDER BY id", (number,)
-        )
-        return game | {"groups": [dict(zip(keys, row, strict=True)) for row in rows]}
-
-    def reasons(self) -> list[str]:
-        """Why games and groups were dropped, each reason once."""
-        rows = self._rows(
-            "SELECT reason FROM games WHERE reason IS NOT NULL "
-            "UNION SELECT reason FROM groups WHERE reason IS NOT NULL"
-        )
-        return sorted(str(reason) for (reason,) in rows)
-
-    def image(self, name: str) -> bytes | None:
-        """PNG bytes by content hash; None where nothing needs it any more."""
-        rows = self._rows("SELECT png FROM images WHERE hash = ?", (name,))
-        return rows[0][0] if rows else None
 
     def submit(self, group: Group, *, drop: str | None = None) -> bool:
         """Store a group; True: it is ready. Its game must be in flight.
@@ -478,38 +425,11 @@ class Buffer:
             for name, amount in amounts.items():
                 self._add(name, amount)
 
-    def counters(self) -> dict[str, float]:
-        return dict(self._rows("SELECT name, value FROM counters"))
-
-    def counts(self) -> dict[str, Any]:
-        """{"games": {...}, "groups": {stream: {...}}}, in the words of `summary.json`."""
-        return accounts.counts(self._now(), self.counters())
-
-    def funnel(self) -> dict[str, dict[str, int]]:
-        """{stream: {sampled, usable (rollouts), groups, kept, trained}}, in order of the loss."""
-        return accounts.funnel(self._now(), self.counters())
-
-    def ages(self) -> dict[str, dict[int, int]]:
-        """{stream: {age at the lease: groups}} of what was trained."""
-        return accounts.ages(self._now())
-
-    def undone(self) -> dict[str, dict[int, int]]:
-        """{stream: {age: groups}} of what was trained, and undone by a restart."""
-        return accounts.undone(self.counters())
-
-    def judge_ages(self) -> dict[int, int]:
-        """{largest age of another policy in its rewards: groups} of what was trained."""
-        return dict(
-            self._rows(
-                "SELECT judge_age, count(*) FROM groups WHERE state = 'trained' GROUP BY judge_age"
-            )
-        )
-
     def _now(self) -> accounts.States:
-        if not self._is_owner or self._depth:  # others write, or what is read may be undone
-            return accounts.read_states(self._db)
+        if self._depth:  # what is read may be undone
+            return super()._now()
         if self._states is None:
-            self._states = accounts.read_states(self._db)
+            self._states = super()._now()
         return self._states
 
     def _moved(self, what: _What, before: Any, after: Any, number: int = 1) -> None:
@@ -517,9 +437,6 @@ class Buffer:
         if self._states is not None:
             numbers: Counter[Any] = getattr(self._states, what)
             self._moves.append((numbers, before, after, number))
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        return self._db.execute(query, values).fetchall()
 
     def _many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         self._db.executemany(statement, rows)

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.buffer import Buffer
 from engine.conservation import violations
 from engine.monitor.snapshot import age_stats
+from engine.records import Records
 
 HELDOUT_KEYS = ("before", "after", "delta", "ci95")
 
 
 def build_summary(
-    buffer: Buffer,
+    records: Records,
     *,
     steps: Mapping[str, int],
     max_age: Mapping[str, int],
@@ -37,11 +37,11 @@ def build_summary(
     parts count of their own accord since the run was last resumed. Counts that break the
     conservation law are listed under `violations`, which is empty otherwise.
     """
-    counts = buffer.counts()
-    counters = buffer.counters()
-    funnel = buffer.funnel()
-    ages = buffer.ages()
-    judge = age_stats(buffer.judge_ages())
+    counts = records.counts()
+    counters = records.counters()
+    funnel = records.funnel()
+    ages = records.ages()
+    judge = age_stats(records.judge_ages())
     # Followers sample, but make no step.
     sampled = [n.removeprefix("generated/") for n in counters if n.startswith("generated/")]
     policies = dict.fromkeys([*steps, *sampled])
@@ -50,7 +50,7 @@ def build_summary(
         "groups": {stream: counts["groups"].get(stream, _NO_GROUPS) for stream in max_age},
         "funnel": {stream: funnel.get(stream, _NO_FUNNEL) for stream in max_age},
         "steps": dict(steps),
-        "version": dict(versions or {policy: buffer.ledger.newest(policy) for policy in steps}),
+        "version": dict(versions or {policy: records.ledger.newest(policy) for policy in steps}),
         "tokens": {
             policy: {
                 kind: int(counters.get(f"{kind}/{policy}", 0)) for kind in ("generated", "trained")

@@ -34,7 +34,7 @@ def inline(find_image: Callable[[str], bytes | None]) -> ImageSource:
 def game_html(
     game: Mapping[str, Any], source: ImageSource, *, is_open: bool = False, links: bool = False
 ) -> str:
-    """One game of `Buffer.gallery`, folded except for its title unless `is_open`. `links`: to
+    """One game of `Records.gallery`, folded except for its title unless `is_open`. `links`: to
     where the dashboard has it for ever, and to its timeline."""
     notes: Notes = game["notes"]
     number = int(game["game"])

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from engine.buffer import Buffer
 from engine.metrics import read_steps
 from engine.monitor.traces import chrome_trace, step_times
+from engine.records import Records
 from engine.rundir import RunDir
 from launch.gallery import game_html
 from roles.mm_zero.config import STREAMS
@@ -82,8 +82,8 @@ class Library:
     def gallery(self, query: Mapping[str, str]) -> str:
         wanted = Wanted.of(query, self._roles)
         shown: list[str] = []
-        with self._buffer() as buffer:
-            for game in buffer.newest_games(MAX_SCANNED):
+        with self._records() as records:
+            for game in records.newest_games(MAX_SCANNED):
                 if wanted.passes(game):
                     shown.append(game_html(game, image_url, is_open=not shown, links=True))
                 if len(shown) == wanted.limit:
@@ -91,8 +91,8 @@ class Library:
         return "".join(shown) or '<p class="dim">No game like that among the newest.</p>'
 
     def game(self, number: int) -> str:
-        with self._buffer() as buffer:
-            game = buffer.game_life(number)
+        with self._records() as records:
+            game = records.game_life(number)
         if game is None:
             raise KeyError(number)
         return (
@@ -106,15 +106,15 @@ class Library:
         )
 
     def image(self, name: str) -> bytes:
-        with self._buffer() as buffer:
-            png = buffer.image(name)
+        with self._records() as records:
+            png = records.image(name)
         if png is None:
             raise KeyError(name)
         return png
 
     def trace(self, number: int) -> dict[str, Any]:
-        with self._buffer() as buffer:
-            game = buffer.game_life(number)
+        with self._records() as records:
+            game = records.game_life(number)
         if game is None:
             raise KeyError(number)
         begun_s = [group["created_s"] for group in game["groups"] if group["step"] is not None]
@@ -123,19 +123,19 @@ class Library:
         return chrome_trace([game], step_times(steps))
 
     def filters(self) -> dict[str, list[str]]:
-        with self._buffer() as buffer:
-            reasons = set(buffer.reasons())
-            for game in buffer.newest_games(NUM_FOR_REASONS):
+        with self._records() as records:
+            reasons = set(records.reasons())
+            for game in records.newest_games(NUM_FOR_REASONS):
                 reasons |= reasons_of(game)
         return {"roles": list(self._roles), "reasons": sorted(reasons)}
 
     @contextmanager
-    def _buffer(self) -> Iterator[Buffer]:
-        buffer = Buffer.open(self._run.database, read_only=True)
+    def _records(self) -> Iterator[Records]:
+        records = Records.open(self._run.database)
         try:
-            yield buffer
+            yield records
         finally:
-            buffer.close()
+            records.close()
 
 
 def image_url(name: str) -> str:

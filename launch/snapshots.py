@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from engine.buffer import Buffer
 from engine.loop import Engine
 from engine.metrics import RateMeter
 from engine.monitor.bottleneck import bottleneck
@@ -20,6 +19,7 @@ from engine.monitor.snapshot import (
     stages,
 )
 from engine.monitor.waiting import Waiting
+from engine.records import Records
 from engine.routing import ServerPool
 from launch.config import EVALUATED, RootConfig, policies_of, recipes_of, streams_of
 from launch.recipe import FUNNEL
@@ -67,7 +67,7 @@ class Snapshots:
     def __init__(
         self,
         config: RootConfig,
-        buffer: Buffer,
+        records: Records,
         pools: Mapping[str, ServerPool],
         waiting: Waiting,
         tally: Tally,
@@ -77,7 +77,7 @@ class Snapshots:
         self._waiting = waiting
         self._tally = tally
         self._sums = Paced(
-            lambda: (buffer.counts(), buffer.funnel(), buffer.ages(), buffer.undone())
+            lambda: (records.counts(), records.funnel(), records.ages(), records.undone())
         )
         self._rates: dict[str, RateMeter] = {}
         self._policies = policies_of(config)

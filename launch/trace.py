@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.buffer import Buffer
 from engine.errors import ConfigError, EngineError
 from engine.metrics import read_metrics
 from engine.monitor.traces import chrome_trace, step_times
+from engine.records import Records
 from engine.rundir import RunDir
 
 NUM_GAMES = 20
@@ -43,17 +43,17 @@ def write_trace(
     run = RunDir(folder)
     if not run.database.exists():
         raise ConfigError(f"{run.path}: no run here ({run.database.name} is missing)")
-    buffer = Buffer.open(run.database, read_only=True)
+    records = Records.open(run.database)
     try:
-        numbers = games or [game["game"] for game in buffer.newest_games(last)]
+        numbers = games or [game["game"] for game in records.newest_games(last)]
         lives = []
         for number in sorted(numbers):
-            life = buffer.game_life(number)
+            life = records.game_life(number)
             if life is None:
                 raise ConfigError(f"--game {number}: no game of {run.path} that has ended")
             lives.append(life)
     finally:
-        buffer.close()
+        records.close()
     path = out or run.path / "trace.json"
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(chrome_trace(lives, step_times(read_metrics(run.metrics)))))

@@ -34,9 +34,9 @@ from typing import Any
 
 import aiohttp
 
-from engine.buffer import Buffer
 from engine.children import end, spawn
 from engine.encoding import TextEncoder
+from engine.records import Records
 from engine.rundir import RunDir, make_key
 from launch.benches.canned_replies import canned_model
 from launch.benches.engine_parts import by_part, hottest
@@ -217,11 +217,11 @@ def _reading(
     run_dir: RunDir,
     stats: Mapping[str, Any],
 ) -> Reading:
-    buffer = Buffer.open(run_dir.database, read_only=True)
+    records = Records.open(run_dir.database)
     try:
-        groups = sum(row["submitted"] for row in buffer.counts()["groups"].values())
+        groups = sum(row["submitted"] for row in records.counts()["groups"].values())
     finally:
-        buffer.close()
+        records.close()
     of_branches = sum(processor_s(branch.pid) for branch in branches if branch.poll() is None)
     now_s, engine_s = time.monotonic(), processor_s(engine.pid)
     return Reading(now_s, engine_s, int(stats["requests"]), groups, of_branches)

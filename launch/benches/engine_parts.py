@@ -18,7 +18,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     ),
     "game, rewards, grading": ("roles/", "rewards/"),
     "renders": ("render_pool/",),
-    "buffer": ("engine/buffer.py", "engine/accounts.py", "engine/notes.py", "engine/versions.py"),
+    "buffer": (
+        "engine/buffer.py",
+        "engine/records.py",
+        "engine/accounts.py",
+        "engine/notes.py",
+        "engine/versions.py",
+    ),
     "batches to learners, branches": (
         "engine/desk.py",
         "engine/transport.py",

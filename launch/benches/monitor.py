@@ -33,7 +33,7 @@ from pathlib import Path
 
 import aiohttp
 
-from engine.buffer import Buffer
+from engine.records import Records
 from engine.rundir import RunDir
 from launch.profiling import GARBAGE, by_mark, read_profile
 
@@ -215,11 +215,11 @@ def _reading(run_dir: RunDir, engine: int) -> tuple[float, int] | None:
         seconds = processor_s(engine)
     except OSError:
         return None
-    buffer = Buffer.open(run_dir.database, read_only=True)
+    records = Records.open(run_dir.database)
     try:
-        return seconds, buffer.counts()["games"]["finished"]
+        return seconds, records.counts()["games"]["finished"]
     finally:
-        buffer.close()
+        records.close()
 
 
 def processor_s(pid: int) -> float:

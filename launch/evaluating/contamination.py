@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.buffer import Buffer
 from engine.errors import ConfigError
+from engine.records import Records
 from engine.rundir import RunDir
 from evals.benchmark import Benchmark
 from evals.contamination import check, played_of
@@ -24,11 +24,11 @@ def check_run(
     database = RunDir(run).database
     if not database.is_file():
         raise ConfigError(f"--contamination: {run} has no run.db")
-    buffer = Buffer.open(database, read_only=True)
+    records = Records.open(database)
     try:
-        played = list(played_of(buffer.games_evenly(_GAMES), buffer.image))
+        played = list(played_of(records.games_evenly(_GAMES), records.image))
     finally:
-        buffer.close()
+        records.close()
     # One benchmark at a time: all pictures of all of them are many GB.
     hits = [
         hit

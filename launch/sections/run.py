@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.buffer import Buffer
 from engine.errors import ConfigError
 from engine.metrics import read_metrics
+from engine.records import Records
 from engine.rundir import RunDir
 from launch.recipe import STREAMS
 from launch.sections.proposals import Proposed, read_proposals
@@ -24,7 +24,7 @@ class Run:
     """None: the run has not ended, or goes on again."""
     records: Sequence[Record]
     """The lines of `metrics.jsonl`."""
-    buffer: Buffer
+    buffer: Records
     proposals: Sequence[Proposed]
     """Of games evenly spread over the run, oldest first."""
 
@@ -43,7 +43,7 @@ def opened(folder: Path, num_games: int = 0) -> Iterator[Run]:
         summary = json.loads(run.summary.read_text()) if run.summary.exists() else None
     except ValueError as error:
         raise ConfigError(f"{run.summary}: {error}") from None
-    buffer = Buffer.open(run.database, read_only=True)
+    buffer = Records.open(run.database)
     try:
         if summary is not None and summary.get("attempts") != buffer.counters().get("attempts"):
             summary = None  # of an attempt that was stopped, before this one

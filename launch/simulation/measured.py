@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.buffer import Buffer
 from engine.errors import ConfigError
 from engine.metrics import read_metrics
 from engine.monitor.observed import TIMELINE
+from engine.records import Records
 from launch.config import RootConfig, policies_of, settings_of
 from launch.simulation.service_times import (
     EngineTimes,
@@ -283,11 +283,11 @@ def _picture_s(run: Path, records: Sequence[Record]) -> float:
 
 def play_of(run: Path) -> Play:
     """What the roles said, in games that are evenly spread over a run."""
-    buffer = Buffer.open(run / "run.db", read_only=True)
+    records = Records.open(run / "run.db")
     try:
-        games = [game["notes"] for game in buffer.games_evenly(MAX_GAMES)]
+        games = [game["notes"] for game in records.games_evenly(MAX_GAMES)]
     finally:
-        buffer.close()
+        records.close()
     tokens: dict[str, list[int]] = {}
     for notes in games:
         for role, _, _, number, *_ in notes[TIMELINE]["samples"]:

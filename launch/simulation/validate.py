@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from engine.buffer import Buffer
 from engine.errors import EngineError
 from engine.metrics import read_metrics
+from engine.records import Records
 from launch.config import RootConfig, load_root, policies_of
 from launch.simulation.calibration import learned
 from launch.simulation.measured import others_cores
@@ -93,11 +93,11 @@ def games_per_min(run: Path, config: RootConfig, warm_up: int = WARM_UP) -> floa
         began.append(next(r["t"] for r in own if r["step"] >= warm_up))
         ended.append(next(r["t"] for r in own if r["step"] > last))
     first_s, last_s = max(began), min(ended)
-    buffer = Buffer.open(run / "run.db", read_only=True)
+    records = Records.open(run / "run.db")
     try:
-        number = buffer.games_ended(first_s, last_s)
+        number = records.games_ended(first_s, last_s)
     finally:
-        buffer.close()
+        records.close()
     return number / (last_s - first_s) * 60
 
 

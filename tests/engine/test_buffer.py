@@ -19,6 +19,7 @@ from engine.admission import ReadyGame
 from engine.buffer import Buffer, Leased
 from engine.conservation import violations
 from engine.errors import ConfigError
+from engine.records import Records
 from engine.wire import content_hash
 from tests.engine.make_groups import PNG, make_group
 
@@ -475,7 +476,7 @@ def test_counts_that_are_kept_are_those_of_the_tables(
     """Whatever happens in whatever order, also what is undone: SQL is the oracle."""
     with tempfile.TemporaryDirectory() as folder:
         buffer = Buffer.open(Path(folder) / "run.db")
-        reader = Buffer.open(buffer.path, read_only=True)
+        reader = Records.open(buffer.path)
         for policy in ("solver", "coder"):
             buffer.reserve_version(policy, 0, 1)
         in_flight: list[int] = []

@@ -15,6 +15,7 @@ from engine.conservation import violations
 from engine.desk import Desk
 from engine.errors import EngineError, TransportError
 from engine.layout import Follower
+from engine.records import Records
 from engine.transport import Message
 from engine.versions import Version
 from tests.engine.make_groups import PNG, make_group
@@ -540,7 +541,7 @@ def test_a_follower_gets_a_version_at_the_start_and_with_every_nth_step(buffer: 
                 renewed[step] = batch["versions"]["judge"]
         assert renewed == {2: 2, 4: 3}
         # Durably: another process reads them from the file.
-        ledger = Buffer.open(buffer.path, read_only=True).ledger
+        ledger = Records.open(buffer.path).ledger
         steps = [ledger.find("judge", version).step for version in (1, 2, 3)]
         assert steps == [0, 2, 4]
         again = Office(buffer, judge_every=2)
