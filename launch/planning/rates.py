@@ -4,8 +4,8 @@
                  weights once, and the keys and values of B replies
     prefill      FLOPs of prompts and pictures / peak
     training     per step: max(FLOPs / peak, gathering of weights), and moments from and to the host
-    publication  copies x bytes / bandwidth to the servers: rank 0 sends each its own, and all are
-                 paused until the last has it; each reads what its replies have anew
+    publication  copies x bytes / bandwidth to the servers: each rank sends those of its share their
+                 own, and all are paused until the last has it; each reads what its replies have anew
     renders      pictures / (workers x pictures per second)
     engine       requests / (processes x requests per second)
 

@@ -179,7 +179,8 @@ def _by_demand(
     case: Case, most: int, tp: int, room: ServerMemory
 ) -> dict[int, tuple[Servers, ...]]:
     """{servers, at most `most`: of which policies}: one of each, and each further one where servers
-    are the busiest."""
+    are the busiest, as if each had a sender of its own (how many share one is up to the learners,
+    and is counted when layouts are compared)."""
     servers = {p: Servers(policy=p, count=1, tp=tp, memory=room) for p in case.policies}
     taken = {policy: server_s(case, one) for policy, one in servers.items()}
     found = {}
