@@ -4,15 +4,17 @@ A request can be sent now and its answer be read later: an update is announced, 
 and only then answered.
 """
 
+import base64
 import http.client
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from engine.errors import WeightSyncError
 from engine.polling import is_readable
+from engine.probe import Probe
 
 
 class Call:
@@ -63,18 +65,21 @@ def call_server(
     return Call(url, path, body, timeout_s=timeout_s, key=key).answer()
 
 
-def probe(
-    url: str, input_ids: Sequence[int], *, timeout_s: float, key: str | None = None
+def probe_logprobs(
+    url: str, probe: Probe, *, timeout_s: float, key: str | None = None
 ) -> list[float]:
-    """Log-probs (temperature 1) that a server gives to input_ids[1:]; text only."""
+    """Log-probs (temperature 1, nats) that a server gives to the tokens of a probe. Raises
+    WeightSyncError."""
     body = {
-        "input_ids": list(input_ids),
+        "input_ids": [*probe.prompt_ids, *probe.token_ids],
+        "image_data": [base64.b64encode(png).decode() for png in probe.images],
         "sampling_params": {"max_new_tokens": 0, "temperature": 1.0},
         "return_logprob": True,
         "logprob_start_len": 0,
     }
     answer = call_server(url, "/generate", body, timeout_s=timeout_s, key=key)
-    return [item[0] for item in answer["meta_info"]["input_token_logprobs"][1:]]
+    items = answer["meta_info"]["input_token_logprobs"]  # of the prompt too, its pictures expanded
+    return [item[0] for item in items[-len(probe.token_ids) :]]
 
 
 @dataclass(frozen=True, slots=True)

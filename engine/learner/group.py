@@ -44,9 +44,6 @@ from engine.wire import decode_group
 
 log = logging.getLogger(__name__)
 
-PROBE = tuple(range(3, 27))
-"""Token ids whose log-probs servers and learners are compared by; every vocabulary has them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Unprepared:
@@ -185,7 +182,7 @@ class LearnerGroup:
         if command["kind"] == "save":
             return self.save(policy, int(command["request"]))
         if command["kind"] == "score":
-            return self.trainers[policy].score(PROBE)
+            return self.trainers[policy].score()
         if command["kind"] == "gather":
             for _ in self.trainers[policy].named_weights():
                 pass  # takes part in the gathers; rank 0 has a use for what they give

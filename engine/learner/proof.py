@@ -14,7 +14,8 @@ import torch
 
 from engine.buckets import NamedTensors, raw_bytes
 from engine.errors import WeightSyncError
-from engine.server_calls import Held, held_weights, probe, served_version
+from engine.probe import Probe
+from engine.server_calls import Held, held_weights, probe_logprobs, served_version
 from engine.weight_names import Sent, fused_name, misfits
 
 R = TypeVar("R")
@@ -76,16 +77,16 @@ def names_misfit(
 
 def probe_gaps(
     urls: Sequence[str],
-    ids: Sequence[int],
+    probe: Probe,
     ours: Sequence[float],
     *,
     timeout_s: float,
     key: str | None = None,
 ) -> dict[str, float | WeightSyncError]:
-    """{url: the largest difference of the log-probs of `ids`, in nats}."""
+    """{url: the largest difference of the log-probs of its tokens, in nats}."""
 
     def gap(url: str) -> float:
-        theirs = probe(url, ids, timeout_s=timeout_s, key=key)
+        theirs = probe_logprobs(url, probe, timeout_s=timeout_s, key=key)
         return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
     return _of_all(urls, gap)

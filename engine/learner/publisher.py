@@ -3,9 +3,10 @@
 Rank 0 only; the ranks share the sending (`sender.py`). A server that is late, restarted, moved or
 failed is filled as soon as it answers, with the weights that are already published and under their
 own version. Before a server is filled for the first time its names, shapes and dtypes are compared
-with ours. Every publication is followed by a *probe* (log-probs of fixed tokens, ours against the
-server's), the first and every n-th also by a comparison of checksums: weights that arrived wrong
-are never routed to.
+with ours. Every publication is followed by a *probe* (log-probs of fixed tokens after a picture,
+ours against the server's), the first and every n-th also by a comparison of checksums, where the
+server has some that can be compared (`proof.py`): weights that either shows to be wrong are never
+routed to.
 
 With `weights.overlap` all that is published is a copy: making it is a collective, in its place
 among the other commands; all that follows is done by one thread while training goes on. No two
@@ -25,7 +26,7 @@ import torch
 
 from engine.errors import WeightSyncError
 from engine.learner import proof
-from engine.learner.group import PROBE, LearnerGroup
+from engine.learner.group import LearnerGroup
 from engine.learner.published import Current, Pinned, Published
 from engine.learner.sender import share_out
 from engine.server_calls import call_server
@@ -283,7 +284,11 @@ class Publisher:
             return {}
         errors = {}
         gaps = proof.probe_gaps(
-            urls, PROBE, state.weights.scores(), timeout_s=cfg.timeout_s, key=self._spec.key
+            urls,
+            self._group.trainers[state.weights.policy].probe,
+            state.weights.scores(),
+            timeout_s=cfg.timeout_s,
+            key=self._spec.key,
         )
         for url, gap in gaps.items():
             if isinstance(gap, WeightSyncError):

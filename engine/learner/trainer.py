@@ -32,6 +32,7 @@ from engine.learner.objectives import k3
 from engine.learner.offload import HostState
 from engine.learner.preparation import Part, Prepared, prepare
 from engine.learner.sight import Sight
+from engine.probe import probe_for
 from engine.types import Group, Rollout, SamplingParams, Segment
 from engine.weight_names import Sent
 
@@ -104,6 +105,8 @@ class PolicyTrainer:
         self.total_steps = total_steps
         self.device = torch.device(device)
         self.family = family or family_of(model_dir)
+        self.probe = probe_for(self.family.picture_ids)
+        """What `score` scores."""
         self.shape = model_shape(model_dir)
         self.published_dtype = self.family.dtype
         """Of the weights in the base folder. Published weights are cast to it, and forward and
@@ -237,17 +240,19 @@ class PolicyTrainer:
         return StepReport(step=self.step_count, skipped=skipped, reason=reason, metrics=metrics)
 
     @torch.no_grad()
-    def score(self, ids: Sequence[int]) -> list[float]:
-        """Log-probs (temperature 1, nats) of ids[1:] given what is before them; a collective."""
+    def score(self) -> list[float]:
+        """Log-probs (temperature 1, nats) of the tokens of `probe`; a collective."""
+        num = len(self.probe.token_ids)
         rollout = Rollout(
             policy=self.policy,
             role="probe",
-            prompt_ids=tuple(ids[:1]),
-            token_ids=tuple(ids[1:]),
-            logprobs=(0.0,) * (len(ids) - 1),
+            prompt_ids=self.probe.prompt_ids,
+            images=self.probe.images,
+            token_ids=self.probe.token_ids,
+            logprobs=(0.0,) * num,
             segments=(Segment(0, 0),),
             finish="length",
-            sampling=SamplingParams(max_new_tokens=len(ids) - 1),
+            sampling=SamplingParams(max_new_tokens=num),
             text="",
         )
         group = Group(stream="probe", game=0, rollouts=(rollout,), rewards=(0.0,))

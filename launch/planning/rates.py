@@ -5,7 +5,7 @@
     prefill      FLOPs of prompts and pictures / peak
     training     per step: max(FLOPs / peak, gathering of weights), and moments from and to the host
     publication  copies x bytes / bandwidth to the servers: each rank sends those of its share their
-                 own, and all are paused until the last has it; each reads what its replies have anew
+                 own, all are paused until the last has it; each reads what its replies have anew
     renders      pictures / (workers x pictures per second)
     engine       requests / (processes x requests per second)
 

@@ -13,9 +13,8 @@ import torch
 import torch.distributed as dist
 
 from engine.errors import WeightSyncError
-from engine.learner.group import PROBE
 from engine.replies import Asked, ProtocolError, parse_reply
-from engine.server_calls import probe
+from engine.server_calls import probe_logprobs
 from engine.server_link import ServerLink
 from engine.types import Message, SamplingParams
 from engine.weights import publish
@@ -218,17 +217,17 @@ def _load_published(model: Any, weights: dict[str, torch.Tensor]) -> None:
             parameter.copy_(weights[model.published_name(name)])
 
 
+@pytest.mark.parametrize("layer", ["language_model.layers.1.", "visual.blocks.1."])
 def test_names_that_a_server_does_not_know_are_skipped_and_the_probe_finds_out(
-    link: ServerLink,
+    link: ServerLink, layer: str
 ) -> None:
     strange = [
-        (name.replace("layers.1.", "layers.1.x."), tensor)
-        for name, tensor in learner(1).named_weights()
+        (name.replace(layer, f"{layer}x."), tensor) for name, tensor in learner(1).named_weights()
     ]
     assert sum(".x." in name for name, _ in strange) > 5
     assert not publish(strange, [link], version=12, timeout_s=60).failed  # nobody complains
-    theirs = torch.tensor(probe(link.url, PROBE, timeout_s=30, key=KEY))
-    assert (theirs - torch.tensor(learner(1).score(PROBE))).abs().max() > 0.1
+    theirs = torch.tensor(probe_logprobs(link.url, learner(0).probe, timeout_s=30, key=KEY))
+    assert (theirs - torch.tensor(learner(1).score())).abs().max() > 0.1
 
 
 def test_health_answers_in_every_pause(url: str) -> None:

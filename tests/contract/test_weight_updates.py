@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from engine.buckets import checksums
-from engine.learner.group import PROBE
-from engine.server_calls import probe, server_checksums
+from engine.server_calls import probe_logprobs, server_checksums
 from engine.server_link import ServerLink
 from engine.weight_files import Spec, write_folder
 from engine.weights import publish, publish_folder
@@ -69,8 +68,8 @@ def test_logprobs_are_the_learners_before_and_after_a_broadcast(
 def test_the_probe_is_the_learners_score(link: ServerLink) -> None:
     for version, seed in ((12, 1), (13, 0)):
         put(link, seed, version)
-        theirs = torch.tensor(probe(link.url, PROBE, timeout_s=30, key=KEY))
-        ours = torch.tensor(learner(seed).score(PROBE))
+        theirs = torch.tensor(probe_logprobs(link.url, learner(0).probe, timeout_s=30, key=KEY))
+        ours = torch.tensor(learner(seed).score())
         assert (theirs - ours).abs().max() < TOLERANCE
 
 
@@ -128,8 +127,8 @@ def test_a_folder_that_lacks_a_tensor_is_found_out(link: ServerLink, tmp_path: P
         folder_of(tmp_path, 1, 12, without=name), [link], version=12, timeout_s=60
     )
     assert not report.failed, report
-    theirs = torch.tensor(probe(link.url, PROBE, timeout_s=30, key=KEY))
-    assert (theirs - torch.tensor(learner(1).score(PROBE))).abs().max() > 0.01
+    theirs = torch.tensor(probe_logprobs(link.url, learner(0).probe, timeout_s=30, key=KEY))
+    assert (theirs - torch.tensor(learner(1).score())).abs().max() > 0.01
 
 
 def test_a_server_that_could_not_read_a_folder_samples_nothing_before_the_next(

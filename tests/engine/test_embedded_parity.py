@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from engine.buckets import checksums
-from engine.server_calls import probe, server_checksums
+from engine.probe import Probe
+from engine.server_calls import probe_logprobs, server_checksums
 from engine.server_link import ServerLink
 from engine.weights import publish
 from tests.engine.server_process import (
@@ -108,7 +109,7 @@ def test_weights_arrive_bit_for_bit_and_replace_every_cache(link: ServerLink) ->
     assert answer["meta_info"]["cached_tokens"] == 0
     expected = reference_logprobs(tiny_module(1), ONE_IMAGE, image, answer["output_ids"])
     assert (output_logprobs(answer) - expected).abs().max() < TOLERANCE
-    scores = torch.tensor(probe(link.url, TEXT, timeout_s=20))
+    scores = torch.tensor(probe_logprobs(link.url, Probe(TEXT[:1], TEXT[1:]), timeout_s=20))
     expected = reference_logprobs(tiny_module(1), TEXT[:1], [], TEXT[1:])
     assert (scores - expected).abs().max() < TOLERANCE
 

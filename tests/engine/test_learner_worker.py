@@ -42,6 +42,7 @@ from engine.learner.presets import ObjectiveConfig
 from engine.learner.sender import Sender
 from engine.learner.spec import LearnerSpec
 from engine.learner.worker import Leader, run_learner
+from engine.probe import Probe
 from engine.server_calls import server_checksums
 from engine.server_link import ServerLink
 from engine.transport import Images, Message
@@ -332,13 +333,13 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_answers_the_probe_wrongly_gets_no_requests(
     tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = proof.probe
+    honest = proof.probe_logprobs
     lies = [0.5]
 
-    def probe(url: str, ids: Sequence[int], **options: float) -> list[float]:
-        return [value + sum(lies) for value in honest(url, ids, **options)]
+    def lying(url: str, probe: Probe, **options: float) -> list[float]:
+        return [value + sum(lies) for value in honest(url, probe, **options)]
 
-    monkeypatch.setattr(proof, "probe", probe)
+    monkeypatch.setattr(proof, "probe_logprobs", lying)
     with life_of(tmp_path, server.url) as life:
         life.engine.welcome(5)
         first = life.engine.expect("published")

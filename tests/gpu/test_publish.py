@@ -15,9 +15,8 @@ import torch
 from engine.buckets import Bucket
 from engine.errors import WeightSyncError
 from engine.learner.config import LearnerConfig
-from engine.learner.group import PROBE
 from engine.learner.trainer import PolicyTrainer
-from engine.server_calls import probe
+from engine.server_calls import probe_logprobs
 from engine.server_link import ServerLink
 from engine.servers.spec import ServerSpec
 from engine.weights import publish
@@ -76,8 +75,8 @@ def test_published_weights_are_the_learners(server: Hosted, bf16_dirs: tuple[Pat
         trainer.named_weights(), [link], version=12, bucket_bytes=1 << 20, timeout_s=60
     )
     assert not report.failed, report
-    theirs = torch.tensor(probe(server.url, PROBE, timeout_s=30, key=KEY))
-    assert (theirs - torch.tensor(trainer.score(PROBE))).abs().max() < TOLERANCE
+    theirs = torch.tensor(probe_logprobs(server.url, trainer.probe, timeout_s=30, key=KEY))
+    assert (theirs - torch.tensor(trainer.score())).abs().max() < TOLERANCE
     for item in (TEXT, ONE):
         answer = generate(server.url, *item, max_new_tokens=24, ignore_eos=True)
         assert answer["meta_info"]["weight_version"] == "12"
@@ -107,4 +106,4 @@ def test_a_server_killed_in_mid_bucket_holds_the_learner_up_for_the_stall_bound_
         sending.result(STALL_S)
     link.abandon()
     in_background(torch.cuda.synchronize).result(STALL_S)
-    assert all(score < 0 for score in trainer.score(PROBE))
+    assert all(score < 0 for score in trainer.score())

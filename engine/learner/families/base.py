@@ -31,6 +31,12 @@ class ModelFamily(Protocol):
         """Of the weights in the folder, and so of published weights."""
         ...
 
+    @property
+    def picture_ids(self) -> Sequence[int]:
+        """What stands for a picture in a prompt as sent: one placeholder, and what a template
+        writes around it."""
+        ...
+
     def load(self, path: Path, *, device: torch.device, always_see: bool = False) -> "PolicyModel":
         """The model in float32 (master weights), without dropout. `always_see`: run the vision
         tower for micro-batches without images too, so that all ranks join its collectives.

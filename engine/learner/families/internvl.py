@@ -99,6 +99,7 @@ class InternVL:
         check_full_attention(path, config.text_config)
         self.dtype: torch.dtype = config.dtype or torch.float32
         self._image_token = int(config.image_token_id)
+        self.picture_ids: Sequence[int] = (self._image_token,)
         self._start, self._end = (_token_id(path, token) for token in AROUND)
         self._tokens = int(config.image_seq_length)
         # By name: what transformers chooses depends on torchvision.

@@ -81,6 +81,8 @@ class QwenVL:
         check_full_attention(path, config.text_config)
         self.dtype: torch.dtype = config.dtype or torch.float32
         self._image_token = int(config.image_token_id)
+        ends = int(config.vision_start_token_id), int(config.vision_end_token_id)
+        self.picture_ids: Sequence[int] = (ends[0], self._image_token, ends[1])
         self._vision: Any = config.vision_config
         self._merge = int(self._vision.spatial_merge_size)
         # By name: what transformers chooses depends on torchvision, and on how the folder calls it

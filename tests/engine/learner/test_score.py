@@ -1,22 +1,40 @@
-"""The probe's log-probs are those of plain transformers."""
+"""The probe's log-probs are those of plain transformers, and every weight has a part in them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Qwen3VLForConditionalGeneration
 
 from engine.learner.config import LearnerConfig
-from engine.learner.group import PROBE
 from engine.learner.trainer import PolicyTrainer
+from tests.engine.learner.learner_data import make_rollout
+from tests.engine.learner.test_families import plain_logprobs
 from tests.engine.test_resume import BASE
 
 
-def test_the_score_equals_plain_transformers() -> None:
-    trainer = PolicyTrainer("a", BASE, LearnerConfig(), total_steps=1)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(BASE, dtype=torch.float32).eval()
-    ids = torch.tensor([PROBE])
+def test_the_score_equals_plain_transformers(name: str, folder: Path, plain: Any) -> None:
+    trainer = PolicyTrainer("a", folder, LearnerConfig(), total_steps=1)
+    probe = trainer.probe
+    rollout = make_rollout(0, prompt_ids=probe.prompt_ids, images=probe.images)
+    num = len(probe.token_ids)
+    rollout = replace(rollout, token_ids=probe.token_ids, logprobs=(0.0,) * num)
     with torch.no_grad():
-        logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-    expected = logprobs.gather(1, ids[0, 1:, None])[:, 0]
-    torch.testing.assert_close(torch.tensor(trainer.score(PROBE)), expected, atol=1e-5, rtol=0)
+        expected = plain_logprobs(plain, name, folder, rollout)
+    torch.testing.assert_close(torch.tensor(trainer.score()), expected, atol=1e-5, rtol=0)
+
+
+def test_no_weight_can_differ_without_a_trace() -> None:
+    trainer = PolicyTrainer("a", BASE, LearnerConfig(), total_steps=1)
+    before = torch.tensor(trainer.score())
+    for name, parameter in trainer.model.named_weights():
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter))
+        assert (torch.tensor(trainer.score()) - before).abs().max() > 1e-4, name
+        with torch.no_grad():
+            parameter.copy_(kept)
+    assert torch.tensor(trainer.score()).equal(before)
 
 
 def test_the_score_needs_no_ages_of_who_calls_it() -> None:
@@ -24,4 +42,4 @@ def test_the_score_needs_no_ages_of_who_calls_it() -> None:
     cfg = LearnerConfig.model_validate({"objective": {"proximal": "approximated"}})
     trainer = PolicyTrainer("a", BASE, cfg, total_steps=1)
     plain = PolicyTrainer("a", BASE, LearnerConfig(), total_steps=1)
-    assert trainer.score(PROBE) == plain.score(PROBE)
+    assert trainer.score() == plain.score()
