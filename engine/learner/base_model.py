@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.errors import ConfigError
 from engine.learner.config import LoraConfig
@@ -39,6 +39,7 @@ def check_base_model(path: Path) -> None:
         if name == "config.json":
             config = read_json(path / name)
             check_architecture(path, config)
+            compute_dtype(config, path)
     shapes = weight_shapes(path)
     text = text_config(config)
     want = [text.get("vocab_size"), text.get("hidden_size")]
@@ -96,6 +97,28 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The decoder's part of a config.json: Qwen2.5-VL's on the Hub are flat."""
     text: Mapping[str, Any] = config.get("text_config") or config
     return text
+
+
+def compute_dtype(
+    config: Mapping[str, Any], path: Path | None = None
+) -> Literal["float32", "bfloat16"]:
+    """The dtype of forward, backward and published weights, as a config.json names it: at its top,
+    or, as those of Qwen3-VL on the Hub do, for its decoder only; float32 where it does not.
+
+    Raises ConfigError for another one.
+    """
+    parts = (config, text_config(config))
+    names = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
+    match next((name for name in names if name), "float32"):
+        case "float32":
+            return "float32"
+        case "bfloat16":
+            return "bfloat16"
+        case other:
+            raise ConfigError(
+                f"base model {path or ''}: config.json says dtype {other}: want float32 or "
+                "bfloat16 (gradients of float16 would need a scaled loss); write bfloat16 there"
+            )
 
 
 def weight_shapes(path: Path) -> dict[str, list[int]]:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.learner.base_model import read_json, text_config
+from engine.learner.base_model import compute_dtype, read_json
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import ModelShape
 from engine.learner.memory import GB, MemoryEstimate, Setup, Terms, learner_memory, worst
-
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def setup_of(
@@ -46,9 +44,7 @@ def setup_of(
 
 def compute_bytes(config: Mapping[str, Any]) -> int:
     """Bytes of a number of forward and backward, by the dtype of a model's config.json."""
-    parts = (config, text_config(config))
-    names = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
-    return _DTYPE_BYTES.get(next((name for name in names if name), "float32"), 4)
+    return {"float32": 4, "bfloat16": 2}[compute_dtype(config)]
 
 
 def setup_for(

@@ -26,7 +26,7 @@ from transformers import AutoConfig, InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from engine.errors import ConfigError
-from engine.learner.base_model import check_base_model
+from engine.learner.base_model import check_base_model, compute_dtype, read_json
 from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
 from engine.learner.families.base import (
     PolicyModel,
@@ -97,7 +97,8 @@ class InternVL:
                 f"supported; use one of {', '.join(DECODERS)}"
             )
         check_full_attention(path, config.text_config)
-        self.dtype: torch.dtype = config.dtype or torch.float32
+        # Not transformers' own, which does not look into a Qwen3-VL's text_config.
+        self.dtype: torch.dtype = getattr(torch, compute_dtype(read_json(path / "config.json")))
         self._image_token = int(config.image_token_id)
         self.picture_ids: Sequence[int] = (self._image_token,)
         self._start, self._end = (_token_id(path, token) for token in AROUND)

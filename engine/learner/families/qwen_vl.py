@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize,
 )
 
-from engine.learner.base_model import check_base_model
+from engine.learner.base_model import check_base_model, compute_dtype, read_json
 from engine.learner.batch import ExpandedPrompt, ImageSize, MicroBatch
 from engine.learner.families.base import (
     PolicyModel,
@@ -79,7 +79,8 @@ class QwenVL:
         check_base_model(path)
         config = AutoConfig.from_pretrained(path)
         check_full_attention(path, config.text_config)
-        self.dtype: torch.dtype = config.dtype or torch.float32
+        # Not transformers' own, which does not look into a Qwen3-VL's text_config.
+        self.dtype: torch.dtype = getattr(torch, compute_dtype(read_json(path / "config.json")))
         self._image_token = int(config.image_token_id)
         ends = int(config.vision_start_token_id), int(config.vision_end_token_id)
         self.picture_ids: Sequence[int] = (ends[0], self._image_token, ends[1])

@@ -39,6 +39,11 @@ def _other_vocabulary(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _half(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def _missing_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -54,6 +59,7 @@ def _missing_shard(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "not readable as JSON"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "0 bytes"),
         (_other_architecture, "LlamaForCausalLM is not supported"),
+        (_half, "write bfloat16 there"),
         (_truncate, "where its header says"),
         (_cut_header, "header is cut off"),
         (_garbage_header, "unreadable header"),

@@ -23,10 +23,31 @@ from engine.errors import ConfigError
 from engine.learner.costs import model_shape
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.families.internvl import InternVL
+from engine.learner.memory_check import compute_bytes
 from tests.engine.learner.conftest import PLAIN
 from tests.engine.learner.learner_data import IMAGE, make_png
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("place", ["top", "text_config", "torch_dtype", "nowhere"])
+def test_the_dtype_is_found_where_the_hub_has_it(
+    tiny_base: Path, tmp_path: Path, place: str
+) -> None:
+    """A Qwen3-VL's has it in its text_config only, where transformers 5 does not look for it."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part.pop("dtype", None)
+    if place == "text_config":
+        config["text_config"]["dtype"] = "bfloat16"
+    elif place != "nowhere":
+        config[{"top": "dtype"}.get(place, place)] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config))
+    want = torch.float32 if place == "nowhere" else torch.bfloat16
+    assert family_of(folder).dtype == want
+    assert compute_bytes(config) == want.itemsize
 
 
 # -- pictures and prompts --------------------------------------------------------------------------
