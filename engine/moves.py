@@ -22,6 +22,7 @@ from engine.routing import ServerPool
 
 LOOK_EVERY_S = 1.0
 ABORT_TIMEOUT_S = 5.0
+ABORT_EVERY_S = 1.0
 DRAIN_TIMEOUT_S = 30.0
 """A request that is still there then ends the move: versions are numbers of one policy, and those
 of the new weights could pass for versions of its own."""
@@ -72,10 +73,9 @@ class Mover:
         # First: the old learner goes on saying that the server has its weights.
         self.desk.claim(move.url, move.target)
         pool.remove(move.url)
-        await self._interrupt(move.url)
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                await pool.drained(move.url)
+                await self._emptied(pool, move.url)
         except TimeoutError:
             self.desk.claim(move.url, move.source)  # whose learner will say that it serves
             del self._began_s[move.url]
@@ -83,6 +83,15 @@ class Mover:
             self.on_event("warning", text)
             return
         await self.desk.release(move.url, move.source)
+
+    async def _emptied(self, pool: ServerPool, url: str) -> None:
+        """Interrupt until nothing is left: a request that SGLang has received, and not yet handed
+        to its scheduler, is not met by an abort, and would be played to its end."""
+        while True:
+            await self._interrupt(url)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(pool.drained(url), ABORT_EVERY_S)
+                return
 
     async def _interrupt(self, url: str) -> None:
         timeout = aiohttp.ClientTimeout(total=ABORT_TIMEOUT_S)

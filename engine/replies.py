@@ -1,5 +1,6 @@
 """What a server's answer to /generate must look like, checked before any of it is believed."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,10 +41,13 @@ def parse_reply(answer: Any, asked: Asked) -> Reply:
     try:
         meta = answer["meta_info"]
         finish = meta["finish_reason"]["type"]
+        if finish == "abort" and "prompt_tokens" not in meta:
+            return _queued(answer, asked)
         rows = meta["output_token_logprobs"]
         ids = [row[1] for row in rows]
-        logprobs = tuple(map(float, [row[0] for row in rows]))
-        _check(answer, ids, asked)
+        logprobs = _logprobs(rows)
+        _check_ids(answer, ids, asked)
+        _check_prompt(meta, asked)
         segments = _segments(meta["weight_versions"], len(ids))
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ProtocolError(f"{type(error).__name__}: {error}") from None
@@ -54,8 +58,26 @@ def parse_reply(answer: Any, asked: Asked) -> Reply:
     return Reply(tuple(ids), logprobs, segments, finish)
 
 
-def _check(answer: Any, ids: list[Any], asked: Asked) -> None:
+def _queued(answer: Any, asked: Asked) -> Reply:
+    """Of a request that was aborted in SGLang's queue, of which it says less: what had been sampled
+    before it was put back there, as far as it says by which weights."""
     meta = answer["meta_info"]
+    rows = meta.get("output_token_logprobs") or []
+    if "weight_versions" not in meta:
+        rows = []
+    ids = [row[1] for row in rows]
+    if rows:
+        _check_ids(answer, ids, asked)
+    segments = _segments(meta.get("weight_versions", []) if rows else [], len(ids))
+    return Reply(tuple(ids), _logprobs(rows), segments, "abort")
+
+
+def _logprobs(rows: Any) -> tuple[float, ...]:
+    """SGLang writes null where one is not finite; learners count such tokens, and drop them."""
+    return tuple(math.nan if row[0] is None else float(row[0]) for row in rows)
+
+
+def _check_ids(answer: Any, ids: list[Any], asked: Asked) -> None:
     if answer["output_ids"] != ids:
         raise ProtocolError("output_ids are not those of output_token_logprobs")
     if len(ids) > asked.max_new_tokens:
@@ -67,6 +89,9 @@ def _check(answer: Any, ids: list[Any], asked: Asked) -> None:
         raise ProtocolError(
             f"token ids {min(ids)}..{max(ids)} of a vocabulary of {asked.vocab_size}"
         )
+
+
+def _check_prompt(meta: Any, asked: Asked) -> None:
     if asked.prompt_tokens is not None and meta["prompt_tokens"] != asked.prompt_tokens:
         raise ProtocolError(
             f"{meta['prompt_tokens']} prompt tokens where {asked.prompt_tokens} were expected"

@@ -33,8 +33,6 @@ class _Server:
     running: int = 0
     outstanding: int = 0
     """Tokens that the requests there may still generate."""
-    limit: int | None = None
-    """Requests that it runs at a time, where known: more would queue there, not here."""
     elsewhere: tuple[int, int] = (0, 0)
     """(requests, tokens) that another process has there, as it last told."""
     suspect_until: float = 0.0
@@ -83,6 +81,9 @@ class ServerPool:
         self._router = None if router is None else _Server(router)
         self._leaving: dict[str, _Server] = {}
         """Removed ones whose requests have not all ended."""
+        self._limits: dict[str, int] = {}
+        """{url: requests that it runs at a time}, where known, also of servers that are away: more
+        would queue there, not here."""
         self._homes: OrderedDict[bytes, str] = OrderedDict()
         self._waiters: deque[_Waiter] = deque()
         self._heard: dict[Hashable, tuple[Counter[str], int]] = {}
@@ -127,9 +128,8 @@ class ServerPool:
 
     def set_limit(self, url: str, max_running: int) -> None:
         """`url` runs so many requests at a time; further ones wait here, for any server."""
-        if url in self._servers:
-            self._servers[url].limit = max_running
-            self._wake()
+        self._limits[url] = max_running
+        self._wake()
 
     def report_failure(self, url: str) -> None:
         """A request failed at `url`: others are preferred for a while."""
@@ -171,7 +171,7 @@ class ServerPool:
         """Wait for a server with room, and hold a place there: its url.
 
         Requests of one `prefix` share a server (and so its cached prompt) unless it is overloaded.
-        `avoid` is taken only where no other server is ready.
+        `avoid` is taken only where no other server is ready with room.
         """
         server = None if self._waiters else self._choose(prefix, tokens, avoid)
         if server is None:
@@ -253,18 +253,16 @@ class ServerPool:
             return self._router if has_room else None
         now = self._clock()
         ready = [s for s in self._servers.values() if s.version is not None]
-        ready = [s for s in ready if s.url != avoid] or ready
         ready = [s for s in ready if s.suspect_until <= now] or ready
-        least = min(
-            (s for s in ready if self._has_room(s)),
-            key=lambda s: s.load,
-            default=None,
-        )
+        # Room before avoidance: whoever waits behind this one may go where it would not.
+        ready = [s for s in ready if self._has_room(s)]
+        ready = [s for s in ready if s.url != avoid] or ready
+        least = min(ready, key=lambda s: s.load, default=None)
         if least is None:
             return None
         home = self._servers.get(self._homes.get(prefix, ""))
         most = least.load * _OVERLOAD_RATIO + _OVERLOAD_REQUESTS * tokens
-        if home in ready and self._has_room(home) and home.load <= most:
+        if home in ready and home.load <= most:
             least = home
         self._homes[prefix] = least.url
         self._homes.move_to_end(prefix)
@@ -274,7 +272,7 @@ class ServerPool:
 
     def _has_room(self, server: _Server) -> bool:
         most = self._max_concurrency
-        return server.running < (most if server.limit is None else min(most, server.limit))
+        return server.running < min(most, self._limits.get(server.url, most))
 
     def _enter(self, server: _Server, tokens: int) -> None:
         server.running += 1

@@ -88,11 +88,16 @@ class _NewestFirst(aiohttp.TCPConnector):
         return await super()._get(key, traces)
 
 
+_KEEP_ALIVE_S = 3.0
+"""Idle connections are ours to close: SGLang closes them after 5 s, and a request that is sent in
+that moment would look like the server's death."""
+
+
 def client_session(key: str | None = None) -> aiohttp.ClientSession:
     """A session for samplers: they bound concurrency and time themselves. `key`: the servers'."""
     return aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {key}"} if key else None,
-        connector=_NewestFirst(limit=0),
+        connector=_NewestFirst(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),  # nobody sets any: not to look for them
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
     )

@@ -18,6 +18,7 @@ import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import TransportError
 from engine.wire import from_frames, to_frames
@@ -25,6 +26,9 @@ from engine.wire import from_frames, to_frames
 Message = dict[str, Any]
 Images = dict[str, bytes]
 LINGER_MS = 2000
+HEARTBEAT_MS, SILENT_MS = 10_000, 60_000
+"""How often a learner asks whether the other end of a tcp:// connection is there (by ZeroMQ's own
+threads: a process that is busy answers), and after how long without an answer it is broken."""
 _DOMAIN = "streamzero"
 """Whatever its name: without one ZeroMQ may skip the question who comes in."""
 
@@ -104,26 +108,57 @@ class EngineSocket:
 
 
 class LearnerSocket:
-    """A learner group's end; blocking, used by one thread. `key`: as of `EngineSocket`."""
+    """A learner group's end; blocking, used by one thread. `key`: as of `EngineSocket`.
+
+    ZeroMQ joins a connection that broke again, and says nothing of the messages that were on their
+    way. Neither end would ever send them anew, so between nodes the first break is the last.
+    """
 
     def __init__(self, address: str, identity: str, key: str | None = None) -> None:
+        self._address = address
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        self._monitor: Any = None
+        self._was_up = False
+        if address.startswith("tcp://"):
+            self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
+            self._monitor = self._socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            )
         _connect(self._socket, address, identity, key)
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._socket.send_multipart(to_frames(message, {}))
 
     def receive(self, timeout_s: float) -> tuple[Message, Images] | None:
-        """The next message and its pictures, or None after `timeout_s`."""
+        """The next message and its pictures, or None after `timeout_s`. Raises TransportError where
+        there is none and the connection broke: some may be lost."""
         if not self._socket.poll(int(timeout_s * 1000)):
+            if self._has_broken():
+                raise TransportError(
+                    f"{self._address}: the connection to the engine broke, and what was on its way "
+                    "is lost: the attempt can't go on"
+                )
             return None
         message, images = from_frames(self._socket.recv_multipart())
         return _checked(message), images
 
     def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
         self._socket.close()
         self._context.term()
+
+    def _has_broken(self) -> bool:
+        while self._monitor is not None and self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._was_up = True
+            elif self._was_up:
+                return True
+        return False
 
 
 class BranchSocket:

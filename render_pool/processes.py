@@ -184,16 +184,16 @@ class Template:
         """How a worker ended that closed its socket: its exit status, or minus its signal; None
         where the template is gone too."""
         worker.close()
-        async with self._asking, asyncio.timeout(FORK_S):
-            try:
+        try:
+            async with self._asking, asyncio.timeout(FORK_S):
                 command = wire.COMMAND.pack(wire.ASK, worker.pid)
                 await asyncio.get_running_loop().sock_sendall(self._control, command)
                 while True:
                     pid, status = wire.ENDED.unpack(await receive(self._control, wire.ENDED.size))
                     if pid == worker.pid:  # others were asked for by callers that went away
                         return int(status)
-            except (OSError, EOFError):
-                return None
+        except (OSError, EOFError):  # or silent for long, which is a TimeoutError and so the first
+            return None
 
     def close(self, *, kill: bool = False) -> None:
         """End the template and all of its workers; waits until they are gone (milliseconds)."""

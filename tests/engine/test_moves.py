@@ -42,13 +42,15 @@ class Place:
     events: list[tuple[str, str]]
     mover: Mover
     aborted: asyncio.Event
+    aborts: list[str]
 
 
 async def make(stack: AsyncExitStack) -> Place:
-    aborted = asyncio.Event()
+    aborted, aborts = asyncio.Event(), list[str]()
 
     async def abort(request: web.Request) -> web.Response:
         assert await request.json() == {"abort_all": True}
+        aborts.append(request.path)
         aborted.set()
         return web.Response()
 
@@ -69,7 +71,7 @@ async def make(stack: AsyncExitStack) -> Place:
         session=session,
         on_event=lambda level, text: events.append((level, text)),
     )
-    return Place(pools, url, told, events, mover, aborted)
+    return Place(pools, url, told, events, mover, aborted, aborts)
 
 
 def run(scenario: Callable[[Place], Awaitable[None]]) -> None:
@@ -103,6 +105,29 @@ def test_requests_in_flight_are_interrupted_before_the_learners_are_told() -> No
             await it.mover.look(3.0)
         assert "moves from coder (10 tokens to generate per server) to solver (1000)" in text(it, 0)
         assert "serves solver now" in text(it, 1)
+
+    run(scenario)
+
+
+def test_a_request_that_the_first_abort_did_not_meet_is_interrupted_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SGLang aborts what its scheduler has; what it still reads, or holds back in a pause, not."""
+    monkeypatch.setattr("engine.moves.ABORT_EVERY_S", 0.01)
+
+    async def scenario(it: Place) -> None:
+        async def request() -> None:
+            async with it.pools["coder"].place(b"x", 10):
+                while len(it.aborts) < 3:
+                    it.aborted.clear()
+                    await it.aborted.wait()
+
+        async with asyncio.TaskGroup() as tasks, it.pools["solver"].place(b"y", 1000):
+            tasks.create_task(request())
+            while not busy(it.pools["coder"]):
+                await asyncio.sleep(0)
+            await it.mover.look(1.0)
+        assert it.told.moves == [(it.url, "coder", "solver")]
 
     run(scenario)
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +54,7 @@ GARBAGE: dict[str, Callable[[Body], Any]] = {
     ),
     "a negative token": lambda body: answer(body, [-1]),
     "other ids": _changed(output_ids=[20, 22]),
-    "no log-prob": _changed(output_token_logprobs=[[None, 20, None], [-1.0, 21, None]]),
+    "a log-prob that is text": _changed(output_token_logprobs=[["x", 20, None], [-1.0, 21, None]]),
     "too few log-probs": _changed(output_token_logprobs=[[-1.0, 20, None]]),
     "no versions": _changed(weight_versions=[]),
     "a gap": _changed(weight_versions=[{"version": "3", "start": 1, "end": 2}]),
@@ -107,6 +109,37 @@ def test_images_that_were_lost_are_a_protocol_error() -> None:
             assert "images" in dropped.value.detail
 
     asyncio.run(scene())
+
+
+ASKED = Asked(prompt_tokens=None, has_images=True, max_new_tokens=8, vocab_size=VOCAB)
+
+
+def _aborted(*, missing: Collection[str]) -> Any:
+    """As SGLang answers a request that it aborts in its queue."""
+    good = answer({"rid": "", "input_ids": [1]}, [20, 21], finish="abort")
+    meta = {key: value for key, value in good["meta_info"].items() if key not in missing}
+    return good | {"meta_info": meta}
+
+
+def test_what_was_sampled_before_it_went_back_to_the_queue_is_kept() -> None:
+    reply = parse_reply(_aborted(missing=("prompt_tokens", "image_tokens")), ASKED)
+    assert (reply.token_ids, reply.finish) == ((20, 21), "abort")
+    assert len(reply.segments) == 1
+
+
+def test_tokens_that_nobody_says_the_weights_of_are_sampled_again() -> None:
+    missing = ("prompt_tokens", "image_tokens", "weight_versions")
+    reply = parse_reply(_aborted(missing=missing), ASKED)
+    assert (reply.token_ids, reply.segments, reply.finish) == ((), (), "abort")
+    reply = parse_reply(_aborted(missing=(*missing, "output_token_logprobs")), ASKED)
+    assert reply.token_ids == ()
+
+
+def test_a_logprob_that_is_not_finite_is_the_learners_to_drop() -> None:
+    make = _changed(output_token_logprobs=[[None, 20, None], [-1.0, 21, None]])
+    reply = parse_reply(make({"rid": "", "input_ids": [1]}), replace(ASKED, has_images=False))
+    assert math.isnan(reply.logprobs[0])
+    assert reply.logprobs[1] == -1.0
 
 
 json_values = st.recursive(

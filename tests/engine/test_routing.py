@@ -161,6 +161,17 @@ def test_servers_that_come_and_go_are_events_each_told_once() -> None:
     assert re.fullmatch(r"policy: a is back after \d+\.\d s, with version 5", back)
 
 
+def test_who_would_avoid_a_server_does_not_keep_others_from_it() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", "b", max_concurrency=1)
+        async with pool.place(b"1", 1, avoid="a") as url:
+            assert url == "b"
+            async with pool.place(b"2", 1, avoid="a") as url:
+                assert url == "a", "the only one with room"
+
+    asyncio.run(scene())
+
+
 def test_a_server_that_runs_few_requests_gets_few() -> None:
     async def scene() -> None:
         pool = ready_pool("a", "b", max_concurrency=3)
@@ -176,6 +187,22 @@ def test_a_server_that_runs_few_requests_gets_few() -> None:
             await settle()
             assert not waiting.done()
             pool.set_limit("a", 2)
+            assert await waiting == "a"
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_was_away_still_runs_as_few() -> None:
+    async def scene() -> None:
+        pool = ready_pool("a", max_concurrency=3)
+        pool.set_limit("a", 1)
+        pool.remove("a")
+        pool.mark_ready("a", 9)
+        async with AsyncExitStack() as stack:
+            async with pool.place(b"1", 10):
+                waiting = asyncio.create_task(stack.enter_async_context(pool.place(b"2", 10)))
+                await settle()
+                assert not waiting.done()
             assert await waiting == "a"
 
     asyncio.run(scene())

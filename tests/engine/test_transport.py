@@ -132,6 +132,7 @@ class Wire:
     def __init__(self, target: int) -> None:
         self.bytes = bytearray()
         self._target = target
+        self._ends: tuple[socket.socket, ...] = ()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -139,8 +140,13 @@ class Wire:
     def _serve(self) -> None:
         near, _ = self._listener.accept()
         far = socket.create_connection(("127.0.0.1", self._target), WAIT_S)
+        self._ends = (near, far)
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.shutdown(socket.SHUT_RDWR)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -180,6 +186,28 @@ def test_nothing_can_be_read_on_the_way(is_guarded: bool) -> None:
     assert passed
     assert (PIXELS in passed) is not is_guarded
     assert (b"hello" in passed) is not is_guarded
+
+
+def test_a_learner_whose_connection_broke_does_not_wait_for_what_is_lost() -> None:
+    async def scene() -> None:
+        port = free_port()
+        wire = Wire(port)
+        engine = EngineSocket(f"tcp://127.0.0.1:{port}", KEY)
+        learner = LearnerSocket(f"tcp://127.0.0.1:{wire.port}", "one", KEY)
+        await exchange(engine, learner)
+        assert await asyncio.to_thread(learner.receive, 0.01) is None
+        wire.cut()
+
+        def wait() -> None:
+            while True:  # as its owner does, until it raises
+                learner.receive(0.01)
+
+        with pytest.raises(TransportError, match="broke"):
+            await asyncio.to_thread(wait)
+        learner.close()
+        engine.close()
+
+    within(scene())
 
 
 @pytest.mark.parametrize("key", [None, ""])

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -175,4 +176,11 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    code = 1
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as end:  # argparse has said why
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  threads of its own must not keep the process
+        traceback.print_exc()
+    leave(code)

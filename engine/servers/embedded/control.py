@@ -177,11 +177,12 @@ class Control:
                 raise Refused(f"Failed to load {folder}: {error}") from error
             holds = not self._holding
             await self._hold()
-            paused = len(scheduler.running) + len(scheduler.waiting) if scheduler.paused else 0
-            unknown, flushed = self._run(lambda: self._apply(tensors, body))
-            if holds:
-                self._holding = False
-                self._run(scheduler.release)
+            try:
+                paused = len(scheduler.running) + len(scheduler.waiting) if scheduler.paused else 0
+                unknown, flushed = self._run(lambda: self._apply(tensors, body))
+            finally:
+                if holds:
+                    self._release()
         if not flushed:
             raise Refused("Weights are updated, but: Flush cache failed.")
         note = f" Skipped unknown names: {', '.join(unknown[:8])}." if unknown else ""
@@ -255,7 +256,15 @@ class Control:
         self._holding = True
         idle = asyncio.Event()
         self._run(lambda: self._served.scheduler.hold(idle.set))
-        await idle.wait()
+        try:
+            await idle.wait()
+        except asyncio.CancelledError:  # who asked has gone
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        self._holding = False
+        self._run(self._served.scheduler.release)
 
 
 def _done(message: str) -> Answer:
