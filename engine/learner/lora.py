@@ -1,10 +1,17 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685) through peft: few are trained, all are published.
 
 The decoder's linear layers get W + s B A, with W frozen in the folder's own dtype. Servers never
-hear of adapters: what is published and checkpointed as a model is the sum.
+hear of adapters: what is published and checkpointed as a model is the sum, rounded to that dtype.
+
+To the nearest number of bfloat16 most of it would be lost: for a thousand steps s B A may be
+smaller than half the distance of W's neighbours, and W is one of those numbers, so that nothing
+would ever move. So it is rounded up or down as far as it is from either: right on average over a
+layer's weights, with a chance that is fixed for each of them, so that all ranks, servers and
+checksums agree, and what has not changed stays as it is.
 """
 
 import re
+import zlib
 from collections.abc import Iterator
 
 import torch
@@ -40,6 +47,21 @@ def add_adapters(model: PolicyModel, cfg: LoraConfig, *, seed: int, dtype: torch
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+
+
+def rounded(weight: Tensor, name: str) -> Tensor:
+    """float32 to bfloat16: towards either neighbour with a chance as large as it is near, by random
+    numbers that belong to `name`. Changes `weight`; it has to be finite.
+
+    bfloat16 is the upper half of float32: a number from 0 to 2^16 - 1 added to the lower half
+    carries into the upper one with just that chance, and never where the lower half is 0.
+    """
+    generator = torch.Generator(weight.device).manual_seed(zlib.crc32(name.encode()))
+    chance = torch.randint(
+        0, 1 << 16, weight.shape, generator=generator, device=weight.device, dtype=torch.int32
+    )
+    weight.view(torch.int32).add_(chance).bitwise_and_(-1 << 16)
+    return weight.bfloat16()
 
 
 def merged_weights(

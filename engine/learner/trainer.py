@@ -26,7 +26,7 @@ from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape, peak_flops, step_flops
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.families.base import Seen
-from engine.learner.lora import add_adapters, merged_weights
+from engine.learner.lora import add_adapters, merged_weights, rounded
 from engine.learner.loss import KL, Tokens, diagnostics, policy_loss, proximal_logprobs
 from engine.learner.objectives import k3
 from engine.learner.offload import HostState
@@ -272,14 +272,17 @@ class PolicyTrainer:
         `published_dtype`.
 
         One tensor is gathered at a time, when it is asked for; every rank must ask for all.
-        Adapters are merged into what they adapt.
+        Adapters are merged into what they adapt (`lora.rounded`).
         """
+        wanted = dtype or self.published_dtype
         for name, parameter, adapter in self._published:
             whole = sharding.whole(parameter.detach())
             if adapter is not None:
                 a, b = (sharding.whole(factor.detach()).float() for factor in adapter[:2])
                 whole = whole.float() + adapter[2] * (b @ a)
-            yield self.model.published_name(name), whole.to(dtype or self.published_dtype)
+                if wanted == torch.bfloat16:
+                    whole = rounded(whole, name)
+            yield self.model.published_name(name), whole.to(wanted)
 
     def layout(self) -> dict[str, Sent]:
         """{name: what it is} of `named_weights`, in their order."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -15,6 +17,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from engine.errors import ConfigError
 from engine.learner.config import LearnerConfig, LoraConfig
+from engine.learner.lora import rounded
 from engine.learner.offload import HostState
 from engine.learner.trainer import PolicyTrainer
 from engine.probe import Probe
@@ -62,6 +65,17 @@ def weights(trainer: PolicyTrainer) -> dict[str, torch.Tensor]:
 # -- LoRA ------------------------------------------------------------------------------------------
 
 
+def as_bfloat16(base: Path, folder: Path) -> Path:
+    """A copy of the model in half the bytes."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def test_adapters_change_nothing_before_the_first_step(tiny_base: Path) -> None:
     plain, adapted = make_trainer(tiny_base), make_trainer(tiny_base, lora=LoraConfig(rank=2))
     for name, tensor in plain.named_weights():
@@ -89,6 +103,46 @@ def test_what_is_published_is_what_was_trained(tiny_base: Path, tmp_path: Path) 
     want = logprobs.gather(1, torch.tensor(ids)[1:, None])[:, 0]
     trainer.probe = Probe(tuple(ids[:1]), tuple(ids[1:]))
     torch.testing.assert_close(torch.tensor(trainer.score()), want, atol=2e-5, rtol=0)
+
+
+@given(st.floats(width=32, min_value=-(2.0**99), max_value=2.0**99), st.text(max_size=5))
+def test_rounding_gives_one_of_the_two_neighbours(value: float, name: str) -> None:
+    number = torch.tensor([value])
+    down = (number.view(torch.int32) & -65536).view(torch.float32)
+    up = ((number.view(torch.int32) & -65536) + 65536).view(torch.float32)
+    got = rounded(number.clone(), name).float()
+    assert got.equal(down) or (got.equal(up) and not number.equal(down))
+
+
+def test_what_bfloat16_can_not_hold_is_published_on_average(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """Of an update far below half the distance of two numbers, to the nearest one nothing is left;
+    as it is published the whole of it is, within chance."""
+    trainer = make_trainer(as_bfloat16(tiny_base, tmp_path / "bf16"), lora=LoraConfig(rank=4))
+    before = weights(trainer)
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=2e-5)
+    after, again = weights(trainer), weights(trainer)
+    moved = covered = nearest = 0.0
+    for name, weight, adapter in trainer._published:
+        published = trainer.model.published_name(name)
+        if adapter is None:
+            assert after[published].equal(weight.detach().bfloat16())
+            continue
+        old, new = before[published].float(), after[published].float()
+        assert after[published].equal(again[published])
+        assert old.equal(weight.detach().float())
+        delta = (adapter[2] * (adapter[1] @ adapter[0])).detach()
+        moved += delta.square().sum().item()
+        covered += ((new - old) * delta).sum().item()
+        nearest += (((old + delta).bfloat16().float() - old) * delta).sum().item()
+    assert nearest / moved < 0.5, "no test of anything"
+    assert covered / moved == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_base: Path) -> None:
@@ -166,13 +220,7 @@ def test_masters_are_float32_and_whole_weights_are_given_back(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     """FSDP2 as on one GPU: a mesh of one rank that computes in the folder's bfloat16."""
-    base = tmp_path / "bf16"
-    shutil.copytree(tiny_base, base)
-    tensors = load_file(base / "model.safetensors")
-    halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
-    save_file(halves, base / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((base / "config.json").read_text()) | {"dtype": "bfloat16"}
-    (base / "config.json").write_text(json.dumps(config))
+    base = as_bfloat16(tiny_base, tmp_path / "bf16")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         cfg = LearnerConfig.model_validate(train_variants.COMMON | {"lr": 1e-5})
