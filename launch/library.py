@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.metrics import read_steps
+from engine.monitor.observed import TIMELINE
 from engine.monitor.traces import chrome_trace, step_times
 from engine.records import Records
 from engine.rundir import RunDir
@@ -56,14 +57,17 @@ class Wanted:
 
     def passes(self, game: Mapping[str, Any]) -> bool:
         """A role alone asks that it played; a range of rewards that one of the role's, or of
-        anybody's, lies in it."""
+        anybody's, lies in it. Rewards are known from the notes (`rewards_of`)."""
         if self.topic and self.topic not in str(game["notes"].get("topic", "")).lower():
             return False
         if self.reason and self.reason not in reasons_of(game):
             return False
-        if not self.role and self.min_reward == -math.inf and self.max_reward == math.inf:
+        is_any = self.min_reward == -math.inf and self.max_reward == math.inf
+        if is_any and not self.role:
             return True
         earned = rewards_of(game)
+        if is_any:
+            return self.role in earned.keys() | _players_of(game)
         asked = [self.role] if self.role else list(earned)
         return any(
             self.min_reward <= reward <= self.max_reward
@@ -166,7 +170,8 @@ def reasons_of(game: Mapping[str, Any]) -> set[str]:
 
 
 def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
-    """{role: rewards of its rollouts}; the solver's where they trained."""
+    """{role: rewards of its rollouts}; the solver's where they trained. Of a recipe that is not
+    known here: what its notes hold as {"role": ..., "reward": ...}, at any depth."""
     found: dict[str, list[float]] = {}
     for role, reward in _spy_rewards(game["notes"].get(NOTE)):
         found.setdefault(role, []).append(reward)
@@ -178,7 +183,28 @@ def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
             hard = drawing.get("hard")
             if isinstance(hard, Mapping):
                 found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
+    for role, reward in () if found else _noted_rewards(game["notes"]):
+        found.setdefault(role, []).append(reward)
     return found
+
+
+def _players_of(game: Mapping[str, Any]) -> set[str]:
+    """The roles that were sampled."""
+    timeline = game["notes"].get(TIMELINE)
+    samples = timeline.get("samples", ()) if isinstance(timeline, Mapping) else ()
+    return {str(role) for role, *_ in samples}
+
+
+def _noted_rewards(notes: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """(role, reward) of every mapping in the notes that has both."""
+    values: list[Any] = [value for key, value in notes.items() if key != TIMELINE]
+    for value in values:  # it grows
+        if isinstance(value, Mapping):
+            role, reward = value.get("role"), value.get("reward")
+            if isinstance(role, str) and isinstance(reward, int | float):
+                yield role, float(reward)
+        if isinstance(value, Mapping | list):
+            values.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _spy_rewards(note: Any) -> Iterator[tuple[str, float]]:
