@@ -148,7 +148,8 @@ def image_url(name: str) -> str:
 
 
 def reasons_of(game: Mapping[str, Any]) -> set[str]:
-    """Why the game, or a part of it, came to nothing."""
+    """Why the game, or a part of it, came to nothing. Of a recipe that is not known here: what its
+    notes hold as "invalid" or "drop", at any depth."""
     found = {str(game["reason"])} if game["reason"] else set()
     for replica in _replicas(game["notes"].get(NOTE)):
         for clue in _rows(replica.get("clues")):
@@ -166,6 +167,9 @@ def reasons_of(game: Mapping[str, Any]) -> set[str]:
                 found.add(_short(drawing["invalid"]))
             if drawing.get("drop"):
                 found.add(_short(drawing["drop"]))
+    if not game["notes"].keys() & {NOTE, "proposals"}:
+        for row in _mappings(game["notes"]):
+            found |= {_short(row[key]) for key in ("invalid", "drop") if row.get(key)}
     return found
 
 
@@ -183,8 +187,11 @@ def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
             hard = drawing.get("hard")
             if isinstance(hard, Mapping):
                 found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
-    for role, reward in () if found else _noted_rewards(game["notes"]):
-        found.setdefault(role, []).append(reward)
+    if not game["notes"].keys() & {NOTE, "proposals"}:
+        for row in _mappings(game["notes"]):
+            role, reward = row.get("role"), row.get("reward")
+            if isinstance(role, str) and isinstance(reward, int | float):
+                found.setdefault(role, []).append(float(reward))
     return found
 
 
@@ -195,16 +202,15 @@ def _players_of(game: Mapping[str, Any]) -> set[str]:
     return {str(role) for role, *_ in samples}
 
 
-def _noted_rewards(notes: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(role, reward) of every mapping in the notes that has both."""
+def _mappings(notes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Every mapping in the notes of a game, but for its timeline."""
     values: list[Any] = [value for key, value in notes.items() if key != TIMELINE]
     for value in values:  # it grows
         if isinstance(value, Mapping):
-            role, reward = value.get("role"), value.get("reward")
-            if isinstance(role, str) and isinstance(reward, int | float):
-                yield role, float(reward)
-        if isinstance(value, Mapping | list):
-            values.extend(value.values() if isinstance(value, Mapping) else value)
+            yield value
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
 
 
 def _spy_rewards(note: Any) -> Iterator[tuple[str, float]]:

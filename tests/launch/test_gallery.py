@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.monitor.observed import TIMELINE
 from launch.gallery import MAX_DEPTH, MAX_ROWS, game_html, inline
-from launch.library import Wanted, rewards_of
+from launch.library import Wanted, reasons_of, rewards_of
 from launch.markup import MAX_TEXT
 from tests.launch.test_spy_gallery import ATTACKS, Page
 
@@ -113,6 +113,10 @@ def test_the_filters_find_games_of_any_recipe() -> None:
         ({"max_reward": "0.3"}, True),
     ):
         assert Wanted.of(query, roles).passes(game) is passes, query
+    unread = {"role": "asker", "reward": -1.0, "text": "?", "invalid": "unreadable: no tag"}
+    game["notes"]["questions"] += [unread, {"drop": "no_votes"}, {"drop": None}]
+    assert reasons_of(game) == {"unreadable", "no_votes"}
+    assert Wanted.of({"reason": "no_votes"}, roles).passes(game)
 
 
 def test_a_role_is_found_by_the_timeline_where_the_notes_tell_nothing() -> None:
