@@ -189,9 +189,9 @@ def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
                 found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
     if not game["notes"].keys() & {NOTE, "proposals"}:
         for row in _mappings(game["notes"]):
-            role, reward = row.get("role"), row.get("reward")
-            if isinstance(role, str) and isinstance(reward, int | float):
-                found.setdefault(role, []).append(float(reward))
+            who, earned = row.get("role"), row.get("reward")
+            if isinstance(who, str) and isinstance(earned, int | float):
+                found.setdefault(who, []).append(float(earned))
     return found
 
 
