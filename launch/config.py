@@ -118,8 +118,8 @@ def _check_spread(config: RootConfig) -> None:
     for name, recipe in recipes_of(config).items():
         if not recipe.spreads:
             raise ConfigError(
-                f"layout.branches: the games of {name} share a memory (its gate, its baselines), "
-                "which is in one process; leave the branches out"
+                f"layout.branches: the games of {name} are played by one process: its recipe does "
+                "not say `spreads`, and they may share a gate or baselines; leave the branches out"
             )
     if config.streams.schedule == "sequential":
         raise ConfigError(

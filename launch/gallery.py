@@ -19,6 +19,12 @@ from roles.vision_zero.gallery import NOTE as SPY_GAME
 
 MAX_CAPTION = 90
 """Characters in a game's title."""
+MAX_ROWS = 100
+"""Of a list of any recipe that are shown, and keys of a mapping."""
+MAX_DEPTH = 8
+"""Of lists and mappings in one another; what lies deeper is shown as JSON."""
+LINE = 80
+"""Characters of a text that is shown within a line."""
 
 
 def inline(find_image: Callable[[str], bytes | None]) -> ImageSource:
@@ -51,9 +57,9 @@ def game_html(
     elif isinstance(notes.get(SPY_GAME), dict):
         body = spy_game_html(notes, source)
     else:
-        others = {key: value for key, value in notes.items() if key != TIMELINE}
-        # One that was cut off, or a game of a phase that plays only what its role trains on.
-        body = pre(others) if others else '<p class="dim">It kept nothing but its timeline.</p>'
+        others = {key: value for key, value in notes.items() if key not in (TIMELINE, "topic")}
+        # Of another recipe; one that was cut off; or a game of a phase that plays one role.
+        body = _shown("", others, source) or '<p class="dim">It kept nothing but its timeline.</p>'
     facts = [_versions(notes.get(TIMELINE))]
     if links:
         facts.append(
@@ -67,6 +73,38 @@ def game_html(
         f'<details class="game" id="game-{number}"{opened}>'
         f"<summary>{title}</summary>{head}{body}</details>"
     )
+
+
+def _shown(name: str, value: Any, source: ImageSource, depth: int = 0) -> str:
+    """A note of any recipe: pictures as pictures, lists as lists, everything else as text."""
+    if _is_picture(value):
+        drawn = picture({name: value}, name, source, name)
+        return f'<div class="drawing">{drawn or text("(no longer kept)")}</div>'
+    if not isinstance(value, dict | list):
+        if isinstance(value, float):
+            return markup.number(value)
+        is_long = isinstance(value, str) and (len(value) > LINE or "\n" in value)
+        return pre(value) if is_long else text(value)
+    if depth == MAX_DEPTH:
+        return pre(value)
+    left_out = len(value) - MAX_ROWS
+    more = f'<p class="dim">and {left_out} more</p>' if left_out > 0 else ""
+    if isinstance(value, list):
+        items = [_shown(name, one, source, depth + 1) for one in value[:MAX_ROWS]]
+        return f"<ol>{''.join(f'<li>{item}</li>' for item in items)}</ol>{more}" if items else ""
+    rows = "".join(
+        f"<dt>{text(key)}</dt><dd>{_shown(key, one, source, depth + 1)}</dd>"
+        for key, one in list(value.items())[:MAX_ROWS]
+    )
+    return f"<dl>{rows}</dl>{more}" if rows else ""
+
+
+def _is_picture(value: Any) -> bool:
+    """What the buffer puts in the place of a PNG (`engine.notes`)."""
+    if not isinstance(value, dict) or value.keys() != {"png"}:
+        return False
+    name = value["png"]
+    return isinstance(name, str) and name.isascii() and name.isalnum()
 
 
 def _caption(proposals: list[Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.metrics import read_steps
+from engine.monitor.observed import TIMELINE
 from engine.monitor.traces import chrome_trace, step_times
 from engine.records import Records
 from engine.rundir import RunDir
@@ -56,14 +57,17 @@ class Wanted:
 
     def passes(self, game: Mapping[str, Any]) -> bool:
         """A role alone asks that it played; a range of rewards that one of the role's, or of
-        anybody's, lies in it."""
+        anybody's, lies in it. Rewards are known from the notes (`rewards_of`)."""
         if self.topic and self.topic not in str(game["notes"].get("topic", "")).lower():
             return False
         if self.reason and self.reason not in reasons_of(game):
             return False
-        if not self.role and self.min_reward == -math.inf and self.max_reward == math.inf:
+        is_any = self.min_reward == -math.inf and self.max_reward == math.inf
+        if is_any and not self.role:
             return True
         earned = rewards_of(game)
+        if is_any:
+            return self.role in earned.keys() | _players_of(game)
         asked = [self.role] if self.role else list(earned)
         return any(
             self.min_reward <= reward <= self.max_reward
@@ -144,7 +148,8 @@ def image_url(name: str) -> str:
 
 
 def reasons_of(game: Mapping[str, Any]) -> set[str]:
-    """Why the game, or a part of it, came to nothing."""
+    """Why the game, or a part of it, came to nothing. Of a recipe that is not known here: what its
+    notes hold as "invalid" or "drop", at any depth."""
     found = {str(game["reason"])} if game["reason"] else set()
     for replica in _replicas(game["notes"].get(NOTE)):
         for clue in _rows(replica.get("clues")):
@@ -162,11 +167,15 @@ def reasons_of(game: Mapping[str, Any]) -> set[str]:
                 found.add(_short(drawing["invalid"]))
             if drawing.get("drop"):
                 found.add(_short(drawing["drop"]))
+    if not game["notes"].keys() & {NOTE, "proposals"}:
+        for row in _mappings(game["notes"]):
+            found |= {_short(row[key]) for key in ("invalid", "drop") if row.get(key)}
     return found
 
 
 def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
-    """{role: rewards of its rollouts}; the solver's where they trained."""
+    """{role: rewards of its rollouts}; the solver's where they trained. Of a recipe that is not
+    known here: what its notes hold as {"role": ..., "reward": ...}, at any depth."""
     found: dict[str, list[float]] = {}
     for role, reward in _spy_rewards(game["notes"].get(NOTE)):
         found.setdefault(role, []).append(reward)
@@ -178,7 +187,30 @@ def rewards_of(game: Mapping[str, Any]) -> dict[str, list[float]]:
             hard = drawing.get("hard")
             if isinstance(hard, Mapping):
                 found.setdefault(solver, []).extend(map(float, hard.get("rewards") or ()))
+    if not game["notes"].keys() & {NOTE, "proposals"}:
+        for row in _mappings(game["notes"]):
+            who, earned = row.get("role"), row.get("reward")
+            if isinstance(who, str) and isinstance(earned, int | float):
+                found.setdefault(who, []).append(float(earned))
     return found
+
+
+def _players_of(game: Mapping[str, Any]) -> set[str]:
+    """The roles that were sampled."""
+    timeline = game["notes"].get(TIMELINE)
+    samples = timeline.get("samples", ()) if isinstance(timeline, Mapping) else ()
+    return {str(role) for role, *_ in samples}
+
+
+def _mappings(notes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Every mapping in the notes of a game, but for its timeline."""
+    values: list[Any] = [value for key, value in notes.items() if key != TIMELINE]
+    for value in values:  # it grows
+        if isinstance(value, Mapping):
+            yield value
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
 
 
 def _spy_rewards(note: Any) -> Iterator[tuple[str, float]]:

@@ -1,6 +1,7 @@
 """The games that can be played: the one place that names them.
 
-To add a game of your own, add its parts to `RECIPES` (roles/README.md, "Write your own game").
+To add a game of your own, add its parts to `RECIPES` and its settings to `AnySettings`
+(roles/README.md, "Write your own game").
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -92,7 +93,7 @@ class Recipe:
     """A game, as far as `launch` has to know it."""
 
     streams: tuple[str, ...]
-    """One per role; no two recipes of one run share one."""
+    """One per role; no two recipes of one run share one (`MixedConfig` refuses it)."""
     stations: tuple[str, ...]
     """Where a game waits for work to be done, in its order: roles, and the renderer."""
     begin: Callable[[Any, Renderer], AbstractAsyncContextManager[Playing]]
@@ -103,7 +104,7 @@ class Recipe:
     """From settings, phases, and games per step; None: games are played as ever, and what the
     other roles would train on is refused."""
     funnel: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """{stream: what its rollouts are called, and those that passed the role's gate}"""
+    """{stream: what its rollouts are called, and those that passed the role's form check}"""
     note: str | None = None
     """The note of a game from which the curves are made."""
     curves: Callable[[Sequence[Any]], Charts] = lambda notes: {}
@@ -201,7 +202,14 @@ RECIPES: Mapping[str, Recipe] = {
 
 STREAMS = tuple(stream for recipe in RECIPES.values() for stream in recipe.streams)
 """Of all recipes, in the order in which people are shown them."""
-FUNNEL = {stream: names for recipe in RECIPES.values() for stream, names in recipe.funnel.items()}
+UNNAMED = ("sampled", "usable")
+"""Words for the funnel of a stream that has none of its own."""
+
+
+def funnel_of(recipes: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """{stream: its words in the funnel} of these recipes; those that are not known have none."""
+    played = [RECIPES[name] for name in recipes if name in RECIPES]
+    return {stream: words for recipe in played for stream, words in recipe.funnel.items()}
 
 
 def _name(given: Any) -> str:
@@ -210,10 +218,11 @@ def _name(given: Any) -> str:
     return str(name or "mm_zero")
 
 
-OneRecipe = Annotated[
-    Annotated[MMZeroConfig, Tag("mm_zero")] | Annotated[VisionZeroConfig, Tag("vision_zero")],
-    Discriminator(_name),
-]
+AnySettings = (
+    Annotated[MMZeroConfig, Tag("mm_zero")] | Annotated[VisionZeroConfig, Tag("vision_zero")]
+)
+"""Of each of `RECIPES`, with its name there."""
+OneRecipe = Annotated[AnySettings, Discriminator(_name)]
 
 
 class MixedConfig(Section):
@@ -231,10 +240,20 @@ class MixedConfig(Section):
             raise ValueError(f"recipes {', '.join(names)}: name each once")
         return self
 
+    @model_validator(mode="after")
+    def _roles_apart(self) -> "MixedConfig":
+        owners: dict[str, str] = {}
+        for cfg in self.recipes:
+            for role in (*RECIPES[cfg.name].streams, *cfg.followers()):
+                if (owner := owners.setdefault(role, cfg.name)) != cfg.name:
+                    raise ValueError(
+                        f"recipes: {owner} and {cfg.name} both have a stream {role!r}; rename it "
+                        "in one of them, or play them in runs of their own"
+                    )
+        return self
+
 
 RecipeConfig = Annotated[
-    Annotated[MMZeroConfig, Tag("mm_zero")]
-    | Annotated[VisionZeroConfig, Tag("vision_zero")]
-    | Annotated[MixedConfig, Tag("mixed")],
+    AnySettings | Annotated[MixedConfig, Tag("mixed")],
     Discriminator(_name),
 ]

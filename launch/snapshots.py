@@ -22,7 +22,7 @@ from engine.monitor.waiting import Waiting
 from engine.records import Records
 from engine.routing import ServerPool
 from launch.config import EVALUATED, RootConfig, policies_of, recipes_of, streams_of
-from launch.recipe import FUNNEL
+from launch.recipe import UNNAMED, funnel_of
 from launch.tally import Tally
 from render_pool.measure import summarise
 
@@ -82,6 +82,7 @@ class Snapshots:
         self._rates: dict[str, RateMeter] = {}
         self._policies = policies_of(config)
         self._cast = streams_of(config)
+        self._funnel = funnel_of(recipes_of(config))
         self._station_names = station_names(config)
         self._starved: dict[str, deque[bool]] = {
             policy: deque(maxlen=NUM_SAMPLES) for policy in self._policies
@@ -184,7 +185,7 @@ class Snapshots:
                 policy=self._cast[stream],
                 submitted_per_s=self._rate(f"submitted/{stream}", row["submitted"], at_s),
                 trained_per_s=self._rate(f"groups/{stream}", row["trained"], at_s),
-                funnel=stages(funnel.get(stream, {}), FUNNEL.get(stream, ("sampled", "usable"))),
+                funnel=stages(funnel.get(stream, {}), self._funnel.get(stream, UNNAMED)),
             )
         return found
 

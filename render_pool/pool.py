@@ -8,8 +8,9 @@
 A caller waits for its turn (that is the back-pressure: nothing is queued but callers) and then owns
 a worker until its answer is there. A worker that misses the deadline, dies or is abandoned by a
 cancelled caller is killed, and the next caller has another one forked (about ten milliseconds).
-Two callers with the same source share one drawing. A source that ended its worker is never tried
-again.
+Two callers with the same source share one drawing. A source that ended its worker is not tried
+again while the pool lives and it is one of the last `_POISONS` of them; one whose worker somebody
+else's SIGKILL ended (for want of memory, say) is none of these.
 """
 
 import asyncio

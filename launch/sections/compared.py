@@ -9,7 +9,7 @@ from engine.monitor.snapshot import age_stats, stages
 from engine.summary import busy_fractions
 from launch.charts import Points, interval_chart, line_chart
 from launch.live_evals import RECORD
-from launch.recipe import FUNNEL
+from launch.recipe import UNNAMED
 from launch.sections.measures import HONESTY, MEASURES
 from launch.sections.notes import notes
 from launch.sections.run import Run, in_order
@@ -222,8 +222,9 @@ def throughput(sides: Sequence[Side]) -> str:
 def funnels(sides: Sequence[Side]) -> str:
     """A table for each stream; the shares are of the stage before."""
     parts = []
+    named = {stream: words for run in _runs(sides) for stream, words in run.words.items()}
     for stream in _streams(sides):
-        words = FUNNEL.get(stream, ("sampled", "usable"))
+        words = named.get(stream, UNNAMED)
         columns = [_sums([run.buffer.funnel().get(stream, {}) for run in s.runs]) for s in sides]
         rows: list[tuple[str, ...]] = []
         for number, (name, _) in enumerate(stages({}, words)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.monitor.snapshot import Stages, stages
 from launch.charts import line_chart, share_bar
-from launch.recipe import FUNNEL
+from launch.recipe import UNNAMED
 from launch.sections.rewards import over_time, pick
 from launch.sections.run import Run, in_order
 from launch.sections.tables import cells, grid, reasons, share
@@ -22,7 +22,7 @@ def funnel(run: Run) -> str:
     rows = "".join(
         _stream_rows(
             stream,
-            stages(found[stream], FUNNEL.get(stream, ("sampled", "usable"))),
+            stages(found[stream], run.words.get(stream, UNNAMED)),
             ["", unusable.get(stream, ""), "", *_ends(counts["groups"][stream])],
         )
         for stream in in_order(found)
@@ -36,7 +36,7 @@ def funnel(run: Run) -> str:
         )
     charts = [
         line_chart(
-            "Share of rollouts that pass their role's gate",
+            "Share of rollouts that pass their role's form check",
             _usable_over_time(run),
             x_label="minutes",
             smooth=SMOOTH,

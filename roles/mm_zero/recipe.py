@@ -40,7 +40,8 @@ FUNNEL = {
     "coder": ("drawn", "rendered"),
     "solver": ("answered", "boxed"),
 }
-"""By stream, what its rollouts are called, and those that passed the role's gate (`usable`)."""
+"""By stream, what its rollouts are called, and those that passed the role's form check
+(`usable`)."""
 
 
 async def play(topic: str, table: Table, cfg: MMZeroConfig, memory: Memory) -> None:

@@ -171,7 +171,8 @@ def make_group(
 ) -> Group:
     """A group whose rewards depend on its own rollouts and on those of `judges`.
 
-    `usable`: how many of the rollouts passed the role's own gate (parsed, rendered, answered).
+    `usable`: how many of the rollouts passed the role's own form check (parsed, rendered,
+    answered).
     """
     own = tuple(rollouts)
     return Group(

@@ -79,9 +79,13 @@ def selfplay(*arguments: str) -> list[str]:
 
 @contextmanager
 def started(
-    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Iterator[Started]:
-    """Start `command` in the repository's root; end it at the latest when the block ends."""
+    """Start `command` in the repository's root, or that of a copy; end it at the latest when the
+    block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob("*.stdout")))
     stdout, stderr = folder / f"{number}.stdout", folder / f"{number}.stderr"
@@ -90,7 +94,7 @@ def started(
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -114,9 +118,10 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
+    root: Path = ROOT,
 ) -> Ended:
     """Run `command` to its end."""
-    with started(command, folder, env) as one:
+    with started(command, folder, env, root) as one:
         return one.wait(timeout_s)
 
 

@@ -86,4 +86,4 @@ def test_games_that_share_a_memory_have_no_branches(
     command = arguments("layout.branches=[{rank: 1, servers: [1]}]")
     ended = run([command[0], command[1], config, *command[2:]], tmp_path / "output")
     assert ended.status != 0
-    assert "layout.branches: the games of vision_zero share a memory" in ended.text
+    assert "layout.branches: the games of vision_zero are played by one process" in ended.text
