@@ -178,8 +178,9 @@ class WeightsConfig(Section):
     stall_s: float = Field(10.0, gt=0)
     """A server that is so far behind the first one in a publication is given up, and filled later;
     the others wait no longer for it. With `drain` it is timeout_s that counts."""
-    probe_tolerance: float = Field(0.01, gt=0)
-    """Largest difference of log-probs, in nats, between learner and server after a publication."""
+    probe_tolerance: float | None = Field(None, gt=0)
+    """Largest difference of log-probs, in nats, between learner and server after a publication;
+    None: .01 for a float32 model, .5 for one in bfloat16."""
     checksum_every: int = Field(20, ge=0)
     """Publications between two comparisons of checksums; 0: only a server's first."""
     overlap: bool = False

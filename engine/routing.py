@@ -131,6 +131,10 @@ class ServerPool:
         self._limits[url] = max_running
         self._wake()
 
+    def limit(self, url: str) -> int:
+        """Requests that may be at `url` at a time."""
+        return min(self._max_concurrency, self._limits.get(url, self._max_concurrency))
+
     def report_failure(self, url: str) -> None:
         """A request failed at `url`: others are preferred for a while."""
         if url in self._servers:
@@ -271,8 +275,7 @@ class ServerPool:
         return least
 
     def _has_room(self, server: _Server) -> bool:
-        most = self._max_concurrency
-        return server.running < min(most, self._limits.get(server.url, most))
+        return server.running < self.limit(server.url)
 
     def _enter(self, server: _Server, tokens: int) -> None:
         server.running += 1

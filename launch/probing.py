@@ -34,8 +34,10 @@ COSTS = (
 """What work costs a server, for `launch.simulation`; ours tell it all."""
 BUSY = "sglang:busy_seconds_total"
 """Ours tell it."""
-RUNNING = "sglang:num_running_reqs"
-"""SGLang tells this: it worked where some request ran."""
+RUNNING, CACHE = "sglang:num_running_reqs", "sglang:token_usage"
+"""SGLang tells no busy time: how full it is stands for it, by requests of those that it may run,
+and by tokens of its cache. With continuous batching one request keeps a server at work, and
+hundreds of others beside it make it hardly slower: only a full one limits a run."""
 Place = tuple[str, str]
 """(policy, url): a server may move to another policy."""
 
@@ -83,13 +85,13 @@ class Probe:
         told = {name: _value(text, f"sglang:{name}") for name in COSTS}
         self.costs[place] = {name: value for name, value in told.items() if value is not None}
         before, counter_s = self._known.get(place), _value(text, BUSY)
-        running = _value(text, RUNNING)
         self._known[place] = _Known(now_s, counter_s)
-        if before is None or (counter_s is None and running is None):
+        full = _fullness(text, self._pools[place[0]].limit(place[1])) if counter_s is None else None
+        if before is None or (counter_s is None and full is None):
             return
         since_s = now_s - before.at_s
         if counter_s is None:
-            new_s = since_s if running else 0.0
+            new_s = since_s * (full or 0.0)
         elif before.counter_s is None or counter_s < before.counter_s:
             new_s = min(counter_s, since_s)  # it was started again, and counts anew
         else:
@@ -122,6 +124,14 @@ class Probe:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         return body.decode(errors="replace")
+
+
+def _fullness(text: str, limit: int) -> float | None:
+    """The share of a server's room that is taken; `limit`: requests that it may run."""
+    running = _value(text, RUNNING)
+    if running is None:
+        return None
+    return min(1.0, max(running / limit, _value(text, CACHE) or 0.0))
 
 
 def _value(text: str, name: str) -> float | None:

@@ -24,6 +24,9 @@ ANSWER_S = 0.5
 """How long servers may take to say which version they serve, while a learner waits for them."""
 
 
+TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.5}
+"""Nats by which log-probs of the probe may differ. Logits between 8 and 16 are 1/16 apart in
+bfloat16, and each layer rounds."""
 TABLE_ROWS = 64
 """SGLang's embedding tables have a multiple of so many rows."""
 

@@ -130,6 +130,10 @@ class Pinned:
         return self._scores
 
 
+ATTEMPTS = 5
+"""Of filling a server with one version, if it is found to hold something else each time."""
+
+
 @dataclass(slots=True)
 class Published:
     """What the servers of one policy or follower have, or are to have."""
@@ -138,6 +142,8 @@ class Published:
     weights: Weights
     senders: dict[str, int] = field(default_factory=dict)
     """{url: rank that sends to it} of its servers that have ever been there."""
+    unproven: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """{url: (version, times)} of servers that were found to hold something else."""
     linked: set[str] = field(default_factory=set)
     """URLs of servers that hold a version of these weights, or are being filled."""
     count: int = 0
@@ -150,3 +156,8 @@ class Published:
     """Of that, processor time of this process, all of its threads."""
     sent_bytes: int = 0
     """What the last publication sent to each server."""
+
+    def is_hopeless(self, url: str) -> bool:
+        """Whether the server got this version often enough, and never held it."""
+        version, times = self.unproven.get(url, (0, 0))
+        return version == self.version and times >= ATTEMPTS

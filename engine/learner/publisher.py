@@ -24,10 +24,10 @@ from queue import SimpleQueue
 
 import torch
 
-from engine.errors import WeightSyncError
+from engine.errors import FatalError, WeightSyncError
 from engine.learner import proof
 from engine.learner.group import LearnerGroup
-from engine.learner.published import Current, Pinned, Published
+from engine.learner.published import ATTEMPTS, Current, Pinned, Published
 from engine.learner.sender import share_out
 from engine.server_calls import call_server
 from engine.transport import Message
@@ -160,7 +160,7 @@ class Publisher:
             for url in self.servers[name]:
                 if versions[url] == str(state.version) and url in state.linked:
                     serving.append(url)
-                elif versions[url] is not None:
+                elif versions[url] is not None and not state.is_hopeless(url):
                     late.setdefault(name, []).append(url)
             if serving:
                 self._tell(
@@ -230,6 +230,7 @@ class Publisher:
             proven = [url for url in urls if url not in failed and url not in unproven]
             unproven |= self._compare(state, proven)
         failed |= unproven
+        self._note_unproven(name, unproven, [url for url in urls if url not in failed])
         state.count += 1
         state.seconds = time.monotonic() - started
         state.cpu_s = time.process_time() - cpu_began
@@ -252,6 +253,21 @@ class Publisher:
                 "seconds": state.seconds,
             }
         )
+
+    def _note_unproven(self, name: str, errors: Mapping[str, str], proven: Sequence[str]) -> None:
+        """Raises FatalError where no server of these weights ever holds what it was sent."""
+        state = self.states[name]
+        for url in proven:
+            state.unproven.pop(url, None)
+        for url in errors:
+            at, times = state.unproven.get(url, (state.version, 0))
+            state.unproven[url] = (state.version, times + 1 if at == state.version else 1)
+        urls = self.servers[name]
+        if errors and urls and all(state.is_hopeless(url) for url in urls):
+            raise FatalError(
+                f"{name}: after {ATTEMPTS} attempts none of its servers holds what it was sent: "
+                f"{'; '.join(f'{url}: {error}' for url, error in errors.items())}"
+            )
 
     def _write(self, name: str, urls: Sequence[str]) -> dict[str, ServerResult]:
         """By way of a folder, which is written once for a version. Where the disk does not take
@@ -283,9 +299,11 @@ class Publisher:
         if not urls:
             return {}
         errors = {}
+        trainer = self._group.trainers[state.weights.policy]
+        tolerance = cfg.probe_tolerance or proof.TOLERANCES[trainer.published_dtype]
         gaps = proof.probe_gaps(
             urls,
-            self._group.trainers[state.weights.policy].probe,
+            trainer.probe,
             state.weights.scores(),
             timeout_s=cfg.timeout_s,
             key=self._spec.key,
@@ -295,10 +313,10 @@ class Publisher:
                 errors[url] = str(gap)
                 continue
             state.probe_gap = max(state.probe_gap, gap)
-            if not gap <= cfg.probe_tolerance:
+            if not gap <= tolerance:
                 errors[url] = (
                     f"the probe's log-probs differ by {gap:.3g} nats "
-                    f"(weights.probe_tolerance is {cfg.probe_tolerance})"
+                    f"(weights.probe_tolerance is {tolerance})"
                 )
         return errors
 

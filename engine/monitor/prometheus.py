@@ -329,7 +329,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     _station(
         "streamzero_station_busy_ratio",
-        "Share of the recent time in which its units worked; absent where they do not tell.",
+        "Share of the recent time in which its units worked (SGLang's servers: how full they "
+        "were); absent where they do not tell.",
         lambda v: v.busy,
     ),
     # parts

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from engine.buckets import NamedTensors, checksums
 from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
-from engine.errors import TransportError, WeightSyncError
+from engine.errors import FatalError, TransportError, WeightSyncError
 from engine.layout import Follower
 from engine.learner import checkpoint, proof, sender, worker
 from engine.learner.bad_batches import load_batch
@@ -39,6 +39,7 @@ from engine.learner.checkpoint_writer import Saved
 from engine.learner.config import LearnerConfig
 from engine.learner.group import LearnerGroup
 from engine.learner.presets import ObjectiveConfig
+from engine.learner.published import ATTEMPTS
 from engine.learner.sender import Sender
 from engine.learner.spec import LearnerSpec
 from engine.learner.worker import Leader, run_learner
@@ -350,6 +351,25 @@ def test_a_server_that_answers_the_probe_wrongly_gets_no_requests(
         while again["failed"]:  # looked after before the lie was over
             again = life.engine.expect("published")
         assert (again["version"], again["servers"]) == (5, [server.url])
+
+
+def test_weights_that_never_arrive_right_end_the_run(
+    tmp_path: Path, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filled again and again, it would hold the learner up for ever."""
+    honest = proof.probe_logprobs
+
+    def lying(url: str, probe: Probe, **options: float) -> list[float]:
+        return [value + 0.5 for value in honest(url, probe, **options)]
+
+    monkeypatch.setattr(proof, "probe_logprobs", lying)
+    with life_of(tmp_path, server.url) as life:
+        life.engine.welcome(5)
+        for _ in range(ATTEMPTS - 1):
+            assert life.engine.expect("published")["failed"]
+        error = life.ended.exception(PATIENCE_S)
+        assert isinstance(error, FatalError)
+        assert f"after {ATTEMPTS} attempts none of its servers holds" in str(error)
 
 
 def test_servers_get_the_base_then_every_step_and_nothing_of_a_bad_batch(

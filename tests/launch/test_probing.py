@@ -9,7 +9,7 @@ from engine.metrics import RateMeter
 from engine.monitor.prometheus import merged_servers
 from engine.routing import ServerPool
 from launch import probing
-from launch.probing import BUSY, IDLE_EVERY_S, PROBE_EVERY_S, RUNNING, YOUNG_S, Probe, _value
+from launch.probing import BUSY, CACHE, IDLE_EVERY_S, PROBE_EVERY_S, RUNNING, YOUNG_S, Probe, _value
 from launch.snapshots import Paced
 
 
@@ -118,15 +118,18 @@ def test_a_server_that_moves_brings_no_work_along(monkeypatch: pytest.MonkeyPatc
     assert found == {"a": (4.0, 2 * PROBE_EVERY_S), "b": (1.0, PROBE_EVERY_S)}
 
 
-def test_a_server_that_tells_only_what_runs_worked_where_something_did(
+def test_a_server_that_tells_only_what_runs_worked_as_far_as_it_was_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One request of four keeps it at work, yet three more would take it no longer."""
     servers = Servers(monkeypatch)
-    servers.pools["a"].mark_ready("http://x", 1)
-    for running in (1, 1, 0, 2):
-        servers.said["http://x"] = f"{RUNNING} {running}"
+    pool = servers.pools["a"] = ServerPool("a", max_concurrency=9)
+    pool.mark_ready("http://x", 1)
+    pool.set_limit("http://x", 4)
+    for running, cache in ((4, 0.1), (1, 0.125), (0, 0.0), (8, 0.5), (1, 0.75)):
+        servers.said["http://x"] = f"{RUNNING} {running}\n{CACHE} {cache}"
         found = servers.busy()
-    assert found == {"a": (2 * PROBE_EVERY_S, 3 * PROBE_EVERY_S)}
+    assert found == {"a": ((0.25 + 0 + 1 + 0.75) * PROBE_EVERY_S, 4 * PROBE_EVERY_S)}
 
 
 def test_a_dead_server_is_told_as_one_that_could_not_be_scraped(
