@@ -41,6 +41,9 @@ class RunConfig(Section):
     checkpoint_every: int = Field(20, ge=1)
     """Steps of a policy between two of its checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+    max_restarts: int = Field(3, ge=0)
+    """How often all ranks begin again, in the life of one command, after one or the engine has
+    died; then it ends, and --resume goes on. Servers and render workers are not counted."""
     stop_s: float = Field(240.0, gt=0)
     """What an interrupt may take: the step under way, checkpoints, the summary; no longer than they
     need. torchrun by hand kills after 30 s, unless its `--shutdown-timeout` says more than this."""
@@ -164,8 +167,9 @@ class WeightsConfig(Section):
     """Through a process group with each server, or a folder that servers read: for servers that
     no process group reaches."""
     folder: Path | None = None
-    """Where `disk` writes, under the same path for learners and servers; None: the run's folder.
-    One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each policy."""
+    """Where `disk` writes, below the name of the run, under the same path for learners and servers;
+    None: the run's folder. One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each
+    policy, and nothing any more when the run ends or begins again."""
     bucket_mb: float = Field(256.0, gt=0)
     """Of a broadcast. A publication takes two buckets of memory, of this size or of the largest
     tensor."""

@@ -1,11 +1,12 @@
 """Who runs where: ranks -> learner groups and server hosts. Checked before anything starts."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from engine.config import LayoutConfig, LearnerGroupConfig, ServerHostConfig
+from engine.config import LayoutConfig, LearnerGroupConfig, RunConfig, ServerHostConfig
 from engine.errors import ConfigError
 from engine.nodes import ADDRESS, Node, is_loopback
 
@@ -55,10 +56,11 @@ def check_layout(
     followers: Mapping[str, Follower] = MappingProxyType({}),
     *,
     num_nodes: int = 1,
+    run: RunConfig | None = None,
 ) -> None:
     """Raise ConfigError unless every rank has at most one job, every policy a learner group and
     a server, and every follower a server. `world`: the number of ranks that torchrun started, where
-    known, on `num_nodes`."""
+    known, on `num_nodes`; `run`: how long it may take to stop, for the line to use instead."""
     owners: dict[int, str] = {}
     for i, group in enumerate(layout.learners):
         for rank in group.ranks:
@@ -93,7 +95,7 @@ def check_layout(
     if world is not None and world != needed:
         raise ConfigError(
             f"layout: it needs {needed} ranks, torchrun started {world}; "
-            f"{_torchrun(needed, num_nodes)} launch/async_selfplay.py CONFIG"
+            f"{_torchrun(needed, num_nodes, run or RunConfig())} launch/async_selfplay.py CONFIG"
         )
 
 
@@ -199,17 +201,22 @@ def router_url(layout: LayoutConfig, policy: str) -> str | None:
     return None if address is None else f"http://{address}"
 
 
-def _torchrun(world: int, num_nodes: int) -> str:
+def killed_after_s(run: RunConfig) -> int:
+    """torchrun's `--shutdown-timeout`: what is left so long after it was told to stop hangs."""
+    return math.ceil(run.stop_s) + 30
+
+
+def _torchrun(world: int, num_nodes: int, run: RunConfig) -> str:
     """What to run, without the script."""
+    patience = f"--max-restarts={run.max_restarts} --shutdown-timeout={killed_after_s(run)}"
     if num_nodes == 1:
-        return (
-            "run: torchrun --standalone --max-restarts=3 --shutdown-timeout=270 "
-            f"--nproc-per-node={world}"
-        )
+        return f"run: torchrun --standalone {patience} --nproc-per-node={world}"
     each = "N" if world % num_nodes else world // num_nodes
     return (
-        f"on each node run: torchrun --nnodes={num_nodes} --nproc-per-node={each} "
-        "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT --max-restarts=3 --shutdown-timeout=270"
+        "on each node run: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+        f"torchrun --nnodes={num_nodes} --nproc-per-node={each} "
+        "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT --rdzv-conf=join_timeout=1800 "
+        f"{patience}"
     )
 
 

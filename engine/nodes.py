@@ -13,8 +13,9 @@ import os
 import re
 import socket
 import struct
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -110,6 +111,36 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         return tuple(str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
     # CUDA, too, sees nothing from the first one on that it can't read.
     return tuple(takewhile(_GPU.match, (name.strip() for name in named.split(","))))
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """That the processes of this node may have: the machine's, or less where their control group
+    has a limit. `root`: of the file system that tells it."""
+    told = re.search(r"^MemTotal:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    assert told is not None, "every Linux has it"
+    return min(int(told[1]) * 1024, *_group_limits(root), sys.maxsize)
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Of memory, of the control group of this process and those above it; both kinds of groups."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = top / path.lstrip("/")
+        for place in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # not to be seen from here; "max"
+                yield int((place / name).read_text())
+            if place == top:
+                break
 
 
 @cache

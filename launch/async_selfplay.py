@@ -4,14 +4,16 @@
 
 starts one process per rank; each finds its job in the config's layout: learner rank, or host of
 rollout servers. Rank 0 also starts the engine. Called by plain python instead, this script checks
-everything first and then runs torchrun. On M nodes that share the folder of runs, on each of them:
+everything first and then runs torchrun. On M nodes that share the folder of runs, on each of them
+(--shutdown-timeout: 30 more than `run.stop_s`):
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nnodes=M --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT \
-        --max-restarts=3 --shutdown-timeout=270 launch/async_selfplay.py CONFIG
+        --rdzv-conf=join_timeout=1800 --max-restarts=3 --shutdown-timeout=990 \
+        launch/async_selfplay.py CONFIG
 """
 
 import argparse
-import math
 import os
 import shlex
 import signal
@@ -29,9 +31,6 @@ from engine.errors import ConfigError, EngineError, FatalError
 from engine.nodes import visible_gpus
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-MAX_RESTARTS = 3
-KILLED_AFTER_S = 15
-"""After `run.stop_s`: what is left then hangs."""
 EXIT_BAD_INPUT = 2
 
 
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 def run_under_torchrun(args: argparse.Namespace) -> int:
     """Check all that one process can check, run torchrun as a child, say how it ended."""
     from engine import children
-    from engine.layout import world_size
+    from engine.layout import killed_after_s, world_size
     from engine.rundir import RunDir
     from launch.config import load_root
     from launch.preflight import changes, check_before_start, finished, free_name
@@ -120,8 +119,9 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         options, env = torchrun_on_one_node(Path(folder))
         command = [
             sys.executable, "-m", "torch.distributed.run", *options,
-            f"--shutdown-timeout={math.ceil(config.run.stop_s) + KILLED_AFTER_S}",
-            f"--max-restarts={MAX_RESTARTS}", f"--nproc-per-node={world_size(config.layout)}",
+            f"--shutdown-timeout={killed_after_s(config.run)}",
+            f"--max-restarts={config.run.max_restarts}",
+            f"--nproc-per-node={world_size(config.layout)}",
             __file__, str(args.config), *overrides, *(["--resume"] if args.resume else []),
         ]  # fmt: skip
         child = children.spawn(

@@ -75,9 +75,10 @@ async def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         pairs = await stack.enter_async_context(open_pairs(pairs_cfg, renderer.of("match")))
         grader = await stack.enter_async_context(Grader(config.grader))
         samplers: dict[str, Mapping[str, Any]] = {}
-        for who, folder in folders.items():
+        for place, (who, folder) in enumerate(folders.items()):
             (logs / who).mkdir()
-            urls = await stack.enter_async_context(serving(specs_for(folder, key), logs / who))
+            specs = specs_for(folder, key, place=place, places=len(folders))
+            urls = await stack.enter_async_context(serving(specs, logs / who))
             pool = ServerPool(who, max_concurrency=config.sampler.max_concurrency)
             for url in urls:
                 pool.mark_ready(url, 0)

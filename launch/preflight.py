@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,10 @@ from engine.layout import (
 )
 from engine.learner.base_model import check_base_model, check_lora, read_json
 from engine.learner.costs import ModelShape, model_shape
-from engine.learner.memory import GB, MemoryEstimate, learner_memory
+from engine.learner.memory import CHECKPOINTS, GB, MemoryEstimate, Setup, learner_memory
 from engine.learner.memory_check import check_device, check_host, compute_bytes, setup_of
 from engine.monitor.sinks import check_sinks
-from engine.nodes import LOOPBACK, VISIBLE_GPUS, Node, visible_gpus
+from engine.nodes import LOOPBACK, VISIBLE_GPUS, Node, memory_bytes, visible_gpus
 from engine.rundir import RunDir, RunLock
 from engine.servers.spec import check_server_host
 from evals.data import HUB
@@ -56,7 +57,14 @@ def check_before_start(
     ports. `node`: of the rank that asks; None: there is one node. Ranks on other nodes look for
     themselves."""
     num_nodes = 1 if node is None else node.count
-    check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=num_nodes)
+    check_layout(
+        config.layout,
+        policies_of(config),
+        world,
+        followers(config),
+        num_nodes=num_nodes,
+        run=config.run,
+    )
     check_gpus(config.layout, node)
     check_sharing(config)
     check_lengths(config)
@@ -70,7 +78,9 @@ def check_before_start(
     check_evals(config)
     check_sinks(config.monitor.sinks)
     check_memory(config, None if node is None else node.local_ranks)
+    check_machine(config, node)
     check_run_dir(config, resume=resume)
+    check_disk(config, resume=resume)
     for i, host in enumerate(config.layout.servers):
         if node is not None and host.rank // node.local_ranks != node.rank:
             continue
@@ -147,16 +157,55 @@ def check_evals(config: RootConfig) -> None:
 def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
     """Refuse learners that don't fit into the memory that the layout says there is. `local_ranks`:
     of each node; None: there is one."""
-    layout, base = config.layout, config.model.base
-    if layout.device_memory_gb is None and layout.host_memory_gb is None:
+    layout = config.layout
+    if layout.device_memory_gb is not None:
+        shape = model_shape(config.model.base)
+        every: dict[str, MemoryEstimate] = {}
+        for where, setup in _setups(config).items():
+            check_device(where, shape, setup, layout.device_memory_gb * GB)
+            every[where] = learner_memory(shape, setup)
+        _check_shared(config, shape, every, layout.device_memory_gb * GB)
+    if layout.host_memory_gb is not None:
+        for estimates in _estimates(config, local_ranks).values():
+            check_host("layout.host_memory_gb", estimates, layout.host_memory_gb * GB)
+
+
+def check_machine(config: RootConfig, node: Node | None = None) -> None:
+    """Refuse learners on CUDA that this node's own memory does not hold, whatever the layout says.
+    `node`: this one; None: there is one."""
+    if config.layout.device != "cuda":
         return
-    shape = model_shape(base)
+    local_ranks, here = (None, 0) if node is None else (node.local_ranks, node.rank)
+    estimates = _estimates(config, local_ranks).get(here, {})
+    if estimates:
+        check_host("the memory of this node", estimates, memory_bytes())
+
+
+def check_disk(config: RootConfig, *, resume: bool) -> None:
+    """Refuse a folder of runs on a disk without room for the checkpoints: those that are kept, and
+    one of each policy that is being written. A run that is resumed has the former."""
+    hosts = _estimates(config, None)
+    each = sum(one.host["training"][CHECKPOINTS] for one in hosts[0].values())
+    needed = each * (1 if resume else config.run.keep_checkpoints + 1)
+    place = config.run.root.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ConfigError(
+            f"run.root: {place} has {free / GB:.1f} GB free, and checkpoints take "
+            f"{needed / GB:.1f} GB ({each / GB:.1f} GB for all policies, run.keep_checkpoints "
+            f"{config.run.keep_checkpoints} of each and one being written); make room, choose "
+            "another folder, or keep fewer"
+        )
+
+
+def _setups(config: RootConfig) -> dict[str, Setup]:
+    """{learner group: what decides about its memory}."""
     pinned = [follower.policy for follower in followers(config).values()]
-    every: dict[str, MemoryEstimate] = {}
-    hosts: dict[int, dict[str, MemoryEstimate]] = {}
-    for i, group in enumerate(layout.learners):
-        setup = setup_of(
-            base,
+    return {
+        f"layout.learners.{i}": setup_of(
+            config.model.base,
             config.learner,
             policies=len(group.policies),
             ranks=len(group.ranks),
@@ -166,17 +215,17 @@ def check_memory(config: RootConfig, local_ranks: int | None = None) -> None:
             bucket_mb=config.weights.bucket_mb,
             overlap=config.weights.overlap,
         )
-        where = f"layout.learners.{i}"
-        if layout.device_memory_gb is not None:
-            check_device(where, shape, setup, layout.device_memory_gb * GB)
-        every[where] = learner_memory(shape, setup)
+        for i, group in enumerate(config.layout.learners)
+    }
+
+
+def _estimates(config: RootConfig, local_ranks: int | None) -> dict[int, dict[str, MemoryEstimate]]:
+    """{node: {learner group with ranks there: what they hold}}."""
+    shape, hosts = model_shape(config.model.base), dict[int, dict[str, MemoryEstimate]]()
+    for group, (where, setup) in zip(config.layout.learners, _setups(config).items(), strict=True):
         for host, here in _by_host(group.ranks, local_ranks).items():
             hosts.setdefault(host, {})[where] = learner_memory(shape, replace(setup, here=here))
-    if layout.device_memory_gb is not None:
-        _check_shared(config, shape, every, layout.device_memory_gb * GB)
-    if layout.host_memory_gb is not None:
-        for estimates in hosts.values():
-            check_host(estimates, layout.host_memory_gb * GB)
+    return hosts
 
 
 def _by_host(ranks: Sequence[int], local_ranks: int | None) -> dict[int, tuple[int, ...]]:

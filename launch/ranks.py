@@ -43,7 +43,7 @@ from launch import attempt, rollcall
 from launch.branch_host import branch_beside
 from launch.config import RootConfig, followers, policies_of
 from launch.planning.longest import longest_row_of
-from launch.preflight import check_gpus, write_config
+from launch.preflight import check_gpus, check_machine, write_config
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,14 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     children.die_with_parent()
     rank, world, node = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), this_node()
     run = RunDir(config.run.root / config.run.name)
-    check_layout(config.layout, policies_of(config), world, followers(config), num_nodes=node.count)
+    check_layout(
+        config.layout,
+        policies_of(config),
+        world,
+        followers(config),
+        num_nodes=node.count,
+        run=config.run,
+    )
     _choose_interface(node)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -103,6 +110,7 @@ def _check_gpus_here(config: RootConfig, node: Node) -> None:
     """What rank 0 has checked for its own node only."""
     try:
         check_gpus(config.layout, node)
+        check_machine(config, node)
     except ConfigError as misfit:
         raise EngineError(f"node {node.rank}: {misfit}") from misfit
 

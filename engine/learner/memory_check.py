@@ -96,8 +96,9 @@ def check_device(where: str, shape: ModelShape, setup: Setup, available: float) 
     )
 
 
-def check_host(estimates: Mapping[str, MemoryEstimate], available: float) -> None:
-    """Raise ConfigError if a host of `available` bytes is too small for these groups together."""
+def check_host(what: str, estimates: Mapping[str, MemoryEstimate], available: float) -> None:
+    """Raise ConfigError if a host of `available` bytes is too small for these groups together.
+    `what`: where that number comes from."""
     needed = sum(estimate.host_bytes for estimate in estimates.values())
     if needed <= available:
         return
@@ -107,7 +108,7 @@ def check_host(estimates: Mapping[str, MemoryEstimate], available: float) -> Non
     if terms.get("offloaded moments"):
         fixes.insert(0, "use more ranks instead of learner.offload_optimizer")
     raise ConfigError(
-        f"layout.host_memory_gb: the learners need {needed / GB:.0f} GB of their host, "
+        f"{what}: the learners need {needed / GB:.0f} GB of their host, "
         f"{(needed - available) / GB:.0f} GB more than there are; most in {where} ({moment}): "
         f"{_largest(terms)}; {', or '.join(fixes)}"
     )

@@ -16,10 +16,12 @@ is rank 0 that sends a copy, to all servers.
 
 import contextlib
 import logging
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from queue import SimpleQueue
 
 import torch
@@ -65,6 +67,7 @@ class Publisher:
         Followers too: a pin is in no checkpoint. A resumed run pins what it restored, under a new
         version, and so renews a follower once more than a run that was not interrupted.
         """
+        self._forget_folders()  # of a life before this one: its servers are gone
         kind = Current if self._thread is None else Pinned
         for policy in self._spec.policies:
             self.states[policy] = Published(int(versions[policy]), kind(self._group, policy))
@@ -211,6 +214,23 @@ class Publisher:
         self.report()
         self._versions.close()
         self._group.sender.close()
+        self._forget_folders()
+
+    @property
+    def _folder(self) -> Path:
+        """Of this run, for `via: disk`: nobody else's weights may lie under its versions."""
+        run, cfg = self._spec.bad_batches.parent, self._spec.weights
+        return (
+            run.resolve() / "published" if cfg.folder is None else cfg.folder.resolve() / run.name
+        )
+
+    def _forget_folders(self) -> None:
+        """A tmpfs is memory, which nobody else would free."""
+        if self._spec.weights.via == "disk":
+            for name in self.servers:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+            with contextlib.suppress(OSError):  # of another group's policies, too
+                self._folder.rmdir()
 
     def _publish(self, name: str, urls: Sequence[str], *, is_late: bool) -> None:
         """Send the weights of a policy or follower to these servers, which are linked; `is_late`:
@@ -272,8 +292,8 @@ class Publisher:
     def _write(self, name: str, urls: Sequence[str]) -> dict[str, ServerResult]:
         """By way of a folder, which is written once for a version. Where the disk does not take
         it, no server has been touched, and all are late."""
-        state, cfg = self.states[name], self._spec.weights
-        parent = (cfg.folder or self._spec.bad_batches.parent / "published").resolve() / name
+        state = self.states[name]
+        parent = self._folder / name
         folder = parent / f"v{state.version}"
         try:
             if urls and not folder.exists():

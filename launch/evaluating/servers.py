@@ -13,18 +13,23 @@ from functools import partial
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.nodes import visible_gpus
 from engine.servers.host import ServerEvent, serve
 from engine.servers.spec import ServerSpec
 
 _SMALL_BYTES = 200 << 20
 """Weights beyond that are nothing for the embedded server on a CPU."""
 _LONGEST = 32_768
+_TAKEN = 0.8
+"""Of a GPU's memory, by all servers that share it."""
 _POLICY = "model"
 
 
-def specs_for(folder: Path, key: str) -> list[ServerSpec]:
-    """The servers for a model on this machine. Raises ConfigError where it can serve none."""
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+def specs_for(folder: Path, key: str, *, place: int = 0, places: int = 1) -> list[ServerSpec]:
+    """The servers for a model on this machine: on its GPUs, or, of `places` models that are served
+    side by side, on the share of the one at `place`. Raises ConfigError where it can serve none."""
+    gpus = range(len(visible_gpus()))
+    own = gpus[place::places] if len(gpus) >= places else gpus
     context = min(_context_length(folder), _LONGEST)
     if gpus and importlib.util.find_spec("sglang") is not None:
         return [
@@ -34,10 +39,11 @@ def specs_for(folder: Path, key: str) -> list[ServerSpec]:
                 ports={_POLICY: _free_port()},
                 device="cuda",
                 gpus=(gpu,),
+                mem_fraction=None if len(gpus) >= places else _TAKEN / places,
                 context_length=context,
                 api_key=key,
             )
-            for gpu in range(gpus)
+            for gpu in own
         ]
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if size > _SMALL_BYTES:

@@ -1,6 +1,7 @@
 """What the batch script asks.
 
-job.py needs CONFIG [section.key=value ...]    prints the layout's ranks and run.stop_s
+job.py needs CONFIG [section.key=value ...]    prints the layout's ranks, and of
+    the run how long a stop may take and how often it may restart
 job.py address OWN HOST ...                    prints the address for STREAMZERO_NODE_ADDRESS
 """
 
@@ -32,16 +33,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def needs(argv: Sequence[str]) -> tuple[int, int]:
-    """Ranks of the layout, and `run.stop_s` in whole seconds, of what `async_selfplay.py` would run
-    by these arguments. Raises ConfigError."""
+def needs(argv: Sequence[str]) -> tuple[int, int, int]:
+    """Ranks of the layout, `run.stop_s` in whole seconds and `run.max_restarts` of what
+    `async_selfplay.py` would run by these arguments. Raises ConfigError."""
     from engine.layout import world_size
     from launch.async_selfplay import parse
     from launch.config import load_root
 
     args = parse(argv)
     config = load_root(args.config, args.overrides)
-    return world_size(config.layout), math.ceil(config.run.stop_s)
+    run = config.run
+    return world_size(config.layout), math.ceil(run.stop_s), run.max_restarts
 
 
 def address(own: str, hosts: Sequence[str]) -> str:

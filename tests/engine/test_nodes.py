@@ -16,6 +16,7 @@ from engine.nodes import (
     interface_of,
     machine_id,
     make_runtime_dir,
+    memory_bytes,
     runtime_dir,
     this_node,
     visible_gpus,
@@ -76,6 +77,31 @@ def test_the_interface_of_loopback_is_found() -> None:
 )
 def test_gpus_are_called_as_cuda_is_told(named: str, gpus: tuple[str, ...]) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": named}) == gpus
+
+
+@pytest.mark.parametrize(
+    "group, limits, memory",
+    [
+        ("0::/", {}, 8),
+        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": str(4 << 30)}, 4),
+        ("0::/a/b", {"memory.max": str(2 << 30), "a/b/memory.max": str(16 << 30)}, 2),
+        ("4:cpu:/a\n7:memory,x:/a", {"memory/a/memory.limit_in_bytes": str(1 << 30)}, 1),
+        ("7:memory:/a", {"memory/memory.limit_in_bytes": str((1 << 63) - 4096)}, 8),
+        (None, {}, 8),
+    ],
+)
+def test_memory_is_what_the_machine_or_the_control_group_has(
+    tmp_path: Path, group: str | None, limits: dict[str, str], memory: int
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemFree: 1 kB\nMemTotal:   {8 << 20} kB\n")
+    if group is not None:
+        (tmp_path / "proc/self/cgroup").write_text(f"{group}\n")
+    for name, text in limits.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    assert memory_bytes(tmp_path) == memory << 30
 
 
 def test_the_machine_is_the_same_for_all_its_processes() -> None:

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
@@ -13,6 +14,7 @@ import pytest
 
 from engine.config import LayoutConfig
 from engine.errors import ConfigError
+from engine.learner.costs import model_shape
 from engine.monitor import sinks
 from engine.nodes import Node
 from engine.rundir import RunDir
@@ -22,8 +24,10 @@ from launch.planning.models import find_model
 from launch.preflight import (
     changes,
     check_before_start,
+    check_disk,
     check_evals,
     check_gpus,
+    check_machine,
     check_memory,
     finished,
     free_name,
@@ -92,6 +96,40 @@ def test_changed_settings_are_named_one_by_one(config: RootConfig, run: RunDir) 
         "learner.lr is 0.001, was 1e-05",
         "run.seed is 7, was 0",
     ]
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused(
+    config: RootConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are kept and one is written of each policy; a run that is resumed has the two."""
+    free = [0]
+    monkeypatch.setattr(
+        "launch.preflight.shutil.disk_usage", lambda place: SimpleNamespace(free=free[0])
+    )
+    with pytest.raises(ConfigError, match=r"has 0\.0 GB free, and checkpoints take") as said:
+        check_disk(config, resume=False)
+    assert "\n" not in str(said.value)
+    parameters = model_shape(config.model.base).params
+    each = 3 * (12 + 4) * parameters  # masters, moments, and the model in float32
+    for resume, copies in ((False, 3), (True, 1)):
+        free[0] = int(1.01 * copies * each)
+        check_disk(config, resume=resume)
+        free[0] = int(0.99 * copies * each)
+        with pytest.raises(ConfigError, match="run.keep_checkpoints 2"):
+            check_disk(config, resume=resume)
+
+
+def test_learners_that_this_machine_has_no_memory_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch, config: RootConfig
+) -> None:
+    """Whatever the layout says: it was written for another one."""
+    monkeypatch.setattr("launch.preflight.memory_bytes", lambda: 10**9)
+    check_machine(config)  # on a CPU the same memory is the servers', and nothing is known of it
+    layout = config.layout.model_copy(update={"device": "cuda"})
+    with pytest.raises(ConfigError, match=r"the memory of this node: the learners need"):
+        check_machine(config.model_copy(update={"layout": layout}))
+    monkeypatch.setattr("launch.preflight.memory_bytes", lambda: 10**12)
+    check_machine(config.model_copy(update={"layout": layout}))
 
 
 def test_the_first_free_name_is_taken(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ echo "$*" >> "$FAKE_ASKED"
 if [ "$1 $2" = "show hostnames" ]; then printf '%s\\n' $FAKE_HOSTS; fi
 """
 PYTHON = f"""#!/bin/bash
-if [ "$2" = needs ]; then echo "2 500"; exit; fi
+if [ "$2" = needs ]; then echo "2 500 3"; exit; fi
 if [ "$2" = address ]; then
     if [ "$3" = bare ]; then echo 10.0.0.7; fi
     echo "$*" >> "$FAKE_ASKED"
@@ -244,9 +244,10 @@ def test_what_it_names_fits_and_ends_before_the_time_limit() -> None:
     signal_s = re.search(r"--signal=B:USR1@(\d+)", text)
     assert example is not None
     assert signal_s is not None
-    ranks, stop_s = job.needs([str(ROOT / example[2]), "run.name=mine"])
+    ranks, stop_s, restarts = job.needs([str(ROOT / example[2]), "run.name=mine"])
     assert ranks == 8 * int(example[1])
     assert stop_s + 60 <= int(signal_s[1])
+    assert restarts == 3
 
 
 def test_without_a_config_it_says_how_it_is_used(tmp_path: Path, slurm: dict[str, str]) -> None:

@@ -403,9 +403,9 @@ def test_groups_share_a_host() -> None:
     offloaded = learner_memory(EIGHT, replace(THREE, offload_optimizer=True, followers=1))
     assert offloaded.host["training"]["followers"] == 2 * EIGHT.params
     one = {"layout.learners.0": offloaded}
-    check_host(one, 1000 * GB)
+    check_host("the host", one, 1000 * GB)
     with pytest.raises(ConfigError, match=r"need 1470 GB of their host, 470 GB more"):
-        check_host({**one, "layout.learners.1": offloaded}, 1000 * GB)
+        check_host("the host", {**one, "layout.learners.1": offloaded}, 1000 * GB)
 
 
 def host_of(setup: Setup) -> dict[str, float]:
