@@ -11,8 +11,9 @@
 
 Peaks and bandwidths are the data sheet's times a share (`assumptions.py`). A server's batch is what
 its cache holds, or what games in flight offer: by Little's law a game of R replies of a policy, of
-A tokens each, in a life of L tokens has R A / L of them at a time. Not counted: games that wait for
-a step, failures.
+A tokens each, in a life of L tokens has R A / L of them at a time; its life ends with the longest
+of the replies that it waits for. Replies are of several lengths (`lengths.py`). Not counted: games
+that wait for a step, failures.
 """
 
 import math
@@ -56,6 +57,7 @@ def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = F
     shape, roles = case.model.shape, case.roles(servers.policy)
     generated = sum(role.generated for role in roles)
     context = sum(role.generated * role.context for role in roles) / generated
+    squared = sum(role.generated * role.squared_context for role in roles) / generated
     held = servers.memory.requests(context)
     batch = max(1.0, min(held, offered(case, servers.policy) / servers.count))
     device, assumed, tp = case.cluster.device, case.assumed, servers.tp
@@ -67,7 +69,7 @@ def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = F
     fast = assumed.prefill_mfu * device.flops * tp
     step = assumed.step_overhead_s + joins
     step += max(read / (assumed.decode_efficiency * device.bandwidth), flops / fast)
-    again = forward_flops(shape, tokens=batch * context, pairs=batch * context**2 / 2, scored=0)
+    again = forward_flops(shape, tokens=batch * context, pairs=batch * squared / 2, scored=0)
     return Service(
         batch=batch,
         tokens_per_s=batch / step,
@@ -78,8 +80,9 @@ def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = F
 
 
 def offered(case: Case, policy: str) -> float:
-    """Replies of `policy` that the games in flight want at a time."""
-    life = sum(role.turns * role.answer_tokens for role in case.work)
+    """Replies of `policy` that the games in flight want at a time, at least: a game's life is taken
+    as the sum of its roles'."""
+    life = sum(role.life for role in case.work)
     wanted = sum(role.generated for role in case.roles(policy))
     return case.games_in_flight * wanted / life
 
@@ -176,11 +179,10 @@ def token_shares(case: Case) -> Mapping[str, float]:
 
 
 def _prefill_flops(case: Case, role: RoleWork) -> float:
-    prompt = role.prompt_tokens + role.picture_tokens
     return forward_flops(
         case.model.shape,
         tokens=role.read,
-        pairs=role.prompts * prompt**2 / 2,
+        pairs=role.prompts * role.prompt**2 / 2,
         scored=role.prompts,
         patches=role.pictures * role.patches,
         patch_pairs=role.pictures * role.patches**2,
@@ -189,12 +191,12 @@ def _prefill_flops(case: Case, role: RoleWork) -> float:
 
 def _forward_flops(case: Case, role: RoleWork) -> float:
     """Of what a game teaches a role: prompts and pictures once, all its trained replies."""
-    prompt, answer = role.prompt_tokens + role.picture_tokens, role.answer_tokens
+    own = role.answer_tokens * role.prompt + role.moment(2) / 2  # = answer_tokens * context
     return forward_flops(
         case.model.shape,
         tokens=role.learnt,
-        pairs=role.rows * prompt**2 / 2 + role.trained * (answer * prompt + answer**2 / 2),
-        scored=role.trained * answer,
+        pairs=role.rows * role.prompt**2 / 2 + role.trained * own,
+        scored=role.trained * role.answer_tokens,
         patches=role.rows * role.patches,
         patch_pairs=role.rows * role.patches**2,
     )
