@@ -6,13 +6,14 @@ Both are about one workload, so each second that rates count is in one of these 
                  keeps: of questions about one picture that is the picture
     a step       of a learner: what its tokens cost, prompts and pictures with them, by the sampled
                  token that trains; what it costs whatever they are; what moments cost
-    an update    of a server: new weights; what its replies have is read anew, of which a prompt for
-                 each is what the simulated server adds itself
+    an update    of a server: new weights. What its replies have is read anew, for which a simulated
+                 server takes a prompt's time each, and rates the FLOPs of all that they see
 """
 
 from engine.errors import ConfigError
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Servers
+from launch.planning.lengths import NUMBER
 from launch.planning.plans import Plan
 from launch.planning.rates import (
     decode_step_s,
@@ -29,11 +30,15 @@ from launch.simulation.service_times import (
     ServerTimes,
     ServiceTimes,
 )
+from roles.mm_zero.config import MMZeroConfig
 
 EASY = (0.4, 0.6, 0.8, 1.0, 1.0)
-HARD = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of answers that agree, by picture: assumed, as in launch/simulation/times_8b.yaml. Which
-of a game's groups train follows from them there; rates take `coder_kept` and `solver_kept`."""
+"""Shares of the answers to easy questions that agree, by picture: assumed, as in
+launch/simulation/times_8b.yaml. Where they are below `filters.min_easy_share` nothing trains."""
+DIVIDED = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""The same of hard questions, within `filters.hard_band`: these train. Assumed, too."""
+AGREED = (0.9, 1.0)
+"""And above it."""
 
 
 def check_simulated(recipe: str) -> None:
@@ -70,19 +75,15 @@ def times_of(plan: Plan) -> ServiceTimes:
 
 def _server_times(plan: Plan, one: Servers) -> ServerTimes:
     """A step takes what rates say for one reply, and for the plan's batch; for those between as on
-    a straight line. So does an update at that batch."""
-    case, copies, via_disk = plan.case, plan.layout.copies(one.policy), plan.via_disk
-    does = service(case, one, copies=copies, via_disk=via_disk)
-    alone_s, full_s = decode_step_s(case, one, 1), decode_step_s(case, one, does.batch)
-    row_s = (full_s - alone_s) / (does.batch - 1) if does.batch > 1 else 0.0
-    prompt_s = _prompt_s(plan)
-    anew_s = does.update_s - publication_s(case, copies, via_disk=via_disk)
-    loaded_s = publication_s(case, copies, via_disk=True) / 2 if via_disk else 0.0
+    a straight line."""
+    case, batch = plan.case, service(plan.case, one).batch
+    alone_s, full_s = decode_step_s(case, one, 1), decode_step_s(case, one, batch)
+    row_s = (full_s - alone_s) / (batch - 1) if batch > 1 else 0.0
     return ServerTimes(
         step_s=max(0.0, alone_s - row_s),
         row_s=row_s,
-        prompt_s=prompt_s,
-        update_s=loaded_s + max(0.0, anew_s - does.batch * prompt_s),
+        prompt_s=_prompt_s(plan),
+        update_s=publication_s(case, 1, via_disk=True) / 2 if plan.via_disk else 0.0,
     )
 
 
@@ -92,7 +93,8 @@ def _prompt_s(plan: Plan) -> float:
 
 
 def _learner_times(plan: Plan, policy: str, group: Group) -> LearnerTimes:
-    """A folder is written before servers are paused; a copy is sent to one that is."""
+    """A folder is written before servers are paused, and read by them; copies are sent to those
+    that are paused."""
     case = plan.case
     took = step_times(case, policy, group, plan.layout.training)
     sampled = sum(role.trained * role.answer_tokens for role in case.roles(policy))
@@ -115,5 +117,16 @@ def _play(case: Case) -> Play:
         parsed=case.assumed.parsed,
         rendered=case.assumed.rendered,
         easy=EASY,
-        hard=HARD,
+        hard=_hard(case),
     )
+
+
+def _hard(case: Case) -> tuple[float, ...]:
+    """Shares with which about `solver_kept` of the solver's groups train, as in the rates; at most
+    those whose easy question divides nobody too much, and at least a few."""
+    assert isinstance(case.settings, MMZeroConfig), "see check_simulated"
+    least = case.settings.filters.min_easy_share
+    passed = sum(share >= least for share in EASY) / len(EASY)
+    divided = min(NUMBER, max(1, round(NUMBER * case.assumed.solver_kept / passed)))
+    shares = [DIVIDED[i % len(DIVIDED)] for i in range(divided)]
+    return (*shares, *(AGREED[i % len(AGREED)] for i in range(NUMBER - divided)))

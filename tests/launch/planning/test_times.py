@@ -1,5 +1,6 @@
 """What the simulator is told of a plan, against what rates say of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -98,18 +99,24 @@ def test_a_game_s_prompts_take_servers_what_rates_say(name: str) -> None:
 @plans
 def test_a_publication_takes_what_rates_say(name: str) -> None:
     plan = plan_of(name)
-    case, times, one = plan.case, times_of(plan), busiest(plan)
-    via_disk, copies = plan.layout.sharing == "all", plan.layout.copies(one.policy)
-    does = service(case, one, copies=copies, via_disk=via_disk)
-    own = times.learners[one.policy]
-    sent_s = own.publish_s + own.copy_s * copies
-    # What a simulated server does when it goes on, for each reply that it had.
-    again_s = does.batch * times.servers.prompt_s
-    assert sent_s + times.servers.update_s + again_s == pytest.approx(does.update_s)
-    if via_disk:
-        assert sent_s == pytest.approx(publication_s(case, copies, via_disk=True) / 2)
-    else:
-        assert sent_s == pytest.approx(publication_s(case, copies))
+    times, via_disk = times_of(plan), plan.layout.sharing == "all"
+    for policy, own in times.learners.items():
+        copies = plan.layout.copies(policy)
+        took_s = own.publish_s + own.copy_s * copies + times.servers.update_s
+        assert took_s == pytest.approx(publication_s(plan.case, copies, via_disk=via_disk))
+        assert (own.copy_s == 0) == (own.publish_s > 0) == (times.servers.update_s > 0) == via_disk
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.41, 0.7])
+def test_about_as_many_of_the_solver_s_groups_train_as_rates_take(kept: float) -> None:
+    case = case_of()
+    plan = search(replace(case, assumed=replace(case.assumed, solver_kept=kept))).plans[0]
+    play, filters = times_of(plan).play, plan.case.config.recipe.filters
+    low, high = filters.hard_band
+    divided = fmean(low <= share <= high for share in play.hard)
+    assert divided * fmean(share >= filters.min_easy_share for share in play.easy) == pytest.approx(
+        kept, abs=0.04
+    )
 
 
 @plans
