@@ -243,7 +243,8 @@ def _shared_size(one: Servers) -> dict[str, Any]:
 
 def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any]:
     servers = next(one for one in plan.layout.servers if one.policy == policy)
-    running = max(8, int(service(plan.case, servers).batch))
+    # What its cache holds: games begin together, and then offer more than on average.
+    running = max(8, service(plan.case, servers).held)
     longest = plan.case.config.layout.servers[0].context_length
     return {
         "rank": rank,
