@@ -27,7 +27,7 @@ WHY = {
     "solver_fill": "an answer",
     "clue_fill": "a clue",
     "vote_fill": "a vote",
-    "length_cv2": "variance of a reply's length over its mean's square: most are short, some long",
+    "length_cv2": "variance over mean^2 of reasoning models' lengths: most short, some long",
 }
 """Of each number: what it is of, and where it comes from."""
 
@@ -58,7 +58,7 @@ class Assumptions:
     clue_fill: float = 0.25
     vote_fill: float = 0.4
     length_cv2: float = 1.0
-    """As reasoning models' replies have it; max_new_tokens leaves less to one that is cut there."""
+    """May be more than 1; max_new_tokens leaves less to a role whose mean is near it."""
 
 
 _AT_MOST_ONE = {

@@ -283,5 +283,5 @@ def _comment(plan: Plan, command: str, name: str) -> str:
 def _folder_words(name: str) -> str:
     return (
         f"Weights go through {weights_folder(name)}: a container's /dev/shm has to have that size. "
-        "Remove it after the run, and before another of that name, which would find old versions."
+        "Remove it after the run, and before another by this file, which would find old versions."
     )

@@ -1,6 +1,6 @@
 """A plan's own numbers as the simulator reads them: `launch/simulate.py CONFIG --times FILE`.
 
-Both are about one workload, so each second that rates count is in one of these times, and once:
+Both are about one workload. What rates count is divided so:
 
     a prompt     what servers take to read a game's prompts, by the prefixes that a simulated one
                  keeps: of questions about one picture that is the picture

@@ -22,7 +22,7 @@ from launch.planning.gains import one_more
 from launch.planning.layouts import Group
 from launch.planning.plans import VERSIONS, Found, Plan
 from launch.planning.printed import distinct, report
-from launch.planning.rates import loads
+from launch.planning.rates import loads, service
 from launch.planning.search import _look_at, search
 from launch.preflight import check_memory
 from tests.launch.planning.cases import case_of
@@ -120,6 +120,15 @@ def test_more_games_per_step_fill_servers_and_lie_ready_in_memory() -> None:
     assert held.learners[0].device["update"]["batch"] == pytest.approx(
         4 * few.learners[0].device["update"]["batch"]
     )
+
+
+def test_a_server_may_run_what_its_cache_holds_though_games_offer_less_on_average() -> None:
+    plan = search(case_of(nodes=4)).plans[0]
+    does = {one.policy: service(plan.case, one) for one in plan.layout.servers}
+    assert does["solver"].batch < does["solver"].held
+    for host in layout_of(plan).servers:
+        held = does[host.policies[0]].held
+        assert held <= host.max_running < held + 8
 
 
 def test_two_gpus_are_one_for_the_learner_and_one_for_all_servers() -> None:

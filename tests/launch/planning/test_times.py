@@ -17,6 +17,7 @@ from launch.planning.shipped import shipped
 from launch.planning.times import times_of
 from launch.simulation.service_times import read_service_times, write_service_times
 from launch.simulation.world import check
+from roles.mm_zero.config import MMZeroConfig
 from tests.launch.planning.cases import case_of
 
 plans = pytest.mark.parametrize(
@@ -111,7 +112,9 @@ def test_a_publication_takes_what_rates_say(name: str) -> None:
 def test_about_as_many_of_the_solver_s_groups_train_as_rates_take(kept: float) -> None:
     case = case_of()
     plan = search(replace(case, assumed=replace(case.assumed, solver_kept=kept))).plans[0]
-    play, filters = times_of(plan).play, plan.case.config.recipe.filters
+    play, settings = times_of(plan).play, plan.case.settings
+    assert isinstance(settings, MMZeroConfig)
+    filters = settings.filters
     low, high = filters.hard_band
     divided = fmean(low <= share <= high for share in play.hard)
     assert divided * fmean(share >= filters.min_easy_share for share in play.easy) == pytest.approx(
