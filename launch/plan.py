@@ -3,6 +3,7 @@
     python launch/plan.py Qwen3-VL-8B-Instruct --gpus 8 --memory 80GB
     python launch/plan.py MODEL_DIR --gpus 8 --nodes 4 --memory 141GB --recipe vision_zero \\
         --write my.yaml
+    python launch/plan.py MODEL --gpus 8 --memory 80GB --games 36 --write my.yaml --times t.yaml
     python launch/plan.py --shipped     # writes launch/configs' planned ones anew
 
 It is arithmetic on the model's sizes and data sheets (`launch/planning`); no GPU is looked at.
@@ -10,7 +11,7 @@ It is arithmetic on the model's sizes and data sheets (`launch/planning`); no GP
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     """Print a plan; the exit status: 0, 1 where nothing fits, 2 where the question is wrong."""
     from launch.planning.command import answer
     from launch.planning.shipped import write_shipped
+    from launch.planning.times import times_of
+    from launch.simulation.service_times import write_service_times
 
     if list(argv) == ["--shipped"]:
         print("\n".join(map(str, write_shipped())))
@@ -37,19 +40,23 @@ def main(argv: Sequence[str]) -> int:
         if said.file is None:
             print(f"\nThe configuration (--write FILE.yaml saves it):\n\n{said.yaml}", end="")
         else:
-            _write(said.file, said.yaml)
-            print(f"\nwritten: {said.file}")
+            file = said.file
+            _write("--write", file, lambda: file.write_text(said.yaml))
+        if said.times_file is not None:
+            file, times = said.times_file, times_of(said.found.plans[0])
+            _write("--times", file, lambda: write_service_times(times, file))
     except ConfigError as error:
         print(f"plan: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
 
 
-def _write(file: Path, text: str) -> None:
+def _write(option: str, file: Path, write: Callable[[], object]) -> None:
     try:
-        file.write_text(text)
+        write()
     except OSError as error:
-        raise ConfigError(f"--write {file}: {error.strerror}; name another file") from None
+        raise ConfigError(f"{option} {file}: {error.strerror}; name another file") from None
+    print(f"\nwritten: {file}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ WHY = {
     "solver_fill": "an answer",
     "clue_fill": "a clue",
     "vote_fill": "a vote",
+    "length_cv2": "variance over mean^2 of reasoning models' lengths: most short, some long",
 }
 """Of each number: what it is of, and where it comes from."""
 
@@ -56,6 +57,8 @@ class Assumptions:
     solver_fill: float = 0.25
     clue_fill: float = 0.25
     vote_fill: float = 0.4
+    length_cv2: float = 1.0
+    """May be more than 1; max_new_tokens leaves less to a role whose mean is near it."""
 
 
 _AT_MOST_ONE = {

@@ -34,7 +34,7 @@ class Case:
     recipe: str
     assumed: Assumptions
     config: RootConfig
-    """The template of the recipe."""
+    """The template of the recipe, with what was asked for."""
     tokens: Mapping[str, float]
 
     @property
@@ -68,6 +68,11 @@ class Case:
     def games_per_step(self) -> int:
         return self.config.streams.games_per_step
 
+    @cached_property
+    def games_factor(self) -> float:
+        """Games of a step, over the template's."""
+        return self.games_per_step / load_root(TEMPLATES[self.recipe]).streams.games_per_step
+
     @property
     def games_in_flight(self) -> int:
         """Games that admission lets be under way."""
@@ -91,9 +96,12 @@ def make_case(
     *,
     tokens: Mapping[str, float] | None = None,
     one_policy: bool = False,
+    games: int | None = None,
 ) -> Case:
-    """The case of a recipe as its template plays it. Raises ConfigError for a stream in `tokens`
-    that the recipe lacks, or whose replies are never that long."""
+    """The case of a recipe as its template plays it, with `games` per step if they are given.
+
+    Raises ConfigError for a stream in `tokens` that the recipe lacks, or whose replies are never
+    that long."""
     config = load_root(TEMPLATES[recipe])
     streams = tuple(streams_of(config))
     tokens = tokens or {}
@@ -111,6 +119,9 @@ def make_case(
             )
     if one_policy:
         config = _sharing(config, streams)
+    if games is not None:
+        own = config.streams.model_copy(update={"games_per_step": games})
+        config = config.model_copy(update={"streams": own})
     return Case(model, cluster, recipe, assumed, config, tokens)
 
 

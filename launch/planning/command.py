@@ -15,6 +15,7 @@ from launch.planning.models import find_model
 from launch.planning.plans import Found
 from launch.planning.printed import report
 from launch.planning.search import search
+from launch.planning.times import check_simulated
 
 MOST_GPUS = 1024
 """Of all nodes: of 128 nodes of 8 a search takes two seconds, of one of so many half a minute."""
@@ -29,6 +30,8 @@ class Answer:
     command: str
     file: Path | None
     """Where the configuration goes; None: it is printed."""
+    times_file: Path | None
+    """Where service times go; None: nobody wants them."""
 
     @property
     def yaml(self) -> str:
@@ -47,13 +50,15 @@ class Answer:
 def answer(argv: Sequence[str]) -> Answer:
     """Plan by a command line. Raises ConfigError, one line, for what is wrong with it."""
     args = _parser().parse_args(argv)
-    for option, value in (("--gpus", args.gpus), ("--nodes", args.nodes)):
-        if value < 1:
+    for option, value in (("--gpus", args.gpus), ("--nodes", args.nodes), ("--games", args.games)):
+        if value is not None and value < 1:
             raise ConfigError(f"{option} {value}: want at least 1")
     if args.gpus * args.nodes > MOST_GPUS:
         raise ConfigError(
             f"--gpus {args.gpus} --nodes {args.nodes}: at most {MOST_GPUS} GPUs in all are planned"
         )
+    if args.times:
+        check_simulated(args.recipe)
     memory = memory_bytes(args.memory, "--memory")
     model = find_model(args.model)
     cluster = Cluster(
@@ -70,9 +75,11 @@ def answer(argv: Sequence[str]) -> Answer:
         assume(args.assume),
         tokens=_tokens(args.tokens),
         one_policy=args.one_policy,
+        games=args.games,
     )
     command = shlex.join(["python", "launch/plan.py", *argv])
-    return Answer(case, search(case, lora=True if args.lora else None), command, args.write)
+    found = search(case, lora=True if args.lora else None)
+    return Answer(case, found, command, args.write, args.times)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lora", action="store_true", help="adapters, though more would fit")
     parser.add_argument("--one-policy", action="store_true", help="all roles share one policy")
     parser.add_argument(
+        "--games", type=int, metavar="N", help="per step; by default the recipe's template has them"
+    )
+    parser.add_argument(
         "--tokens", nargs="+", default=[], metavar="ROLE=N", help="mean tokens of a role's reply"
     )
     parser.add_argument(
@@ -106,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write", type=Path, metavar="FILE.yaml", help="write the configuration instead of "
         "printing it"
+    )  # fmt: skip
+    parser.add_argument(
+        "--times", type=Path, metavar="FILE.yaml", help="write the best plan's service times, for "
+        "launch/simulate.py (mm_zero)"
     )  # fmt: skip
     return parser
 

@@ -53,17 +53,18 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
         learner["offload_optimizer"] = True
     if training.lora:
         learner["lora"] = {"rank": LORA_RANK}
-    if plan.layout.sharing == "all":
-        tree["weights"]["via"] = "disk"
+    if plan.via_disk:
+        tree["weights"] |= {"via": "disk", "folder": str(weights_folder(name))}
     tree["render"]["workers"] = plan.render_workers
     # The engine asks no server for more at a time, whatever that runs.
     running = max(server["max_running"] for server in tree["layout"]["servers"])
     if running > case.config.sampler.max_concurrency:
         tree["sampler"]["max_concurrency"] = running
+    tree["streams"]["games_per_step"] = case.games_per_step
     tree["streams"]["game_deadline_s"] = deadline_s(plan)
     tree["sampler"]["request_timeout_s"] = deadline_s(plan) // 2
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
-    return _comment(plan, command) + body
+    return _comment(plan, command, name) + body
 
 
 def deadline_s(plan: Plan) -> int:
@@ -94,6 +95,23 @@ def run_name(stem: str, default: str) -> str:
     """The name of a run whose file is called `stem`: letters, digits, dots and dashes, as
     `run.name` wants it; `default` where nothing of it is left."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.") or default
+
+
+def weights_folder(name: str) -> Path:
+    """Of the run of that name: in memory, where files are as fast as `disk_gb_s` assumes."""
+    return Path("/dev/shm") / f"streamzero-{name}"
+
+
+def needs(plan: Plan) -> str:
+    """What a plan takes of hosts, beside cores."""
+    cluster = plan.case.cluster
+    node = "" if cluster.nodes == 1 else " on the fullest node"
+    files = f" ({plan.folder_bytes / GB:.0f} GB: weights in /dev/shm)" if plan.via_disk else ""
+    return (
+        f"Learners take {plan.host_bytes / GB:.0f} of {cluster.host_memory / GB:.0f} GB of host "
+        f"memory{node}{files}; checkpoints {plan.disk_bytes / (1000 * GB):.2g} TB of disk: of each "
+        f"policy {plan.num_checkpoints}, with the one that is being written"
+    )
 
 
 def layout_of(plan: Plan) -> LayoutConfig:
@@ -225,7 +243,8 @@ def _shared_size(one: Servers) -> dict[str, Any]:
 
 def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any]:
     servers = next(one for one in plan.layout.servers if one.policy == policy)
-    running = max(8, int(service(plan.case, servers).batch))
+    # What its cache holds: games begin together, and then offer more than on average.
+    running = max(8, service(plan.case, servers).held)
     longest = plan.case.config.layout.servers[0].context_length
     return {
         "rank": rank,
@@ -238,14 +257,17 @@ def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any
     }
 
 
-def _comment(plan: Plan, command: str) -> str:
+def _comment(plan: Plan, command: str, name: str) -> str:
     case = plan.case
     lines = [
         f"{case.recipe} with {case.model.name} on {case.cluster.text}. Written by",
         f"  {command}",
-        f"{_NOT_RUN} Expected, by what that command prints: {plan.games_per_hour:.0f} games and "
-        f"{plan.steps_per_hour:.1f} steps an hour; bottleneck: {plan.bottleneck}.",
+        f"{_NOT_RUN} Expected by the assumptions that this command prints, none measured on a GPU: "
+        f"{plan.games_per_hour:.0f} games and {plan.steps_per_hour:.1f} steps an hour; bottleneck: "
+        f"{plan.bottleneck}.",
         f"{plan.layout.text}; {plan.layout.training.text}.",
+        f"{needs(plan)}.",
+        *([_folder_words(name)] if plan.via_disk else []),
         *([f"It fits, but {case.model.caveat}."] if case.model.caveat else []),
         *(["LoRA needs pip install -e '.[lora]'."] if plan.layout.training.lora else []),
         start_words(plan),
@@ -255,4 +277,11 @@ def _comment(plan: Plan, command: str) -> str:
         f"# {part}\n"
         for line in lines
         for part in ([line] if line.startswith("  ") else textwrap.wrap(line, 96))
+    )
+
+
+def _folder_words(name: str) -> str:
+    return (
+        f"Weights go through {weights_folder(name)}: a container's /dev/shm has to have that size. "
+        "Remove it after the run, and before another by this file, which would find old versions."
     )

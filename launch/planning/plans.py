@@ -4,10 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from engine.learner.activations import adapter_params
 from engine.learner.memory import CHECKPOINTS, MemoryEstimate
 from launch.planning.case import Case
-from launch.planning.layouts import Layout, placed
-from launch.planning.rates import engine_processes, loads, render_workers
+from launch.planning.layouts import LORA_RANK, Layout, Servers, placed
+from launch.planning.rates import (
+    SERVERS,
+    SHARED,
+    engine_processes,
+    loads,
+    render_workers,
+    servers_of,
+)
+
+VERSIONS = 2
+"""Of a policy, in a folder that weights go through: `engine.weight_files.KEPT`, without torch."""
+_STATE_BYTES = 12
+"""Of a parameter that trains, in a checkpoint: its master and Adam's moments."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,16 @@ class Plan:
         return next(iter(self.loads))
 
     @property
+    def limiting_servers(self) -> tuple[Servers, ...]:
+        """Those that have to do with the bottleneck."""
+        servers = self.layout.servers
+        if self.bottleneck == SHARED:
+            return servers
+        if self.bottleneck == SERVERS:
+            return servers[:-1] if self.layout.sharing == "light" else servers
+        return tuple(one for one in servers if self.bottleneck == servers_of(one.policy))
+
+    @property
     def busy(self) -> dict[str, float]:
         """{resource: share of the time that it works}."""
         most = max(self.loads.values())
@@ -61,8 +84,35 @@ class Plan:
 
     @property
     def host_bytes(self) -> float:
-        """Of the fullest node, all groups there together."""
-        return self._of_fullest_node(lambda estimate: estimate.host_bytes)
+        """Of the fullest node: all groups there together, and weights that lie in its memory."""
+        return self._of_fullest_node(lambda estimate: estimate.host_bytes) + self.folder_bytes
+
+    @property
+    def via_disk(self) -> bool:
+        """Whether weights go through a folder, which lies in memory. There is one node then."""
+        return self.layout.sharing == "all"
+
+    @property
+    def folder_bytes(self) -> float:
+        """Of that folder: some versions of each policy, and the one that is being written; learners
+        publish one after the other."""
+        case = self.case
+        written = VERSIONS * len(case.policies) + 1
+        return written * case.model.weight_bytes if self.via_disk else 0.0
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Of each policy, at most: those that are kept, and the one that is being written."""
+        return self.case.config.run.keep_checkpoints + 1
+
+    @property
+    def disk_bytes(self) -> float:
+        """Of the checkpoints of all policies, by all nodes."""
+        shape = self.case.model.shape
+        is_lora = self.layout.training.lora
+        trained = adapter_params(shape, LORA_RANK) if is_lora else shape.params
+        one = _STATE_BYTES * trained + self.case.model.weight_bytes
+        return self.num_checkpoints * len(self.case.policies) * one
 
     @property
     def checkpoint_bytes(self) -> float:

@@ -7,11 +7,20 @@ from pathlib import Path
 from engine.learner.memory import GB, worst
 from launch.planning.assumptions import WHY, Assumptions
 from launch.planning.case import Case
-from launch.planning.config_file import start_line, start_words
+from launch.planning.config_file import needs, start_line, start_words
 from launch.planning.gains import one_more
 from launch.planning.layouts import Servers
 from launch.planning.plans import Found, Plan
-from launch.planning.rates import ENGINE, RENDERER, SERVERS, SHARED, service, token_shares
+from launch.planning.rates import (
+    ENGINE,
+    RENDERER,
+    SERVERS,
+    SHARED,
+    server_s,
+    servers_of,
+    service,
+    token_shares,
+)
 
 SHOWN = 3
 """Layouts that are listed."""
@@ -50,18 +59,35 @@ def _summary(plan: Plan) -> Iterator[str]:
     """The answer in three lines."""
     yield (
         f"Best: {plan.games_per_hour:.0f} games and {plan.steps_per_hour:.1f} steps per policy an "
-        "hour, an upper bound by the assumptions below"
+        "hour, expected by the assumptions below, none measured on a GPU"
     )
     yield f"  {plan.layout.text}"
     yield f"  training {plan.layout.training.text}, {plan.layout.training.tokens} tokens at a time"
     yield f"Bottleneck: {plan.bottleneck}{_reason(plan)}"
+    yield from _starved(plan)
 
 
 def _reason(plan: Plan) -> str:
     for policy, share in token_shares(plan.case).items():
-        if plan.bottleneck == f"{policy}'s servers":
+        if plan.bottleneck == servers_of(policy):
             return f", which generate {share:.0%} of the tokens"
     return ""
+
+
+def _starved(plan: Plan) -> Iterator[str]:
+    """Where more games in flight would help the servers that are the bottleneck: whether the one
+    that takes most of its time has room for more replies than they offer."""
+    case = plan.case
+    if not (limiting := plan.limiting_servers):
+        return
+    busiest = max(limiting, key=lambda one: server_s(case, one))
+    does = service(case, busiest)
+    if does.batch < does.held:
+        yield (
+            f"  {busiest.policy}: {does.batch:.0f} replies at a time, of {does.held} that a cache "
+            f"holds; its batch is limited by the games in flight ({case.games_in_flight}): more "
+            "games per step (--games) would fill it"
+        )
 
 
 def _table(plans: Sequence[Plan]) -> Iterator[str]:
@@ -93,7 +119,7 @@ def _who(plan: Plan) -> Iterator[str]:
     for one in plan.layout.servers:
         yield _row(
             f"{one.count} {_server_word(one)} of {one.policy}{_where(plan, one)}",
-            busy.get(f"{one.policy}'s servers", shared),
+            busy.get(servers_of(one.policy), shared),
         )
         yield f"    {_server(plan, one)}"
     number, workers = plan.engine_processes, plan.render_workers
@@ -101,11 +127,7 @@ def _who(plan: Plan) -> Iterator[str]:
     what = f"{number} branches of the engine" if number > 1 else "the engine"
     yield _row(f"{what}, a CPU core each", busy[ENGINE])
     yield _row(f"{workers} render workers{each}, a CPU core each", busy[RENDERER])
-    fullest = " on the fullest node" if case.cluster.nodes > 1 else ""
-    yield (
-        f"  host memory of learners{fullest} {plan.host_bytes / GB:.0f} of "
-        f"{case.cluster.host_memory / GB:.0f} GB"
-    )
+    yield f"{needs(plan)}."
 
 
 def _row(what: str, share: float) -> str:
@@ -126,9 +148,7 @@ def _server_word(one: Servers) -> str:
 
 def _server(plan: Plan, one: Servers) -> str:
     memory, case = one.memory, plan.case
-    does = service(
-        case, one, copies=plan.layout.copies(one.policy), via_disk=plan.layout.sharing == "all"
-    )
+    does = service(case, one, copies=plan.layout.copies(one.policy), via_disk=plan.via_disk)
     return (
         f"weights {memory.weights / GB:.1f} GB, cache {memory.token * memory.tokens / GB:.1f} GB = "
         f"{memory.tokens:,} tokens; {does.batch:.0f} replies at a time, "

@@ -11,12 +11,13 @@
 
 Peaks and bandwidths are the data sheet's times a share (`assumptions.py`). A server's batch is what
 its cache holds, or what games in flight offer: by Little's law a game of R replies of a policy, of
-A tokens each, in a life of L tokens has R A / L of them at a time. Not counted: games that wait for
-a step, failures.
+A tokens each, in a life of L tokens has R A / L of them at a time; its life ends with the longest
+of the replies that it waits for. Replies are of several lengths (`lengths.py`). Not counted: games
+that wait for a step, failures.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.learner.activations import adapter_params
@@ -34,12 +35,19 @@ SHARED = "the GPUs that learners and servers share"
 _MOST_WORKERS = 64
 
 
+def servers_of(policy: str) -> str:
+    """The name of the resource that a policy's servers are."""
+    return f"{policy}'s servers"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """What one server of a policy does."""
 
+    held: int
+    """Replies at a time that its cache has room for."""
     batch: float
-    """Replies at a time."""
+    """That it has: those, or fewer where games in flight do not offer as many."""
     tokens_per_s: float
     """Generated, while it does nothing else."""
     decode_s: float
@@ -55,20 +63,15 @@ def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = F
     `Layout.copies`."""
     shape, roles = case.model.shape, case.roles(servers.policy)
     generated = sum(role.generated for role in roles)
-    context = sum(role.generated * role.context for role in roles) / generated
+    context = mean_context(roles)
+    squared = sum(role.generated * role.squared_context for role in roles) / generated
     held = servers.memory.requests(context)
     batch = max(1.0, min(held, offered(case, servers.policy) / servers.count))
-    device, assumed, tp = case.cluster.device, case.assumed, servers.tp
-    c = case.model.compute_bytes
-    output = shape.head_params or shape.embedding_params
-    read = c * (shape.language_params + output) / tp + servers.memory.token * batch * context
-    flops = batch * forward_flops(shape, tokens=1, pairs=context, scored=1)
-    joins = 2 * shape.layers * assumed.allreduce_s if tp > 1 else 0.0
-    fast = assumed.prefill_mfu * device.flops * tp
-    step = assumed.step_overhead_s + joins
-    step += max(read / (assumed.decode_efficiency * device.bandwidth), flops / fast)
-    again = forward_flops(shape, tokens=batch * context, pairs=batch * context**2 / 2, scored=0)
+    step = decode_step_s(case, servers, batch)
+    fast = _flops_s(case, servers)
+    again = forward_flops(shape, tokens=batch * context, pairs=batch * squared / 2, scored=0)
     return Service(
+        held=held,
         batch=batch,
         tokens_per_s=batch / step,
         decode_s=generated * step / batch,
@@ -77,9 +80,35 @@ def service(case: Case, servers: Servers, *, copies: int = 1, via_disk: bool = F
     )
 
 
+def mean_context(roles: Sequence[RoleWork]) -> float:
+    """Tokens that a running reply of one of them sees, on average."""
+    generated = sum(role.generated for role in roles)
+    return sum(role.generated * role.context for role in roles) / generated
+
+
+def decode_step_s(case: Case, servers: Servers, batch: float) -> float:
+    """Seconds of a decode step of each of these servers, with so many replies."""
+    shape, assumed, tp = case.model.shape, case.assumed, servers.tp
+    context = mean_context(case.roles(servers.policy))
+    output = shape.head_params or shape.embedding_params
+    weights = case.model.compute_bytes * (shape.language_params + output) / tp
+    read = weights + servers.memory.token * batch * context
+    flops = batch * forward_flops(shape, tokens=1, pairs=context, scored=1)
+    joins = 2 * shape.layers * assumed.allreduce_s if tp > 1 else 0.0
+    bandwidth = assumed.decode_efficiency * case.cluster.device.bandwidth
+    computed_s = max(read / bandwidth, flops / _flops_s(case, servers))
+    return assumed.step_overhead_s + joins + computed_s
+
+
+def _flops_s(case: Case, servers: Servers) -> float:
+    """FLOP/s of each of these servers."""
+    return case.assumed.prefill_mfu * case.cluster.device.flops * servers.tp
+
+
 def offered(case: Case, policy: str) -> float:
-    """Replies of `policy` that the games in flight want at a time."""
-    life = sum(role.turns * role.answer_tokens for role in case.work)
+    """Replies of `policy` that the games in flight want at a time, at least: a game's life is taken
+    as the sum of its roles'."""
+    life = sum(role.life for role in case.work)
     wanted = sum(role.generated for role in case.roles(policy))
     return case.games_in_flight * wanted / life
 
@@ -120,9 +149,7 @@ def loads(case: Case, layout: Layout) -> dict[str, float]:
         for group in layout.groups
     }
     servers = {
-        f"{one.policy}'s servers": server_s(
-            case, one, copies=layout.copies(one.policy), via_disk=disk
-        )
+        servers_of(one.policy): server_s(case, one, copies=layout.copies(one.policy), via_disk=disk)
         for one in layout.servers
     }
     if layout.sharing == "light":
@@ -176,11 +203,10 @@ def token_shares(case: Case) -> Mapping[str, float]:
 
 
 def _prefill_flops(case: Case, role: RoleWork) -> float:
-    prompt = role.prompt_tokens + role.picture_tokens
     return forward_flops(
         case.model.shape,
         tokens=role.read,
-        pairs=role.prompts * prompt**2 / 2,
+        pairs=role.prompts * role.prompt**2 / 2,
         scored=role.prompts,
         patches=role.pictures * role.patches,
         patch_pairs=role.pictures * role.patches**2,
@@ -189,21 +215,43 @@ def _prefill_flops(case: Case, role: RoleWork) -> float:
 
 def _forward_flops(case: Case, role: RoleWork) -> float:
     """Of what a game teaches a role: prompts and pictures once, all its trained replies."""
-    prompt, answer = role.prompt_tokens + role.picture_tokens, role.answer_tokens
+    own = role.answer_tokens * role.prompt + role.moment(2) / 2  # = answer_tokens * context
     return forward_flops(
         case.model.shape,
         tokens=role.learnt,
-        pairs=role.rows * prompt**2 / 2 + role.trained * (answer * prompt + answer**2 / 2),
-        scored=role.trained * answer,
+        pairs=role.rows * role.prompt**2 / 2 + role.trained * own,
+        scored=role.trained * role.answer_tokens,
         patches=role.rows * role.patches,
         patch_pairs=role.rows * role.patches**2,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimes:
+    """Seconds of one step of one policy, without its publication."""
+
+    tokens_s: float
+    """That grow with its tokens."""
+    fixed_s: float
+    """Whatever its tokens: gradients, summed over copies of the weights."""
+    state_s: float
+    """For moments, from and to the host."""
+
+    @property
+    def total_s(self) -> float:
+        return self.tokens_s + self.fixed_s + self.state_s
+
+
 def train_s(case: Case, policy: str, group: Group, training: Training) -> float:
-    """Seconds of one step of one policy, without its publication. A pass is a forward pass's FLOPs:
-    one forward, two backward (one with adapters, whose frozen weights have no gradients), one more
-    with checkpointing and one of the reference."""
+    """Seconds of one step of one policy, without its publication."""
+    return step_times(case, policy, group, training).total_s
+
+
+def step_times(case: Case, policy: str, group: Group, training: Training) -> StepTimes:
+    """A pass is a forward pass's FLOPs: one forward, two backward (one with adapters, whose frozen
+    weights have no gradients), one more with checkpointing and one of the reference. Meanwhile
+    weights are gathered for each micro-batch and gradients are summed, which counts where it takes
+    longer."""
     shape, assumed, device = case.model.shape, case.assumed, case.cluster.device
     roles = case.roles(policy)
     passes = 1.0 + (1 if training.lora else BACKWARD)
@@ -216,9 +264,14 @@ def train_s(case: Case, policy: str, group: Group, training: Training) -> float:
     link = assumed.link_efficiency * (device.link if inside else device.network)
     moved = 2.0 * case.model.weight_bytes + (0 if training.lora else 4 * shape.params)
     batches = math.ceil(tokens / (group.ranks * training.tokens))
-    gather = batches * moved * (1 - 1 / copies) / link
+    gather, summed = batches * moved * (1 - 1 / copies) / link, 0.0
     if group.ranks > copies:  # gradients are summed over the copies
-        gather += 8 * shape.params / copies / (assumed.link_efficiency * device.network)
+        summed = 8 * shape.params / copies / (assumed.link_efficiency * device.network)
     trained = adapter_params(shape, LORA_RANK) if training.lora else shape.params
     moments = 16 * trained / copies / (assumed.host_gb_s * GB) if training.offload else 0.0
-    return max(compute, gather) + moments
+    is_computing = compute >= gather + summed
+    return StepTimes(
+        tokens_s=compute if is_computing else gather,
+        fixed_s=0.0 if is_computing else summed,
+        state_s=moments,
+    )

@@ -5,11 +5,12 @@ each further GPU to the policy whose servers are the busiest. Whole weights come
 GPUs of their own before shared ones: the later ways are looked at only where no earlier one fits.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from engine.learner.memory import GB, learner_memory, worst
+from engine.learner.memory import GB, Setup, learner_memory, worst
 from engine.learner.memory_check import setup_for
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Sharing, Training, placed
@@ -220,24 +221,9 @@ def _needed_tokens(case: Case) -> int:
 
 def _look_at(case: Case, layout: Layout, found: Found) -> None:
     """Add the plan of `layout`, or why it is none."""
-    cfg, cluster = layout.training.applied(case.config.learner), case.cluster
+    cluster = case.cluster
     estimates = tuple(
-        learner_memory(
-            case.model.shape,
-            replace(
-                setup_for(
-                    cfg,
-                    compute_bytes=case.model.compute_bytes,
-                    policies=len(group.policies),
-                    ranks=group.ranks,
-                    shard=group.shard,
-                    longest_row=max(case.longest_rows[policy] for policy in group.policies),
-                    bucket_mb=case.config.weights.bucket_mb,
-                ),
-                here=range(min(group.ranks, cluster.gpus)),
-            ),
-        )
-        for group in layout.groups
+        learner_memory(case.model.shape, _setup(case, layout, group)) for group in layout.groups
     )
     plan = Plan(case, layout, estimates)
     beside = sum(one.memory.total for one in layout.servers) if layout.sharing == "all" else 0.0
@@ -256,6 +242,22 @@ def _look_at(case: Case, layout: Layout, found: Found) -> None:
         found.refuse(f"{layout.training.text}, where GPUs have room", missing, why)
     else:
         found.plans.append(_with_caches(plan) if beside else plan)
+
+
+def _setup(case: Case, layout: Layout, group: Group) -> Setup:
+    setup = setup_for(
+        layout.training.applied(case.config.learner),
+        compute_bytes=case.model.compute_bytes,
+        policies=len(group.policies),
+        ranks=group.ranks,
+        shard=group.shard,
+        longest_row=max(case.longest_rows[policy] for policy in group.policies),
+        bucket_mb=case.config.weights.bucket_mb,
+    )
+    # More games than the template's are as many more micro-batches that lie ready.
+    batches = math.ceil(setup.micro_batches * max(1.0, case.games_factor))
+    here = range(min(group.ranks, case.cluster.gpus))
+    return replace(setup, here=here, micro_batches=batches)
 
 
 def _with_caches(plan: Plan) -> Plan:

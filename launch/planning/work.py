@@ -1,10 +1,12 @@
 """The work of one game, role by role: replies, prompts, pictures and tokens, as a recipe's settings
 say it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from launch.planning.assumptions import Assumptions
+from launch.planning.lengths import lengths_of, longest
 from launch.planning.models import Model
 from roles.mm_zero.config import MMZeroConfig
 from roles.vision_zero.config import VOTER, VisionZeroConfig
@@ -28,7 +30,11 @@ class RoleWork:
     policy: str
     replies: float
     turns: float
-    """Replies that one waits for after another: its part of a game's length."""
+    """Replies that a game waits for one after another."""
+    together: float
+    """Replies that each of its turns waits for."""
+    chains: float
+    """Such turns that a game has side by side: the slowest of all ends it."""
     prompts: float
     """Distinct ones: each is read once, the other replies to it find it in the cache."""
     pictures: float
@@ -40,6 +46,9 @@ class RoleWork:
     patches: float
     """Of one picture."""
     answer_tokens: float
+    """On average."""
+    lengths: tuple[float, ...]
+    """Of replies, each as likely as the others, with that mean."""
     trained: float
     """Replies that train."""
     rows: float
@@ -56,15 +65,49 @@ class RoleWork:
         return self.prompts * self.prompt_tokens + self.pictures * self.picture_tokens
 
     @property
+    def prompt(self) -> float:
+        """Tokens of one prompt with its picture."""
+        return self.prompt_tokens + self.picture_tokens
+
+    @property
     def context(self) -> float:
-        """Tokens that a reply sees, in the middle of its life."""
-        return self.prompt_tokens + self.picture_tokens + self.answer_tokens / 2
+        """Tokens that a reply which runs sees, on average: its prompt, and of its own as many as
+        the mean generated token has before it. Long replies run for longer, so of lengths L that is
+        E[L^2] / 2 E[L], not half of the mean."""
+        return self.prompt + self.moment(2) / (2 * self.answer_tokens)
+
+    @property
+    def squared_context(self) -> float:
+        """The mean of its square, by the same token's E[L^3] / 3 E[L]."""
+        own = self.moment(3) / (3 * self.answer_tokens)
+        return self.prompt * (2 * self.context - self.prompt) + own
+
+    def moment(self, power: int) -> float:
+        """E[L^power] of the lengths L of replies."""
+        return sum(length**power for length in self.lengths) / len(self.lengths)
+
+    @property
+    def life(self) -> float:
+        """Tokens that a game waits for, one after the other, until the last reply is there.
+
+        At most: the longest of all replies that are a turn's, turn after turn, as if each turn of
+        one chain waited for those of the others. Where a turn is one reply, a chain's are a sum of
+        mean k m and variance k v, and the largest of n such sums is on average no more than
+        k m + sqrt(k v) (n - 1) / sqrt(2 n - 1), whatever their distribution (Hartley and David
+        1954, Gumbel 1954).
+        """
+        n = max(1.0, self.together * self.chains)
+        found = self.turns * longest(self.lengths, n)
+        if self.together == 1:
+            variance = self.turns * max(0.0, self.moment(2) - self.answer_tokens**2)
+            above = math.sqrt(variance) * (n - 1) / math.sqrt(2 * n - 1)
+            found = min(found, self.turns * self.answer_tokens + above)
+        return found
 
     @property
     def learnt(self) -> float:
         """Tokens that learners compute."""
-        prompt = self.prompt_tokens + self.picture_tokens
-        return self.rows * prompt + self.trained * self.answer_tokens
+        return self.rows * self.prompt + self.trained * self.answer_tokens
 
 
 def work_of(
@@ -114,10 +157,15 @@ def _mm_zero(
             stream=stream,
             policy=cast[stream],
             turns=1,
+            together=counts["replies"],  # each is on its way alone, but the last ends the game
+            chains=1,
             prompt_tokens=PROMPT_TOKENS[stream],
             picture_tokens=eyes[0],
             patches=eyes[1],
             answer_tokens=fills[stream],
+            lengths=lengths_of(
+                fills[stream], assumed.length_cv2, cfg.params(stream).max_new_tokens
+            ),
             **counts,
         )
 
@@ -163,18 +211,25 @@ def _vision_zero(
     votes = cfg.num_votes if cfg.voters == "judge" else civilians
     train = (1.0 if cfg.gate.switch == "off" else assumed.gate_open) * (1 - cfg.probe_share)
 
-    def role(stream: str, prompts: float, replies: float, turns: float, fill: float) -> RoleWork:
+    def role(
+        stream: str, prompts: float, replies: float, turns: float, fill: float, together: float = 1
+    ) -> RoleWork:
+        most = cfg.params(stream).max_new_tokens
+        mean = tokens.get(stream, fill * most)
         return RoleWork(
             stream=stream,
             policy=cast[stream],
             replies=replies,
             turns=turns,
+            together=together,
+            chains=cfg.replicas,
             prompts=prompts,
             pictures=prompts,  # every prompt has another text, and is taken to have its own picture
             prompt_tokens=PROMPT_TOKENS[stream],
             picture_tokens=picture[0],
             patches=picture[1],
-            answer_tokens=tokens.get(stream, fill * cfg.params(stream).max_new_tokens),
+            answer_tokens=mean,
+            lengths=lengths_of(mean, assumed.length_cv2, most),
             trained=replies * train,
             rows=prompts * train,
         )
@@ -185,5 +240,5 @@ def _vision_zero(
         role("civilian", clues * civilians, clues * civilians, cfg.num_rounds * civilians,
              assumed.clue_fill),
         role("spy", clues, clues, cfg.num_rounds, assumed.clue_fill),
-        role(VOTER, held, held * votes, polls, assumed.vote_fill),
+        role(VOTER, held, held * votes, polls, assumed.vote_fill, votes),
     )  # fmt: skip

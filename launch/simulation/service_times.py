@@ -35,6 +35,9 @@ class LearnerTimes(Section):
     step_s: Seconds
     """A step on n sampled tokens takes step_s + token_s * n."""
     token_s: Seconds
+    state_s: Seconds = 0.0
+    """A step's work on the optimiser's state (offloaded moments), which ranks share: divided when a
+    layout is scaled."""
     publish_s: Seconds = 0.0
     """A publication's own work, beside what it waits for servers."""
     copy_s: Seconds = 0.0
@@ -71,6 +74,15 @@ class Play(Section):
     """The same for the hard question."""
 
 
+class MadeFor(Section):
+    """What service times were worked out for."""
+
+    model: str
+    device: str
+    ranks: Mapping[str, int]
+    """{policy: learner ranks whose times these are}."""
+
+
 class ServiceTimes(Section):
     """All that a simulation has to know of machines and models."""
 
@@ -83,6 +95,8 @@ class ServiceTimes(Section):
     """Of a render worker, for one picture."""
     cores: float | None = Field(None, gt=0)
     """Shared by all processes; None: each has what it needs. GPUs are shared as the layout says."""
+    made_for: MadeFor | None = None
+    """None: nobody says."""
 
 
 def read_service_times(path: Path) -> ServiceTimes:

@@ -11,6 +11,7 @@ from engine.sampler import SamplerConfig
 from launch import plan
 from launch.config import load_root
 from launch.planning.assumptions import WHY
+from launch.simulation.service_times import read_service_times
 
 ROOT = Path(__file__).resolve().parents[3]
 EIGHT = ["Qwen3-VL-8B-Instruct", "--gpus", "8", "--memory", "80GB"]
@@ -21,6 +22,7 @@ EIGHT = ["Qwen3-VL-8B-Instruct", "--gpus", "8", "--memory", "80GB"]
     [
         (["Qwen3-VL-8", "--gpus", "8", "--memory", "80GB"], "did you mean Qwen3-VL-8B-Instruct?"),
         (["Qwen3-VL-8B", "--gpus", "0", "--memory", "80GB"], "--gpus 0: want at least 1"),
+        ([*EIGHT, "--games", "0"], "--games 0: want at least 1"),
         ([*EIGHT, "--nodes", "-1"], "--nodes -1: want at least 1"),
         ([*EIGHT, "--nodes", "129"], "--gpus 8 --nodes 129: at most 1024 GPUs in all are planned"),
         ([*EIGHT[:-1], "80"], "--memory '80': want a number with its unit, e.g. 80GB"),
@@ -39,6 +41,11 @@ EIGHT = ["Qwen3-VL-8B-Instruct", "--gpus", "8", "--memory", "80GB"]
         ([*EIGHT, "--assume", "step_overhead_s=inf"], "want a number from 1e-09 to 1e+09"),
         ([*EIGHT, "--assume", "mfu=.3"], "there is no 'mfu'; there are"),
         ([*EIGHT, "--write", "/nowhere/at/all.yaml"], "No such file or directory; name another"),
+        ([*EIGHT, "--times", "/nowhere/t.yaml"], "--times /nowhere/t.yaml: No such file"),
+        (
+            ["Qwen2.5-VL-7B", *EIGHT[1:], "--recipe", "vision_zero", "--times", "t.yaml"],
+            "--times: the simulator plays mm_zero alone, not vision_zero",
+        ),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(
@@ -57,10 +64,12 @@ def test_a_plan_answers_first_and_then_says_why(capsys: pytest.CaptureFixture[st
     parts = [
         "mm_zero with Qwen3-VL-8B-Instruct (8.77 B parameters) on 8 x H100 (80 GB)",
         "Best: ",
+        "expected by the assumptions below, none measured on a GPU",
         "learner GPUs: 4 for proposer + coder + solver; servers: 3 solver, and on one shared GPU",
         "Bottleneck: solver's servers, which generate 85% of the tokens",
         "games/h",
         "busy",
+        "of 1000 GB of host memory; checkpoints 1.1 TB of disk: of each policy 3",
         "One more GPU would help most as",
         "server for solver",
         "What does not fit:",
@@ -91,6 +100,44 @@ def test_what_is_written_loads_and_says_how_it_came(
     assert load_root(file).run.stop_s == 960
     assert "--assume train_mfu=0.5" in file.read_text()
     assert load_root(file).run.name == "my-plan"
+
+
+def test_games_per_step_and_service_times_are_written_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, times = tmp_path / "plan.yaml", tmp_path / "times.yaml"
+    argv = [*EIGHT, "--games", "36", "--write", str(file), "--times", str(times)]
+    assert plan.main(argv) == 0
+    said = capsys.readouterr().out
+    assert "a step takes 36 games" in said
+    assert f"written: {file}" in said
+    assert f"written: {times}" in said
+    assert load_root(file).streams.games_per_step == 36
+    made_for = read_service_times(times).made_for
+    assert made_for is not None
+    assert (made_for.model, made_for.device) == ("Qwen3-VL-8B-Instruct", "H100")
+
+
+def test_servers_that_games_in_flight_leave_room_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "its batch is limited by the games in flight ("
+    assert plan.main([*EIGHT, "--nodes", "4"]) == 0
+    assert f"{words}90): more games per step (--games) would fill it" in capsys.readouterr().out
+    for argv in (EIGHT, [*EIGHT, "--nodes", "4", "--games", "180"]):
+        assert plan.main(argv) == 0
+        assert words not in capsys.readouterr().out
+
+
+def test_a_header_says_what_hosts_need_and_where_weights_go(tmp_path: Path) -> None:
+    file = tmp_path / "my_plan.yaml"
+    argv = ["Qwen3-VL-2B", "--gpus", "1", "--memory", "80GB", "--write", str(file)]
+    assert plan.main(argv) == 0
+    head = file.read_text().partition("run:")[0].replace("\n# ", " ")
+    assert "Expected by the assumptions that this command prints, none measured on a GPU" in head
+    assert "(30 GB: weights in /dev/shm); checkpoints" in head  # 7 of 2 x 2.13 GB
+    assert "Weights go through /dev/shm/streamzero-my-plan" in head
+    assert str(load_root(file).weights.folder) == "/dev/shm/streamzero-my-plan"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from engine.learner.memory import GB
 from launch.planning.assumptions import Assumptions, assume
 from launch.planning.case import Case
 from launch.planning.layouts import Group, Layout, Servers, Training
+from launch.planning.lengths import longest
 from launch.planning.rates import (
     ENGINE,
     RENDERER,
@@ -80,9 +81,14 @@ def test_decoding_reads_weights_once_and_the_cache_of_every_reply() -> None:
 
 
 def test_games_in_flight_bound_a_batch() -> None:
-    """Ninety games; by Little's law they want R A / L replies of a policy each."""
+    """Ninety games; by Little's law they want R A / L replies of a policy each. L ends with the
+    longest: of 4 proposals, then of all drawings, then of all answers."""
     case = case_of(tokens={"proposer": 100, "coder": 300, "solver": 100})
-    assert offered(case, "coder") == pytest.approx(90 * case.work[1].replies * 300 / 500)
+    equal = replace(case, assumed=replace(case.assumed, length_cv2=0.0))
+    assert offered(equal, "coder") == pytest.approx(90 * case.work[1].replies * 300 / 500)
+    life = sum(longest(role.lengths, role.replies) for role in case.work)
+    assert life > 2 * 500
+    assert offered(case, "coder") == pytest.approx(90 * case.work[1].replies * 300 / life)
     wanted = offered(case, "proposer")
     assert service(case, servers("proposer", 4, 10**8)).batch == pytest.approx(wanted / 4)
 
@@ -117,6 +123,22 @@ def test_training_is_three_forward_passes_and_what_is_asked_for_besides() -> Non
     assert took[3] / took[4] == pytest.approx(3 / 4)
     moments = train_s(case, "solver", group, Training(tokens=16384, offload=True)) - took[4]
     assert moments == pytest.approx(16 * case.model.shape.params / 25e9)
+
+
+def test_unequal_answers_cost_learners_more_attention() -> None:
+    """Of 4 passes, a pair of tokens costs 4 FLOPs of a head's size in every head; an answer of L
+    tokens has L^2 / 2 of them with itself, on average L^2 (1 + cv2) / 2."""
+    case = case_of(tokens={"solver": 300})
+    group, training = Group(policies=("solver",), ranks=1), Training(tokens=16384)
+    equal, unequal = (
+        train_s(replace(case, assumed=replace(case.assumed, length_cv2=cv2)), "solver", group,
+                training)
+        for cv2 in (0.0, 1.0)
+    )  # fmt: skip
+    shape = case.model.shape
+    pairs = 18 * case.work[2].trained * 300**2 / 2
+    flops = 4 * 4 * shape.layers * shape.heads * shape.head_dim * pairs
+    assert unequal - equal == pytest.approx(flops / (0.35 * 989e12))
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

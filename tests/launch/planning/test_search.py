@@ -14,14 +14,15 @@ from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.layout import check_branches, check_layout, shared_gpus
 from engine.learner.memory import GB
+from engine.weight_files import KEPT
 from launch.config import load_root
 from launch.planning.assumptions import WHY, assume
-from launch.planning.config_file import layout_of, stop_s, yaml_of
+from launch.planning.config_file import deadline_s, layout_of, stop_s, yaml_of
 from launch.planning.gains import one_more
 from launch.planning.layouts import Group
-from launch.planning.plans import Found, Plan
+from launch.planning.plans import VERSIONS, Found, Plan
 from launch.planning.printed import distinct, report
-from launch.planning.rates import loads
+from launch.planning.rates import loads, service
 from launch.planning.search import _look_at, search
 from launch.preflight import check_memory
 from tests.launch.planning.cases import case_of
@@ -74,6 +75,60 @@ def test_one_gpu_is_shared_by_learner_and_servers() -> None:
     assert [one.policy for one in layout.servers] == ["proposer", "coder", "solver"]
     total = found.plans[0].device_bytes + sum(one.memory.total for one in layout.servers)
     assert 0.9 * 80e9 < total <= 80e9
+
+
+def test_weights_in_files_are_in_host_memory() -> None:
+    """Two versions of three policies, and one that is being written."""
+    (plan, *_) = search(case_of("Qwen3-VL-2B", gpus=1)).plans
+    files = 7 * plan.case.model.weight_bytes
+    assert VERSIONS == KEPT
+    assert plan.folder_bytes == files
+    assert plan.host_bytes == pytest.approx(plan.learners[0].host_bytes + files)
+    assert search(case_of("Qwen3-VL-2B", gpus=1, host=1.01 * plan.host_bytes / GB)).plans
+    assert not search(case_of("Qwen3-VL-2B", gpus=1, host=0.99 * plan.host_bytes / GB)).plans
+    (apart, *_) = search(case_of("Qwen3-VL-2B", gpus=2)).plans
+    assert apart.folder_bytes == 0
+    assert apart.host_bytes == apart.learners[0].host_bytes
+
+
+@pytest.mark.parametrize("memory", [40, 80])
+def test_checkpoints_on_disk_are_those_that_are_kept_and_one_more(memory: float) -> None:
+    """By adapters and by all parameters; of nodes that each write their part, all parts."""
+    (plan, *_) = search(case_of(memory=memory)).plans
+    assert plan.case.config.run.keep_checkpoints == 2
+    assert plan.disk_bytes == pytest.approx(3 * plan.checkpoint_bytes)
+    nodes = search(case_of(nodes=2, memory=memory), lora=plan.layout.training.lora).plans[0]
+    assert nodes.disk_bytes == pytest.approx(plan.disk_bytes)
+
+
+def test_more_games_per_step_fill_servers_and_lie_ready_in_memory() -> None:
+    few, many = (search(case_of(nodes=4, games=games)).plans[0] for games in (18, 72))
+    assert few.case.games_in_flight == 90
+    assert many.case.games_in_flight == 360
+    assert many.games_per_hour > 1.1 * few.games_per_hour
+    assert many.steps_per_hour == pytest.approx(many.games_per_hour / 72)
+    assert [one.policy for one in few.limiting_servers] == ["solver"]
+    tree = yaml.safe_load(yaml_of(many, "plan.py", "a-plan"))
+    assert tree["streams"]["games_per_step"] == 72
+    assert tree["streams"]["game_deadline_s"] == deadline_s(many)
+    assert 3 * 3600 * 360 / many.games_per_hour <= deadline_s(many)
+    assert many.case.longest_rows == few.case.longest_rows
+    same = Found()
+    _look_at(many.case, few.layout, same)
+    (held,) = same.plans
+    assert held.host_bytes >= few.host_bytes
+    assert held.learners[0].device["update"]["batch"] == pytest.approx(
+        4 * few.learners[0].device["update"]["batch"]
+    )
+
+
+def test_a_server_may_run_what_its_cache_holds_though_games_offer_less_on_average() -> None:
+    plan = search(case_of(nodes=4)).plans[0]
+    does = {one.policy: service(plan.case, one) for one in plan.layout.servers}
+    assert does["solver"].batch < does["solver"].held
+    for host in layout_of(plan).servers:
+        held = does[host.policies[0]].held
+        assert held <= host.max_running < held + 8
 
 
 def test_two_gpus_are_one_for_the_learner_and_one_for_all_servers() -> None:

@@ -95,7 +95,7 @@ def test_it_changes_only_what_a_plan_is_about(name: str) -> None:
     for tree in (ours, template):
         for section, keys in {
             "run": ["name", "stop_s"],
-            "weights": ["via"],
+            "weights": ["via", "folder"],
             "render": ["workers"],
             "streams": ["game_deadline_s"],
             "sampler": ["max_concurrency", "request_timeout_s"],
@@ -127,6 +127,7 @@ def test_on_one_gpu_everything_is_there_and_weights_are_files(
     assert shared_gpus(config.layout) == {0: (0, 1, 2, 3)}
     assert job_of(config.layout, 0).learner is not None
     assert config.weights.via == "disk"
+    assert config.weights.folder == Path("/dev/shm/streamzero-mm-zero-qwen3-vl-2b-1x80gb")
     with pytest.raises(ConfigError, match=r"share GPU 0, and NCCL refuses.*set weights.via=disk"):
         check_sharing(with_sizes(name, tmp_path, monkeypatch, "weights.via=broadcast"))
 
