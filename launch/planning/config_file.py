@@ -26,6 +26,8 @@ _SUMMARY_S = 20
 """What the engine takes to write its summary, at most."""
 _KILLED_AFTER_S = 30
 """torchrun's patience after `run.stop_s`."""
+WEIGHTS_FOLDER = Path("/dev/shm/streamzero")
+"""In memory, where files are as fast as `disk_gb_s` assumes; each run has its own below it."""
 _NOT_RUN = "Its authors have not run it on GPUs."
 
 
@@ -54,7 +56,7 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
     if training.lora:
         learner["lora"] = {"rank": LORA_RANK}
     if plan.via_disk:
-        tree["weights"] |= {"via": "disk", "folder": str(weights_folder(name))}
+        tree["weights"] |= {"via": "disk", "folder": str(WEIGHTS_FOLDER)}
     tree["render"]["workers"] = plan.render_workers
     # The engine asks no server for more at a time, whatever that runs.
     running = max(server["max_running"] for server in tree["layout"]["servers"])
@@ -95,11 +97,6 @@ def run_name(stem: str, default: str) -> str:
     """The name of a run whose file is called `stem`: letters, digits, dots and dashes, as
     `run.name` wants it; `default` where nothing of it is left."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.") or default
-
-
-def weights_folder(name: str) -> Path:
-    """Of the run of that name: in memory, where files are as fast as `disk_gb_s` assumes."""
-    return Path("/dev/shm") / f"streamzero-{name}"
 
 
 def needs(plan: Plan) -> str:
@@ -267,7 +264,7 @@ def _comment(plan: Plan, command: str, name: str) -> str:
         f"{plan.bottleneck}.",
         f"{plan.layout.text}; {plan.layout.training.text}.",
         f"{needs(plan)}.",
-        *([_folder_words(name)] if plan.via_disk else []),
+        *([_folder_words()] if plan.via_disk else []),
         *([f"It fits, but {case.model.caveat}."] if case.model.caveat else []),
         *(["LoRA needs pip install -e '.[lora]'."] if plan.layout.training.lora else []),
         start_words(plan),
@@ -280,8 +277,5 @@ def _comment(plan: Plan, command: str, name: str) -> str:
     )
 
 
-def _folder_words(name: str) -> str:
-    return (
-        f"Weights go through {weights_folder(name)}: a container's /dev/shm has to have that size. "
-        "Remove it after the run, and before another by this file, which would find old versions."
-    )
+def _folder_words() -> str:
+    return f"Weights go through {WEIGHTS_FOLDER}: a container's /dev/shm has to have that size."

@@ -250,6 +250,23 @@ def test_weights_go_by_way_of_the_disk(tmp_path: Path, server: LiveServer) -> No
         body = {"model_path": str(folders[1])}
         assert request(first, "/update_weights_from_disk", body)[0] == 400
         assert has(first, before)
+    assert not (tmp_path / "published").exists(), "on a tmpfs it would be memory for ever"
+
+
+def test_what_a_life_before_left_in_the_folder_is_nobody_s(
+    tmp_path: Path, server: LiveServer
+) -> None:
+    """Its versions may be these ones, and its weights others."""
+    spec = spec_of("", tmp_path / "run" / "checkpoints", tiny_dir(0), server.url)
+    stale = tmp_path / "shm" / "run" / "solver" / "v40"
+    stale.mkdir(parents=True)
+    (stale / "model.safetensors").write_bytes(b"of another run")
+    with publishing(spec_with(spec, via="disk", folder=tmp_path / "shm"), solver=40) as (p, told):
+        p.look_after_servers()
+        assert last(told, "published")["failed"] == {}
+        assert has(server.url, ours(p, "solver"))
+        assert (stale / "config.json").exists()
+    assert not stale.exists()
 
 
 def test_a_full_disk_costs_a_publication_and_nothing_else(

@@ -115,7 +115,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(
         free[0] = int(1.01 * copies * each)
         check_disk(config, resume=resume)
         free[0] = int(0.99 * copies * each)
-        with pytest.raises(ConfigError, match="run.keep_checkpoints 2"):
+        with pytest.raises(ConfigError, match=r"run\.keep_checkpoints 2"):
             check_disk(config, resume=resume)
 
 

@@ -136,8 +136,8 @@ def test_a_header_says_what_hosts_need_and_where_weights_go(tmp_path: Path) -> N
     head = file.read_text().partition("run:")[0].replace("\n# ", " ")
     assert "Expected by the assumptions that this command prints, none measured on a GPU" in head
     assert "(30 GB: weights in /dev/shm); checkpoints" in head  # 7 of 2 x 2.13 GB
-    assert "Weights go through /dev/shm/streamzero-my-plan" in head
-    assert str(load_root(file).weights.folder) == "/dev/shm/streamzero-my-plan"
+    assert "Weights go through /dev/shm/streamzero:" in head
+    assert str(load_root(file).weights.folder) == "/dev/shm/streamzero"
 
 
 @pytest.mark.parametrize(

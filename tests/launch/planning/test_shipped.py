@@ -127,7 +127,7 @@ def test_on_one_gpu_everything_is_there_and_weights_are_files(
     assert shared_gpus(config.layout) == {0: (0, 1, 2, 3)}
     assert job_of(config.layout, 0).learner is not None
     assert config.weights.via == "disk"
-    assert config.weights.folder == Path("/dev/shm/streamzero-mm-zero-qwen3-vl-2b-1x80gb")
+    assert config.weights.folder == Path("/dev/shm/streamzero")
     with pytest.raises(ConfigError, match=r"share GPU 0, and NCCL refuses.*set weights.via=disk"):
         check_sharing(with_sizes(name, tmp_path, monkeypatch, "weights.via=broadcast"))
 
