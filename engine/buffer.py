@@ -37,8 +37,9 @@ from engine.versions import Restore
 from engine.wire import decode_group, encode_group, pack, unpack
 
 _What = Literal["games", "groups", "ages"]
-_KEPT_STATES = 1000
-"""States of a recipe; one is kept at each step, and no checkpoint is older than so many steps."""
+_KEPT_STATES = 3000
+"""States of a recipe: one is kept at each step of each of its policies, and checkpoints are hardly
+older than a thousand steps of three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,16 +386,25 @@ class Buffer(Records):
         return [ReadyGame(*key, *value) for key, value in found.items()]
 
     def keep_recipe_state(self, recipe: str, steps: Mapping[str, int], state: Any) -> None:
-        """Keep what a recipe remembers over its games, JSON data, as of `steps` of its policies.
-        The last `_KEPT_STATES` are kept."""
+        """Keep what a recipe remembers over its games, JSON data, as of `steps` of its policies, in
+        place of what was kept of the same steps before. The last `_KEPT_STATES` are kept."""
+        key = (recipe, json.dumps(steps))
         with self.transaction():
-            row = self._db.execute(
-                "INSERT INTO recipe_states (recipe, steps, state) VALUES (?, ?, ?)",
-                (recipe, json.dumps(steps), json.dumps(state)),
+            # Games that brought nothing make no step: any number of states would be of one.
+            self._db.execute(
+                "DELETE FROM recipe_states WHERE id = "
+                "(SELECT id FROM recipe_states WHERE recipe = ? ORDER BY id DESC LIMIT 1) "
+                "AND steps = ?",
+                key,
             )
             self._db.execute(
-                "DELETE FROM recipe_states WHERE recipe = ? AND id <= ?",
-                (recipe, _inserted(row) - _KEPT_STATES),
+                "INSERT INTO recipe_states (recipe, steps, state) VALUES (?, ?, ?)",
+                (*key, json.dumps(state)),
+            )
+            self._db.execute(
+                "DELETE FROM recipe_states WHERE recipe = ?1 AND id <= "
+                "(SELECT id FROM recipe_states WHERE recipe = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                (recipe, _KEPT_STATES),
             )
 
     def recipe_state(

@@ -69,6 +69,12 @@ class Stages:
         steps = {policy: steps[policy] for policy in self._policies()}
         kept = self.buffer.recipe_state(self.recipe, steps)
         if kept is None:  # the run begins: from here on there is one not beyond any checkpoint
+            if any(steps.values()):
+                self.on_event(
+                    "warning",
+                    f"{self.recipe}: of these steps nothing is kept of what its gate knew (it was "
+                    "added since, or checkpoints lie too far apart): it begins anew",
+                )
             self.buffer.keep_recipe_state(self.recipe, steps, self.gate.state())
         else:
             state, by_policy = kept

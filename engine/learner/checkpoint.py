@@ -25,13 +25,15 @@ from torch import Tensor
 from torch.distributed.checkpoint import DefaultLoadPlanner, HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, EngineError
 from engine.learner.trainer import PolicyTrainer
 
 FORMAT = 3
 SHARDS = "trainer"
 """The folder of the ranks' shards within a checkpoint."""
 _NAME = re.compile(r"step-(\d{8})")
+_SKIPPED = ".skipped-"
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def load(path: Path, trainer: PolicyTrainer, *, is_verified: bool = False) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def load(path: Path, trainer: PolicyTrainer, *, is_verified: bool = False) -> di
 
 
 def latest_valid(directory: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose checksums hold, and a warning for each newer one that fails."""
+    """The newest checkpoint whose checksums hold, and a warning for each newer one that fails.
+    Raises EngineError where the disk does not say."""
     warnings: list[str] = []
     for path in reversed(_found(directory)):
         try:
@@ -74,16 +77,28 @@ def latest_valid(directory: Path) -> tuple[Path | None, list[str]]:
     return None, warnings
 
 
+def set_aside(directory: Path, *, newer_than: Path | None) -> None:
+    """Take the checkpoints beyond the one that the run goes on from (None: the base) out of its
+    line: if they could be read once more later, their weights would be others than those that were
+    trained since. `prune` removes them."""
+    for path in _found(directory):
+        if newer_than is None or path.name > newer_than.name:
+            aside = directory / f"{_SKIPPED}{path.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 def prune(directory: Path, keep: int, *, newest: int | None = None) -> None:
-    """Remove all but the last `keep` (at least one) checkpoints up to step `newest`, and
-    unfinished ones. Later steps are of weights that a fallback left behind: corrupt, and no
+    """Remove all but the last `keep` (at least one) checkpoints up to step `newest`, and those that
+    are unfinished or set aside. Later steps are of weights that a fallback left behind: corrupt, and no
     reason to remove a good one."""
     found = _found(directory)
     lineage = [p for p in found if newest is None or p.name <= f"step-{newest:08d}"]
     for path in set(found) - set(lineage[-max(1, keep) :]):
         shutil.rmtree(path)
-    for path in directory.glob(".building-*"):
-        shutil.rmtree(path)
+    for pattern in (".building-*", f"{_SKIPPED}*"):
+        for path in directory.glob(pattern):
+            shutil.rmtree(path)
 
 
 def _read(
@@ -119,8 +134,10 @@ def _verified(path: Path) -> dict[str, Any]:
         # The reader takes every file in this folder.
         shards = {f"{SHARDS}/{found.name}" for found in (path / SHARDS).glob("*")}
         wrong += sorted(shards - files.keys())
-    except OSError as error:
+    except _NOT_THERE as error:
         raise CheckpointError(f"checkpoint {path} is incomplete: {error}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if wrong:
         raise CheckpointError(f"checkpoint {path} is corrupt: wrong checksum of {wrong[0]}")
     return record
@@ -137,8 +154,18 @@ def _record(path: Path) -> dict[str, Any]:
             )
         files, meta = dict(record["files"]), dict(record["meta"])
         return {"step": record["step"], "policy": record["policy"], "files": files, "meta": meta}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is incomplete: {error}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> EngineError:
+    """Of a disk or a network that may answer the next time: no reason to give up what lies there."""
+    return EngineError(
+        f"checkpoint {path} can't be read now ({error}); if that stays so, move it away to go on "
+        "from the one before"
+    )
 
 
 def sha256(path: Path) -> str:

@@ -136,6 +136,7 @@ class LearnerGroup:
             path, warnings = checkpoint.latest_valid(self.spec.checkpoints[policy])
             for warning in warnings:
                 log.warning("%s", warning)
+            checkpoint.set_aside(self.spec.checkpoints[policy], newer_than=path)
             name = path.name if path else ""
         said, _ = self.control.broadcast({"kind": "load", "policy": policy, "name": name}, {})
         return self.spec.checkpoints[policy] / said["name"] if said["name"] else None

@@ -66,7 +66,7 @@ def yaml_of(plan: Plan, command: str, name: str) -> str:
     tree["streams"]["game_deadline_s"] = deadline_s(plan)
     tree["sampler"]["request_timeout_s"] = deadline_s(plan) // 2
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=98)
-    return _comment(plan, command, name) + body
+    return _comment(plan, command) + body
 
 
 def deadline_s(plan: Plan) -> int:
@@ -254,7 +254,7 @@ def _server(plan: Plan, policy: str, rank: int, *, tp: int = 1) -> dict[str, Any
     }
 
 
-def _comment(plan: Plan, command: str, name: str) -> str:
+def _comment(plan: Plan, command: str) -> str:
     case = plan.case
     lines = [
         f"{case.recipe} with {case.model.name} on {case.cluster.text}. Written by",

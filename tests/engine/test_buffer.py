@@ -346,6 +346,24 @@ def test_games_are_read_evenly_up_to_the_newest(buffer: Buffer) -> None:
     assert [row["game"] for row in buffer.games_evenly(1)] == [games[10]]
 
 
+def test_what_a_recipe_remembers_outlives_any_number_of_games_without_a_step(
+    buffer: Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.buffer._KEPT_STATES", 3)
+    for step in (0, 1, 2):
+        for again in range(9):
+            buffer.keep_recipe_state("a", {"solver": step}, [step, again])
+            buffer.keep_recipe_state("b", {"solver": 5}, again)
+    assert buffer.recipe_state("b", {"solver": 5}) == (8, {"solver": 8})
+    assert buffer.recipe_state("a", {"solver": 2}) == ([2, 8], {"solver": [2, 8]})
+    assert buffer.recipe_state("a", {"solver": 0}) == ([0, 8], {"solver": [0, 8]})
+    buffer.keep_recipe_state("a", {"solver": 1}, "once more")
+    assert buffer.recipe_state("a", {"solver": 1}) == ("once more", {"solver": "once more"})
+    for step in (2, 3, 4):
+        buffer.keep_recipe_state("a", {"solver": step}, step)
+    assert buffer.recipe_state("a", {"solver": 1}) is None, "more than are kept"
+
+
 def test_counters_add_up_over_restarts(buffer: Buffer) -> None:
     buffer.add_all({"generated/solver": 5, "wall_s": 0.5})
     buffer.sync()

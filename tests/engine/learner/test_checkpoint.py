@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent, and continues bit for bit."""
 
+import errno
 import json
 import resource
 import shutil
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, EngineError
 from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.checkpoint_writer import CheckpointWriter, Saved
 from engine.learner.config import LearnerConfig
@@ -275,6 +276,35 @@ def test_a_damaged_record_falls_back_too(two_checkpoints: Path, text: str) -> No
     path, warnings = checkpoint.latest_valid(two_checkpoints)
     assert path == two_checkpoints / "step-00000001"
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("call", ["sha256", "read_text"])
+def test_a_disk_that_does_not_answer_costs_no_checkpoint(
+    two_checkpoints: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """By the next attempt it may: what was trained since would then be of another line."""
+
+    def fails(*_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(*((checkpoint, call) if call == "sha256" else (Path, call)), fails)
+    with pytest.raises(EngineError, match="can't be read now") as caught:
+        checkpoint.latest_valid(two_checkpoints)
+    assert not isinstance(caught.value, CheckpointError)
+
+
+def test_a_checkpoint_that_was_passed_over_never_comes_back(two_checkpoints: Path) -> None:
+    file = two_checkpoints / "step-00000002" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    path, _ = checkpoint.latest_valid(two_checkpoints)
+    checkpoint.set_aside(two_checkpoints, newer_than=path)
+    (two_checkpoints / ".skipped-step-00000002" / "model.safetensors").write_bytes(whole)
+    assert checkpoint.latest_valid(two_checkpoints) == (path, [])
+    checkpoint.prune(two_checkpoints, 2)
+    assert [found.name for found in two_checkpoints.iterdir()] == ["step-00000001"]
+    checkpoint.set_aside(two_checkpoints, newer_than=None)
+    assert checkpoint.latest_valid(two_checkpoints) == (None, [])
 
 
 def test_without_any_valid_checkpoint_there_is_none(two_checkpoints: Path, tmp_path: Path) -> None:
