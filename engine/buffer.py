@@ -403,7 +403,8 @@ class Buffer(Records):
             )
             self._db.execute(
                 "DELETE FROM recipe_states WHERE recipe = ?1 AND id <= "
-                "(SELECT id FROM recipe_states WHERE recipe = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                "(SELECT id FROM recipe_states WHERE recipe = ?1 ORDER BY id DESC "
+                "LIMIT 1 OFFSET ?2)",
                 (recipe, _KEPT_STATES),
             )
 

@@ -90,8 +90,8 @@ def set_aside(directory: Path, *, newer_than: Path | None) -> None:
 
 def prune(directory: Path, keep: int, *, newest: int | None = None) -> None:
     """Remove all but the last `keep` (at least one) checkpoints up to step `newest`, and those that
-    are unfinished or set aside. Later steps are of weights that a fallback left behind: corrupt, and no
-    reason to remove a good one."""
+    are unfinished or set aside. Later steps are of weights that a fallback left behind: corrupt,
+    and no reason to remove a good one."""
     found = _found(directory)
     lineage = [p for p in found if newest is None or p.name <= f"step-{newest:08d}"]
     for path in set(found) - set(lineage[-max(1, keep) :]):
@@ -161,7 +161,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: OSError) -> EngineError:
-    """Of a disk or a network that may answer the next time: no reason to give up what lies there."""
+    """Of a disk or a network that may answer the next time: no reason to give up what is there."""
     return EngineError(
         f"checkpoint {path} can't be read now ({error}); if that stays so, move it away to go on "
         "from the one before"
