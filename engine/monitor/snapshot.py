@@ -145,7 +145,7 @@ def _plain(value: Any) -> Any:
 
 def stages(funnel: Mapping[str, int], names: tuple[str, str]) -> Stages:
     """A stream's row of `Buffer.funnel` with the recipe's words for its rollouts in `names`:
-    one that was sampled, and one that passed the gate of its role."""
+    one that was sampled, and one that had the form that its role asks for."""
     sampled, usable = names
     return (
         (sampled, funnel.get("sampled", 0)),
