@@ -33,7 +33,10 @@ class LearnerTimes(Section):
     """Of one learner group, for the batches of one policy."""
 
     step_s: Seconds
-    """A step on n sampled tokens takes step_s + token_s * n."""
+    """A step on n sampled tokens takes step_s + state_s + token_s * n."""
+    state_s: Seconds = 0.0
+    """Of a step, work on the optimiser's state (offloaded moments), of which each rank has its
+    share: divided when a layout is scaled, as token_s is."""
     token_s: Seconds
     publish_s: Seconds = 0.0
     """A publication's own work, beside what it waits for servers."""
@@ -71,6 +74,17 @@ class Play(Section):
     """The same for the hard question."""
 
 
+class MadeFor(Section):
+    """What times were worked out for; of another model or layout they would tell nothing."""
+
+    model: str
+    """The base's name, or its folder: the last part counts."""
+    device: str
+    """A GPU of servers and learners, for messages."""
+    ranks: Mapping[str, Annotated[int, Field(ge=1)]]
+    """{policy: learner ranks whose times these are}."""
+
+
 class ServiceTimes(Section):
     """All that a simulation has to know of machines and models."""
 
@@ -83,6 +97,8 @@ class ServiceTimes(Section):
     """Of a render worker, for one picture."""
     cores: float | None = Field(None, gt=0)
     """Shared by all processes; None: each has what it needs. GPUs are shared as the layout says."""
+    made_for: MadeFor | None = None
+    """None: for whatever is simulated, which nothing checks."""
 
 
 def read_service_times(path: Path) -> ServiceTimes:
