@@ -102,7 +102,7 @@ class SimulatedLearner:
     async def _train(self, batch: Message) -> None:
         policy, times = batch["policy"], self.times[batch["policy"]]
         tokens = num_tokens(batch)
-        await self.process.work(times.step_s + times.token_s * tokens)
+        await self.process.work(times.step_s + times.state_s + times.token_s * tokens)
         self._steps[policy] += 1
         self.trained[policy] += tokens
         self._tell(

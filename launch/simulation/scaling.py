@@ -7,7 +7,7 @@ from engine.config import LayoutConfig
 from engine.errors import ConfigError
 from engine.layout import gpu_of, world_size
 from launch.config import RootConfig
-from launch.simulation.service_times import LearnerTimes, ServiceTimes
+from launch.simulation.service_times import LearnerTimes, MadeFor, ServiceTimes
 
 SCHEDULES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
@@ -41,17 +41,21 @@ def scaled(
 ) -> tuple[RootConfig, ServiceTimes]:
     """As many copies of the servers, render workers and learner ranks as take so many GPUs.
 
-    Learners take that much less time for a token; what a step and a publication take beside that
-    stays. So does what a copy of the weights takes: each copy of the layout has its own ranks of
-    the learners, and they send to the servers on their node. `games_too`: a step takes that many
-    more games, else as many as before.
+    Learners take that much less time for a token and for the optimiser's state; what a step and a
+    publication take beside that stays. So does what a copy of the weights takes: each copy of the
+    layout has its own ranks of the learners, and they send to the servers on their node.
+    `games_too`: a step takes that many more games, else as many as before.
 
     Raises ConfigError where the layout is no whole part of `gpus`.
     """
     own = num_gpus(config.layout)
     factor, rest = divmod(gpus, own)
     if rest or factor < 1:
-        raise ConfigError(f"--gpus {gpus}: the layout has {own}; want {own}, {2 * own}, ...")
+        raise ConfigError(
+            f"--gpus {gpus}: the layout has {own}; want {own}, {2 * own}, ..., or a configuration "
+            f"and times that are planned for {gpus}: launch/plan.py MODEL --gpus {gpus} --write "
+            "CONFIG --times FILE"
+        )
     streams = config.streams
     if games_too:
         games = {name: number * factor for name, number in streams.games_of.items()}
@@ -63,8 +67,11 @@ def scaled(
         "streams": streams,
         "render": config.render.model_copy(update={"workers": workers}),
     }
-    learners = {name: _faster(one, factor) for name, one in times.learners.items()}
-    return config.model_copy(update=update), times.model_copy(update={"learners": learners})
+    costs = {
+        "learners": {name: _faster(one, factor) for name, one in times.learners.items()},
+        "made_for": None if times.made_for is None else _more(times.made_for, factor),
+    }
+    return config.model_copy(update=update), times.model_copy(update=costs)
 
 
 def _layout(layout: LayoutConfig, factor: int) -> LayoutConfig:
@@ -99,4 +106,11 @@ def _gpu_of(layout: LayoutConfig, copies: Sequence[int]) -> dict[int, int]:
 
 
 def _faster(times: LearnerTimes, factor: int) -> LearnerTimes:
-    return times.model_copy(update={"token_s": times.token_s / factor})
+    """Each rank has that much less of the tokens, and of the optimiser's state."""
+    update = {"token_s": times.token_s / factor, "state_s": times.state_s / factor}
+    return times.model_copy(update=update)
+
+
+def _more(made_for: MadeFor, factor: int) -> MadeFor:
+    ranks = {policy: number * factor for policy, number in made_for.ranks.items()}
+    return made_for.model_copy(update={"ranks": ranks})

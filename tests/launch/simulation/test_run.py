@@ -14,6 +14,7 @@ from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
 from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
 from launch.simulation.service_times import ServiceTimes
+from launch.simulation.world import check
 
 CONFIGS = Path(__file__).resolve().parents[3] / "launch" / "configs"
 SMALL = (
@@ -231,17 +232,47 @@ def test_1024_gpus_are_simulated_in_bounded_time() -> None:
 
 def test_scaling_multiplies_what_there_is() -> None:
     base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
-    solver = {"step_s": 2.0, "token_s": 0.4, "copy_s": 0.2}
-    costs = times(server={}, learners={"solver": solver})
+    solver = {"step_s": 2.0, "state_s": 1.0, "token_s": 0.4, "copy_s": 0.2}
+    ranks = dict.fromkeys(("proposer", "coder", "solver"), 4)
+    made_for = {"model": "Qwen3-VL-8B-Instruct", "device": "H100", "ranks": ranks}
+    costs = times(server={}, learners={"solver": solver}, made_for=made_for)
+    check(base, costs)
     large, faster = scaled(base, costs, 32, games_too=True)
     assert len(large.layout.learners[0].ranks) == 16
-    ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
-    assert sorted(ranks) == list(range(32))
+    check(large, faster)
+    all_ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
+    assert sorted(all_ranks) == list(range(32))
     assert large.streams.games_per_step == 4 * base.streams.games_per_step
     assert (faster.learners["solver"].step_s, faster.learners["solver"].token_s) == (2.0, 0.1)
-    assert faster.learners["solver"].copy_s == 0.2
+    assert (faster.learners["solver"].state_s, faster.learners["solver"].copy_s) == (0.25, 0.2)
     with pytest.raises(ConfigError, match="--gpus 12: the layout has 8"):
         scaled(base, costs, 12)
+    with pytest.raises(ConfigError, match=r"planned for 2: launch/plan\.py MODEL --gpus 2"):
+        scaled(base, costs, 2)
+
+
+def test_times_of_another_model_or_layout_are_refused() -> None:
+    base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
+    ranks = {"proposer": 4, "coder": 4, "solver": 4}
+
+    def made_for(model: str = "Qwen/qwen3-vl-8b-instruct", **other: int) -> ServiceTimes:
+        told = {"model": model, "device": "H100", "ranks": ranks | other}
+        return times(server={}, made_for=told)
+
+    check(base, made_for())
+    check(base, times(server={}))
+    with pytest.raises(ConfigError, match=r"made_for\.model: .*/Qwen3-VL-2B on H100, and model"):
+        check(base, made_for("models/Qwen3-VL-2B"))
+    with pytest.raises(ConfigError, match=r"made_for\.ranks: .* coder's .* 2 ranks .* gives it 4"):
+        check(base, made_for(coder=2))
+    without = made_for()
+    assert without.made_for is not None
+    less = without.made_for.model_copy(update={"ranks": {"proposer": 4, "coder": 4}})
+    with pytest.raises(ConfigError, match=r"made_for\.ranks: .* solver's .* of no ranks"):
+        check(base, without.model_copy(update={"made_for": less}))
+    large, _ = scaled(base, times(server={}), 16)
+    with pytest.raises(ConfigError, match=r"proposer's .* 4 ranks on H100, .* gives it 8"):
+        check(large, made_for())
 
 
 def test_shared_gpus_count_once_and_each_copy_shares_its_own() -> None:
