@@ -39,10 +39,12 @@ class LearnerTimes(Section):
     share: divided when a layout is scaled, as token_s is."""
     token_s: Seconds
     publish_s: Seconds = 0.0
-    """A publication's own work, beside what it waits for servers."""
+    """A publication's own work, beside what it waits for servers; with `weights.overlap` that of
+    the copy, for which training waits."""
     copy_s: Seconds = 0.0
     """Of a publication, for each copy that a rank sends: the ranks share the policy's servers, each
-    of which gets a copy of its own, and all are paused until the last has it."""
+    of which gets a copy of its own, and all are paused until the last has it. With
+    `weights.via: disk` there is one, a folder that all read at once."""
     answers: Seconds = 0.0
     """Answers of a server that a publication waits for, one after the other. A server answers
     between two decode steps."""

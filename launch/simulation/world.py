@@ -115,6 +115,8 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
             policies=group.policies,
             times=times.learners,
             senders=1 if config.weights.overlap else len(group.ranks),
+            via_disk=config.weights.via == "disk",
+            overlap=config.weights.overlap,
             process=Process(*needs(group.ranks)),
             wire=wire,
             servers=servers,
@@ -162,6 +164,10 @@ def check(config: RootConfig, times: ServiceTimes) -> None:
         raise ConfigError("layout.routers: SGLang's router can't be simulated; leave it out")
     if config.layout.branches:
         raise ConfigError("layout.branches: branches can't be simulated; leave them out")
+    if config.weights.pause != "retract":
+        raise ConfigError(
+            f"weights.pause: {config.weights.pause!r} can't be simulated; set it to retract"
+        )
     if missing := set(policies_of(config)) - times.learners.keys():
         raise ConfigError(f"learners: no service times of {', '.join(sorted(missing))}")
     if missing := {"proposer", "coder", "solver"} - times.play.tokens.keys():

@@ -10,9 +10,11 @@ from engine.conservation import violations
 from engine.errors import ConfigError
 from engine.layout import shared_gpus
 from launch.config import RootConfig, load_root
+from launch.simulation.learner import SimulatedLearner
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
 from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
+from launch.simulation.server import Server
 from launch.simulation.service_times import ServiceTimes
 from launch.simulation.world import check
 
@@ -30,6 +32,13 @@ REQUESTS = 2 + 4 + 4 * 10
 POLICIES = "[proposer, coder, solver]"
 TOKENS = 2 * 100 + 4 * 200 + 4 * 10 * 50
 """Of a game in which all is parsed and rendered."""
+
+
+ONE_EACH = [
+    f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
+    for rank, policy in enumerate(("proposer", "proposer", "proposer", "coder", "solver"), 1)
+]
+"""Servers of one policy each, which can move."""
 
 
 def config(*overrides: str) -> RootConfig:
@@ -81,13 +90,14 @@ def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
 
 def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_last() -> None:
     costs = times(server={"step_s": 0.02}, learners={"solver": {"step_s": 3.0, "copy_s": 0.5}})
-    for number, ranks, copies, overlap in (
-        (1, 1, 1, False),
-        (2, 1, 2, False),
-        (4, 1, 4, False),
-        (4, 2, 2, False),
-        (4, 3, 2, False),
-        (4, 2, 4, True),  # rank 0 sends them all
+    for number, ranks, copies, weights in (
+        (1, 1, 1, "overlap=false"),
+        (2, 1, 2, "overlap=false"),
+        (4, 1, 4, "overlap=false"),
+        (4, 2, 2, "overlap=false"),
+        (4, 3, 2, "overlap=false"),
+        (4, 2, 4, "overlap=true"),  # rank 0 sends them all
+        (4, 2, 1, "via=disk"),  # all read one folder at once
     ):
         hosts = ", ".join(
             f"{{rank: {rank}, policies: {POLICIES}}}" for rank in range(ranks, ranks + number)
@@ -96,13 +106,74 @@ def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_la
             "streams.max_age=0", "streams.games_per_step=1", "run.steps=60",
             f"layout.servers=[{hosts}]",
             f"layout.learners=[{{ranks: {list(range(ranks))}, policies: {POLICIES}}}]",
-            f"weights.overlap={str(overlap).lower()}",
+            f"weights.{weights}",
         )  # fmt: skip
         outcome = simulate(one, costs, warm_up=5)
         step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * copies
         assert 3600 / outcome.games_per_h == pytest.approx(step_s, rel=0.02)
         # Of three policies, two publish in no time.
         assert outcome.publish_s == pytest.approx(0.5 * copies / 3, rel=0.02)
+
+
+def test_with_overlap_a_learner_trains_while_its_weights_are_sent() -> None:
+    """It is limited by the learner: 3 s of a step, .5 s of a copy, and 1 s in which the server gets
+    it; two policies train and publish in no time, in turns with the solver: no batch ahead, whose
+    publication would have to wait for that of the one before."""
+    solver = {"step_s": 2.0, "state_s": 1.0, "publish_s": 0.5, "copy_s": 1.0}
+    costs = times(server={"row_s": 0.0001}, learners={"solver": solver})
+    for overlap, cycle_s in (("false", 4.5), ("true", 3.5)):
+        one = config("run.steps=60", "learner.prefetch=0", f"weights.overlap={overlap}")
+        outcome = simulate(one, costs)
+        assert 3600 / outcome.steps_per_h == pytest.approx(cycle_s, rel=0.03)
+        assert outcome.busy_of("learner") == pytest.approx(3.5 / cycle_s, rel=0.03)
+        assert outcome.publish_s == pytest.approx((1.0 if overlap == "true" else 1.5) / 3, rel=0.03)
+        assert violations(outcome.counts) == []
+
+
+def test_the_next_publication_waits_for_the_one_before() -> None:
+    """What is sent takes longer than a step: no copy is overwritten while it is read."""
+    solver = {"step_s": 1.0, "publish_s": 0.5, "copy_s": 4.0}
+    costs = times(server={"row_s": 0.0001}, learners={"solver": solver})
+    one = config("run.steps=60", "learner.prefetch=0", "weights.overlap=true")
+    assert 3600 / simulate(one, costs).steps_per_h == pytest.approx(0.5 + 4.0, rel=0.05)
+
+
+@pytest.mark.parametrize("overlap", ["false", "true"])
+def test_versions_at_servers_only_grow(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[tuple[int, str], list[int]] = {}
+    resume = Server.resume
+
+    def noted(self: Server, policy: str, version: int) -> None:
+        got.setdefault((id(self), policy), []).append(version)
+        resume(self, policy, version)
+
+    monkeypatch.setattr(Server, "resume", noted)
+    costs = times(
+        server={"row_s": 0.0005, "update_s": 0.2},
+        learners={"coder": {"step_s": 0.5, "copy_s": 1.0}, "solver": {"step_s": 1.0, "copy_s": 3}},
+    )
+    simulate(config("run.steps=40", "streams.max_age=2", f"weights.overlap={overlap}"), costs)
+    assert len(got) == 3
+    for versions in got.values():
+        assert versions == sorted(set(versions)), "each once, and none after a newer one"
+        assert len(versions) == 1 + 40, "of every step"
+    got.clear()
+    layout = f"layout.servers=[{', '.join(ONE_EACH)}]"
+    moves = ("elastic.enabled=true", "elastic.patience_s=2", "elastic.cooldown_s=0")
+    simulate(config("run.steps=40", layout, *moves, f"weights.overlap={overlap}"), costs)
+    assert len(got) > len(ONE_EACH), "servers moved"
+    assert all(versions == sorted(versions) for versions in got.values())
+
+
+def test_what_goes_wrong_beside_training_ends_the_simulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(self: SimulatedLearner, name: str, *_: object) -> None:
+        raise OSError(f"no way to {name}")
+
+    monkeypatch.setattr(SimulatedLearner, "_send", fails)
+    with pytest.raises(OSError, match="no way to"):
+        simulate(config("weights.overlap=true"), times(server={"row_s": 0.0001}))
 
 
 def test_a_saturated_server_limits_the_games() -> None:
@@ -206,11 +277,7 @@ def test_more_servers_are_never_slower() -> None:
 
 
 def test_elastic_servers_go_where_the_work_is() -> None:
-    hosts = [
-        f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
-        for rank, policy in enumerate(("proposer", "proposer", "proposer", "coder", "solver"), 1)
-    ]
-    layout = f"layout.servers=[{', '.join(hosts)}]"
+    layout = f"layout.servers=[{', '.join(ONE_EACH)}]"
     costs = times(server={"row_s": 0.001, "update_s": 0.5})
     fixed = simulate(config("run.steps=60", layout), costs)
     elastic = ("elastic.enabled=true", "elastic.patience_s=2", "elastic.cooldown_s=4")
@@ -308,6 +375,8 @@ def test_what_cannot_be_simulated_is_named() -> None:
     costs = times(server={"row_s": 0.001}, learners={"proposer": {"step_s": 3.0}})
     with pytest.raises(ConfigError, match="only mm_zero"):
         simulate(load_root(CONFIGS / "vision_zero.yaml"), costs)
+    with pytest.raises(ConfigError, match=r"weights\.pause: 'abort' .* set it to retract"):
+        simulate(config("weights.pause=abort"), costs)
     without = costs.model_copy(update={"learners": {}})
     with pytest.raises(ConfigError, match="no service times of coder, proposer, solver"):
         simulate(config(), without)
