@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from engine.conservation import violations
+from engine.elastic import Elastic
 from engine.errors import ConfigError
 from engine.layout import shared_gpus
 from launch.config import RootConfig, load_root
 from launch.simulation.learner import SimulatedLearner
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
-from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled, why_fixed
 from launch.simulation.server import Server
 from launch.simulation.service_times import ServiceTimes
 from launch.simulation.world import check
@@ -365,6 +366,7 @@ def test_schedules_change_the_window_only() -> None:
     assert {name: scheduled(phases, name) for name in SCHEDULES} == {
         name: scheduled(base, name) for name in SCHEDULES
     }, "of a configuration of phases, too, each schedule is what it is called"
+    assert all(scheduled(base, name).elastic == base.elastic for name in SCHEDULES)
     assert scheduled(base, "one-step-off").streams.max_age == 1
     assert scheduled(base, "synchronous").streams.max_age == 0
     with pytest.raises(ConfigError, match="schedule 'lazy'"):
@@ -408,3 +410,52 @@ def test_phases_play_the_game_for_each_role_anew() -> None:
     ratio = phases.generated_per_trained / shared.generated_per_trained
     assert ratio == pytest.approx(in_phases / TOKENS, rel=0.1)
     assert phases.steps_per_h < shared.steps_per_h / 1.5
+
+
+def test_servers_follow_the_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 9, three of each policy, one stays with each, and the others go where a phase has its
+    work. Where that is more than the places there, it takes less time than with servers that stay.
+    """
+    policies = ("proposer", "coder", "solver") * 3
+    hosts = [
+        f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
+        for rank, policy in enumerate(policies, 1)
+    ]
+    base = config(
+        f"layout.servers=[{', '.join(hosts)}]", "streams.phase_steps=2", "run.steps=6",
+        "streams.games_per_step=24", "streams.game_deadline_s=36000",
+        "sampler.request_timeout_s=36000", "sampler.max_concurrency=8",
+    )  # fmt: skip
+    # Each place has its own speed: a batch takes no longer than one request.
+    costs = times(server={"step_s": 0.1, "update_s": 0.3}, learners={"solver": {"step_s": 2.0}})
+    phases = scheduled(base, "sequential")
+    assert phases.elastic.enabled
+    fixed = simulate(phases.model_copy(update={"elastic": base.elastic}), costs)
+    seen: list[dict[str, int]] = []
+    observe = Elastic.observe
+
+    def noted(self: Elastic, now_s: float, demand: Any, servers: Any) -> Any:
+        seen.append({policy: len(urls) for policy, urls in servers.items()})
+        return observe(self, now_s, demand, servers)
+
+    monkeypatch.setattr(Elastic, "observe", noted)
+    moved = simulate(phases, costs)
+    begun = [numbers for numbers in seen if sum(numbers.values()) == len(hosts)]
+    assert all(min(numbers.values()) >= 1 for numbers in begun)
+    assert max(numbers["solver"] for numbers in begun) == 7
+    assert moved.steps_per_h > 1.3 * fixed.steps_per_h
+    assert violations(moved.counts) == []
+
+
+def test_where_servers_cannot_follow_phases_it_is_said() -> None:
+    for name, reason in (
+        ("quickstart", "they have several policies each, whichever is asked"),
+        ("mm_zero_qwen3_vl_2b_1x80gb", "each policy has one server, which it keeps"),
+        ("mm_zero_8gpu", None),
+        ("mm_zero_qwen3_vl_8b_8x80gb", None),
+    ):
+        one = load_root(CONFIGS / f"{name}.yaml")
+        assert why_fixed(one) == reason
+        assert scheduled(one, "sequential").elastic.enabled is (reason is None)
+    one, _ = scaled(load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml"), times(server={}), 2)
+    assert why_fixed(one) is None, "then each policy has two"
