@@ -21,9 +21,9 @@ GroupState = tuple[str, str, str | None]
 def on_submit(group: Group) -> dict[str, int]:
     """What a submitted group adds to the durable counters.
 
-    Of its rollouts, `extra["usable"]` had the form that their role asks for (the recipe's word; without
-    it all did). It is kept where neither a filter of the recipe nor zero variance took it; that
-    the engine has no use for it, as when its policy has finished, takes nothing back.
+    Of its rollouts, `extra["usable"]` had the form that their role asks for (the recipe's word;
+    without it all did). It is kept where neither a filter of the recipe nor zero variance took
+    it; that the engine has no use for it, as when its policy has finished, takes nothing back.
     """
     num_rollouts = len(group.rollouts)
     return {

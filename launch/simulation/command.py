@@ -14,7 +14,7 @@ from launch.simulation.calibration import learned
 from launch.simulation.figure import figure
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import check_length, simulate
-from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled, why_fixed
 from launch.simulation.service_times import (
     ServiceTimes,
     read_service_times,
@@ -55,16 +55,21 @@ def _run(args: argparse.Namespace) -> int:
     times = _times(args)
     if args.save_times:
         write_service_times(times, args.save_times)
-    wanted = {
-        (gpus, name): scaled(scheduled(config, name), times, gpus, games_too=args.scale_games)
+    layouts = {
+        gpus: scaled(config, times, gpus, games_too=args.scale_games)
         for gpus in args.gpus or [num_gpus(config.layout)]
+    }
+    wanted = {
+        (gpus, name): (scheduled(own, name), costs)
+        for gpus, (own, costs) in layouts.items()
         for name in schedules
     }
     results: dict[tuple[int, str], Outcome] = {}
     for (gpus, name), (own, costs) in wanted.items():
         began_s = time.perf_counter()
         results[gpus, name] = _simulated(own, costs, args)
-        print(f"{gpus} {name}: {time.perf_counter() - began_s:.1f} s", flush=True)
+        seconds = time.perf_counter() - began_s
+        print(f"{gpus} {name}: {seconds:.1f} s{_servers_of(own, name)}", flush=True)
     print(table(results))
     if not args.gpus:
         for (_, name), outcome in results.items():
@@ -72,6 +77,12 @@ def _run(args: argparse.Namespace) -> int:
     if args.chart:
         args.chart.write_text(figure(results))
     return 0
+
+
+def _servers_of(config: RootConfig, name: str) -> str:
+    """What is to be said of a schedule whose servers should follow the demand, and can't."""
+    reason = why_fixed(config) if "elastic" in SCHEDULES[name] else None
+    return "" if reason is None else f"; servers stay as they are: {reason}"
 
 
 def _schedules(config: RootConfig, wanted: Sequence[str] | None) -> Sequence[str]:

@@ -138,7 +138,10 @@ def _steady(
         if missing := [name for name in COUNTERS if name not in row]:
             raise ConfigError(
                 f"{run}: {row['url']} does not tell {missing[0]}; want a run on embedded servers "
-                "(layout.servers.N.kind), which SGLang's are not, or --times FILE"
+                "(layout.servers.N.kind). SGLang's do not tell what decode steps and prompts take, "
+                "and how long each request took, which the run has, is with its queue and whoever "
+                "shared its batch. Or give --times FILE, such as one that launch/plan.py works out "
+                "from data sheets (plan.py --times FILE)"
             )
     return costs[0], costs[-1]
 

@@ -49,6 +49,8 @@ class Server:
         """Requests that decode, by policy."""
         self._batch: list[tuple[float, int, Request]] = []
         """A heap, by their ends; who left it early is still here, with `left` > 0."""
+        self._coming: dict[Request, None] = {}
+        """Those whose prompt is still to be computed, in the order in which they came."""
         self._paused: dict[str, list[Request]] = {}
         self._kept: set[tuple[str, object]] = set()
         """Prompts, until the next update."""
@@ -110,10 +112,13 @@ class Server:
             self._join(request, policy, is_new=False)
 
     def interrupt(self, policy: str) -> None:
-        """End a policy's requests as they are: they go on elsewhere."""
+        """End a policy's requests as they are, also those that wait: they go on elsewhere."""
         self._advance()
-        for request in self._take_out(policy):
+        waiting = [request for request in self._coming if request.policy == policy]
+        for request in (*self._take_out(policy), *waiting, *self._paused.get(policy, ())):
             _end(request.done)
+        if policy in self._paused:
+            self._paused[policy] = []
         self._proceed()
 
     # who is in the batch
@@ -126,9 +131,11 @@ class Server:
         if not is_new or (policy, request.prefix) not in self._kept:
             self._kept.add((policy, request.prefix))
             cost_s += self.times.prompt_s
+        self._coming[request] = None
         self._do(cost_s, lambda: self._enter(request, policy))
 
     def _enter(self, request: Request, policy: str) -> None:
+        del self._coming[request]
         if request.done.done():
             return
         if policy in self._paused:

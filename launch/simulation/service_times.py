@@ -33,16 +33,18 @@ class LearnerTimes(Section):
     """Of one learner group, for the batches of one policy."""
 
     step_s: Seconds
-    """A step on n sampled tokens takes step_s + token_s * n."""
-    token_s: Seconds
+    """A step on n sampled tokens takes step_s + state_s + token_s * n."""
     state_s: Seconds = 0.0
-    """A step's work on the optimiser's state (offloaded moments), which ranks share: divided when a
-    layout is scaled."""
+    """Of a step, work on the optimiser's state (offloaded moments), of which each rank has its
+    share: divided when a layout is scaled, as token_s is."""
+    token_s: Seconds
     publish_s: Seconds = 0.0
-    """A publication's own work, beside what it waits for servers."""
+    """A publication's own work, beside what it waits for servers; with `weights.overlap` that of
+    the copy, for which training waits."""
     copy_s: Seconds = 0.0
     """Of a publication, for each copy that a rank sends: the ranks share the policy's servers, each
-    of which gets a copy of its own, and all are paused until the last has it."""
+    of which gets a copy of its own, and all are paused until the last has it. With
+    `weights.via: disk` there is one, a folder that all read at once."""
     answers: Seconds = 0.0
     """Answers of a server that a publication waits for, one after the other. A server answers
     between two decode steps."""
@@ -75,11 +77,13 @@ class Play(Section):
 
 
 class MadeFor(Section):
-    """What service times were worked out for."""
+    """What times were worked out for; of another model or layout they would tell nothing."""
 
     model: str
+    """The base's name, or its folder: the last part counts."""
     device: str
-    ranks: Mapping[str, int]
+    """A GPU of servers and learners, for messages."""
+    ranks: Mapping[str, Annotated[int, Field(ge=1)]]
     """{policy: learner ranks whose times these are}."""
 
 
@@ -96,7 +100,7 @@ class ServiceTimes(Section):
     cores: float | None = Field(None, gt=0)
     """Shared by all processes; None: each has what it needs. GPUs are shared as the layout says."""
     made_for: MadeFor | None = None
-    """None: nobody says."""
+    """None: for whatever is simulated, which nothing checks."""
 
 
 def read_service_times(path: Path) -> ServiceTimes:

@@ -46,7 +46,7 @@ from launch.simulation.learner import SimulatedLearner
 from launch.simulation.players import InProcessGrader, SimulatedRenderer, SimulatedSampler
 from launch.simulation.script import Script
 from launch.simulation.server import Server
-from launch.simulation.service_times import ServiceTimes
+from launch.simulation.service_times import MadeFor, ServiceTimes
 from launch.simulation.wire import Wire
 from launch.tables import players_of
 from roles.table import Note, Submit, Table
@@ -115,6 +115,8 @@ def build(config: RootConfig, times: ServiceTimes, buffer: Buffer, seed: int) ->
             policies=group.policies,
             times=times.learners,
             senders=1 if config.weights.overlap else len(group.ranks),
+            via_disk=config.weights.via == "disk",
+            overlap=config.weights.overlap,
             process=Process(*needs(group.ranks)),
             wire=wire,
             servers=servers,
@@ -155,17 +157,44 @@ def _needs(layout: LayoutConfig, cores: Cores) -> Callable[[Iterable[int]], list
 
 
 def check(config: RootConfig, times: ServiceTimes) -> None:
-    """Raise ConfigError for what there is no simulation of."""
+    """Raise ConfigError for what there is no simulation of, and for times of something else."""
     if list(settings_of(config)) != ["mm_zero"]:
         raise ConfigError("recipe: only mm_zero can be simulated")
     if config.layout.routers:
         raise ConfigError("layout.routers: SGLang's router can't be simulated; leave it out")
     if config.layout.branches:
         raise ConfigError("layout.branches: branches can't be simulated; leave them out")
+    if config.weights.pause != "retract":
+        raise ConfigError(
+            f"weights.pause: {config.weights.pause!r} can't be simulated; set it to retract"
+        )
     if missing := set(policies_of(config)) - times.learners.keys():
         raise ConfigError(f"learners: no service times of {', '.join(sorted(missing))}")
     if missing := {"proposer", "coder", "solver"} - times.play.tokens.keys():
         raise ConfigError(f"play.tokens: no lengths of {', '.join(sorted(missing))}")
+    if times.made_for is not None:
+        _check_made_for(config, times.made_for)
+
+
+def _check_made_for(config: RootConfig, made_for: MadeFor) -> None:
+    """Refuse times of another model, or of learners of another size."""
+    base = config.model.base.name
+    if base and base.lower() != made_for.model.rstrip("/").rpartition("/")[2].lower():
+        raise ConfigError(
+            f"made_for.model: the times are those of {made_for.model} on {made_for.device}, and "
+            f"model.base is {base}; have launch/plan.py write {base}'s (--times), or leave "
+            "made_for out where they hold for it, too"
+        )
+    for group in config.layout.learners:
+        for policy in group.policies:
+            own, known = len(group.ranks), made_for.ranks.get(policy)
+            if own != known:
+                raise ConfigError(
+                    f"made_for.ranks: the times of {policy}'s learner are those of "
+                    f"{'no' if known is None else known} ranks on {made_for.device}, and "
+                    f"layout.learners gives it {own}; have launch/plan.py write the configuration "
+                    "and its times together (--write, --times)"
+                )
 
 
 @asynccontextmanager

@@ -250,6 +250,7 @@ def without_requests(record: dict[str, Any]) -> dict[str, Any]:
     "change, problem",
     [
         (as_sglang, "does not tell process_cpu_seconds_total; want a run on embedded servers"),
+        (as_sglang, r"SGLang's do not tell what decode steps and prompts take.*plan\.py --times"),
         (with_two_solvers, "want one server of each policy"),
         (
             with_another_url,

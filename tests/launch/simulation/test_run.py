@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from engine.conservation import violations
+from engine.elastic import Elastic
 from engine.errors import ConfigError
 from engine.layout import shared_gpus
 from launch.config import RootConfig, load_root
+from launch.simulation.learner import SimulatedLearner
 from launch.simulation.outcome import Outcome
 from launch.simulation.run import simulate
-from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled
+from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled, why_fixed
+from launch.simulation.server import Server
 from launch.simulation.service_times import ServiceTimes
+from launch.simulation.world import check
 
 CONFIGS = Path(__file__).resolve().parents[3] / "launch" / "configs"
 SMALL = (
@@ -29,6 +33,13 @@ REQUESTS = 2 + 4 + 4 * 10
 POLICIES = "[proposer, coder, solver]"
 TOKENS = 2 * 100 + 4 * 200 + 4 * 10 * 50
 """Of a game in which all is parsed and rendered."""
+
+
+ONE_EACH = [
+    f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
+    for rank, policy in enumerate(("proposer", "proposer", "proposer", "coder", "solver"), 1)
+]
+"""Servers of one policy each, which can move."""
 
 
 def config(*overrides: str) -> RootConfig:
@@ -80,13 +91,14 @@ def test_a_synchronous_step_is_the_sum_of_its_stages() -> None:
 
 def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_last() -> None:
     costs = times(server={"step_s": 0.02}, learners={"solver": {"step_s": 3.0, "copy_s": 0.5}})
-    for number, ranks, copies, overlap in (
-        (1, 1, 1, False),
-        (2, 1, 2, False),
-        (4, 1, 4, False),
-        (4, 2, 2, False),
-        (4, 3, 2, False),
-        (4, 2, 4, True),  # rank 0 sends them all
+    for number, ranks, copies, weights in (
+        (1, 1, 1, "overlap=false"),
+        (2, 1, 2, "overlap=false"),
+        (4, 1, 4, "overlap=false"),
+        (4, 2, 2, "overlap=false"),
+        (4, 3, 2, "overlap=false"),
+        (4, 2, 4, "overlap=true"),  # rank 0 sends them all
+        (4, 2, 1, "via=disk"),  # all read one folder at once
     ):
         hosts = ", ".join(
             f"{{rank: {rank}, policies: {POLICIES}}}" for rank in range(ranks, ranks + number)
@@ -95,13 +107,74 @@ def test_ranks_share_the_copies_of_a_publication_and_all_servers_wait_for_the_la
             "streams.max_age=0", "streams.games_per_step=1", "run.steps=60",
             f"layout.servers=[{hosts}]",
             f"layout.learners=[{{ranks: {list(range(ranks))}, policies: {POLICIES}}}]",
-            f"weights.overlap={str(overlap).lower()}",
+            f"weights.{weights}",
         )  # fmt: skip
         outcome = simulate(one, costs, warm_up=5)
         step_s = (100 + 200 + 50) * 0.02 + 3.0 + 0.5 * copies
         assert 3600 / outcome.games_per_h == pytest.approx(step_s, rel=0.02)
         # Of three policies, two publish in no time.
         assert outcome.publish_s == pytest.approx(0.5 * copies / 3, rel=0.02)
+
+
+def test_with_overlap_a_learner_trains_while_its_weights_are_sent() -> None:
+    """It is limited by the learner: 3 s of a step, .5 s of a copy, and 1 s in which the server gets
+    it; two policies train and publish in no time, in turns with the solver: no batch ahead, whose
+    publication would have to wait for that of the one before."""
+    solver = {"step_s": 2.0, "state_s": 1.0, "publish_s": 0.5, "copy_s": 1.0}
+    costs = times(server={"row_s": 0.0001}, learners={"solver": solver})
+    for overlap, cycle_s in (("false", 4.5), ("true", 3.5)):
+        one = config("run.steps=60", "learner.prefetch=0", f"weights.overlap={overlap}")
+        outcome = simulate(one, costs)
+        assert 3600 / outcome.steps_per_h == pytest.approx(cycle_s, rel=0.03)
+        assert outcome.busy_of("learner") == pytest.approx(3.5 / cycle_s, rel=0.03)
+        assert outcome.publish_s == pytest.approx((1.0 if overlap == "true" else 1.5) / 3, rel=0.03)
+        assert violations(outcome.counts) == []
+
+
+def test_the_next_publication_waits_for_the_one_before() -> None:
+    """What is sent takes longer than a step: no copy is overwritten while it is read."""
+    solver = {"step_s": 1.0, "publish_s": 0.5, "copy_s": 4.0}
+    costs = times(server={"row_s": 0.0001}, learners={"solver": solver})
+    one = config("run.steps=60", "learner.prefetch=0", "weights.overlap=true")
+    assert 3600 / simulate(one, costs).steps_per_h == pytest.approx(0.5 + 4.0, rel=0.05)
+
+
+@pytest.mark.parametrize("overlap", ["false", "true"])
+def test_versions_at_servers_only_grow(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[tuple[int, str], list[int]] = {}
+    resume = Server.resume
+
+    def noted(self: Server, policy: str, version: int) -> None:
+        got.setdefault((id(self), policy), []).append(version)
+        resume(self, policy, version)
+
+    monkeypatch.setattr(Server, "resume", noted)
+    costs = times(
+        server={"row_s": 0.0005, "update_s": 0.2},
+        learners={"coder": {"step_s": 0.5, "copy_s": 1.0}, "solver": {"step_s": 1.0, "copy_s": 3}},
+    )
+    simulate(config("run.steps=40", "streams.max_age=2", f"weights.overlap={overlap}"), costs)
+    assert len(got) == 3
+    for versions in got.values():
+        assert versions == sorted(set(versions)), "each once, and none after a newer one"
+        assert len(versions) == 1 + 40, "of every step"
+    got.clear()
+    layout = f"layout.servers=[{', '.join(ONE_EACH)}]"
+    moves = ("elastic.enabled=true", "elastic.patience_s=2", "elastic.cooldown_s=0")
+    simulate(config("run.steps=40", layout, *moves, f"weights.overlap={overlap}"), costs)
+    assert len(got) > len(ONE_EACH), "servers moved"
+    assert all(versions == sorted(versions) for versions in got.values())
+
+
+def test_what_goes_wrong_beside_training_ends_the_simulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(self: SimulatedLearner, name: str, *_: object) -> None:
+        raise OSError(f"no way to {name}")
+
+    monkeypatch.setattr(SimulatedLearner, "_send", fails)
+    with pytest.raises(OSError, match="no way to"):
+        simulate(config("weights.overlap=true"), times(server={"row_s": 0.0001}))
 
 
 def test_a_saturated_server_limits_the_games() -> None:
@@ -205,11 +278,7 @@ def test_more_servers_are_never_slower() -> None:
 
 
 def test_elastic_servers_go_where_the_work_is() -> None:
-    hosts = [
-        f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
-        for rank, policy in enumerate(("proposer", "proposer", "proposer", "coder", "solver"), 1)
-    ]
-    layout = f"layout.servers=[{', '.join(hosts)}]"
+    layout = f"layout.servers=[{', '.join(ONE_EACH)}]"
     costs = times(server={"row_s": 0.001, "update_s": 0.5})
     fixed = simulate(config("run.steps=60", layout), costs)
     elastic = ("elastic.enabled=true", "elastic.patience_s=2", "elastic.cooldown_s=4")
@@ -231,17 +300,47 @@ def test_1024_gpus_are_simulated_in_bounded_time() -> None:
 
 def test_scaling_multiplies_what_there_is() -> None:
     base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
-    solver = {"step_s": 2.0, "token_s": 0.4, "copy_s": 0.2}
-    costs = times(server={}, learners={"solver": solver})
+    solver = {"step_s": 2.0, "state_s": 1.0, "token_s": 0.4, "copy_s": 0.2}
+    ranks = dict.fromkeys(("proposer", "coder", "solver"), 4)
+    made_for = {"model": "Qwen3-VL-8B-Instruct", "device": "H100", "ranks": ranks}
+    costs = times(server={}, learners={"solver": solver}, made_for=made_for)
+    check(base, costs)
     large, faster = scaled(base, costs, 32, games_too=True)
     assert len(large.layout.learners[0].ranks) == 16
-    ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
-    assert sorted(ranks) == list(range(32))
+    check(large, faster)
+    all_ranks = [*large.layout.learners[0].ranks, *(host.rank for host in large.layout.servers)]
+    assert sorted(all_ranks) == list(range(32))
     assert large.streams.games_per_step == 4 * base.streams.games_per_step
     assert (faster.learners["solver"].step_s, faster.learners["solver"].token_s) == (2.0, 0.1)
-    assert faster.learners["solver"].copy_s == 0.2
+    assert (faster.learners["solver"].state_s, faster.learners["solver"].copy_s) == (0.25, 0.2)
     with pytest.raises(ConfigError, match="--gpus 12: the layout has 8"):
         scaled(base, costs, 12)
+    with pytest.raises(ConfigError, match=r"planned for 2: launch/plan\.py MODEL --gpus 2"):
+        scaled(base, costs, 2)
+
+
+def test_times_of_another_model_or_layout_are_refused() -> None:
+    base = load_root(CONFIGS / "mm_zero_8gpu.yaml")
+    ranks = {"proposer": 4, "coder": 4, "solver": 4}
+
+    def made_for(model: str = "Qwen/qwen3-vl-8b-instruct", **other: int) -> ServiceTimes:
+        told = {"model": model, "device": "H100", "ranks": ranks | other}
+        return times(server={}, made_for=told)
+
+    check(base, made_for())
+    check(base, times(server={}))
+    with pytest.raises(ConfigError, match=r"made_for\.model: .*/Qwen3-VL-2B on H100, and model"):
+        check(base, made_for("models/Qwen3-VL-2B"))
+    with pytest.raises(ConfigError, match=r"made_for\.ranks: .* coder's .* 2 ranks .* gives it 4"):
+        check(base, made_for(coder=2))
+    without = made_for()
+    assert without.made_for is not None
+    less = without.made_for.model_copy(update={"ranks": {"proposer": 4, "coder": 4}})
+    with pytest.raises(ConfigError, match=r"made_for\.ranks: .* solver's .* of no ranks"):
+        check(base, without.model_copy(update={"made_for": less}))
+    large, _ = scaled(base, times(server={}), 16)
+    with pytest.raises(ConfigError, match=r"proposer's .* 4 ranks on H100, .* gives it 8"):
+        check(large, made_for())
 
 
 def test_shared_gpus_count_once_and_each_copy_shares_its_own() -> None:
@@ -267,6 +366,7 @@ def test_schedules_change_the_window_only() -> None:
     assert {name: scheduled(phases, name) for name in SCHEDULES} == {
         name: scheduled(base, name) for name in SCHEDULES
     }, "of a configuration of phases, too, each schedule is what it is called"
+    assert all(scheduled(base, name).elastic == base.elastic for name in SCHEDULES)
     assert scheduled(base, "one-step-off").streams.max_age == 1
     assert scheduled(base, "synchronous").streams.max_age == 0
     with pytest.raises(ConfigError, match="schedule 'lazy'"):
@@ -277,6 +377,8 @@ def test_what_cannot_be_simulated_is_named() -> None:
     costs = times(server={"row_s": 0.001}, learners={"proposer": {"step_s": 3.0}})
     with pytest.raises(ConfigError, match="only mm_zero"):
         simulate(load_root(CONFIGS / "vision_zero.yaml"), costs)
+    with pytest.raises(ConfigError, match=r"weights\.pause: 'abort' .* set it to retract"):
+        simulate(config("weights.pause=abort"), costs)
     without = costs.model_copy(update={"learners": {}})
     with pytest.raises(ConfigError, match="no service times of coder, proposer, solver"):
         simulate(config(), without)
@@ -308,3 +410,52 @@ def test_phases_play_the_game_for_each_role_anew() -> None:
     ratio = phases.generated_per_trained / shared.generated_per_trained
     assert ratio == pytest.approx(in_phases / TOKENS, rel=0.1)
     assert phases.steps_per_h < shared.steps_per_h / 1.5
+
+
+def test_servers_follow_the_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 9, three of each policy, one stays with each, and the others go where a phase has its
+    work. Where that is more than the places there, it takes less time than with servers that stay.
+    """
+    policies = ("proposer", "coder", "solver") * 3
+    hosts = [
+        f"{{rank: {rank}, policies: [{policy}], kind: sglang}}"
+        for rank, policy in enumerate(policies, 1)
+    ]
+    base = config(
+        f"layout.servers=[{', '.join(hosts)}]", "streams.phase_steps=2", "run.steps=6",
+        "streams.games_per_step=24", "streams.game_deadline_s=36000",
+        "sampler.request_timeout_s=36000", "sampler.max_concurrency=8",
+    )  # fmt: skip
+    # Each place has its own speed: a batch takes no longer than one request.
+    costs = times(server={"step_s": 0.1, "update_s": 0.3}, learners={"solver": {"step_s": 2.0}})
+    phases = scheduled(base, "sequential")
+    assert phases.elastic.enabled
+    fixed = simulate(phases.model_copy(update={"elastic": base.elastic}), costs)
+    seen: list[dict[str, int]] = []
+    observe = Elastic.observe
+
+    def noted(self: Elastic, now_s: float, demand: Any, servers: Any) -> Any:
+        seen.append({policy: len(urls) for policy, urls in servers.items()})
+        return observe(self, now_s, demand, servers)
+
+    monkeypatch.setattr(Elastic, "observe", noted)
+    moved = simulate(phases, costs)
+    begun = [numbers for numbers in seen if sum(numbers.values()) == len(hosts)]
+    assert all(min(numbers.values()) >= 1 for numbers in begun)
+    assert max(numbers["solver"] for numbers in begun) == 7
+    assert moved.steps_per_h > 1.3 * fixed.steps_per_h
+    assert violations(moved.counts) == []
+
+
+def test_where_servers_cannot_follow_phases_it_is_said() -> None:
+    for name, reason in (
+        ("quickstart", "they have several policies each, whichever is asked"),
+        ("mm_zero_qwen3_vl_2b_1x80gb", "each policy has one server, which it keeps"),
+        ("mm_zero_8gpu", None),
+        ("mm_zero_qwen3_vl_8b_8x80gb", None),
+    ):
+        one = load_root(CONFIGS / f"{name}.yaml")
+        assert why_fixed(one) == reason
+        assert scheduled(one, "sequential").elastic.enabled is (reason is None)
+    one, _ = scaled(load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml"), times(server={}), 2)
+    assert why_fixed(one) is None, "then each policy has two"

@@ -106,6 +106,30 @@ def test_an_interrupted_request_says_what_is_left() -> None:
     assert on_server(main) == pytest.approx(60)
 
 
+def test_an_interrupt_ends_requests_that_wait_for_their_prompt_or_for_weights() -> None:
+    async def main(server: Server) -> tuple[float, float, float, float]:
+        loop = asyncio.get_running_loop()
+        comes = asyncio.create_task(server.generate("a", 100, "p"))
+        await asyncio.sleep(0.2)
+        server.interrupt("a")
+        left = (await comes).left
+        ended_s = loop.time()
+        server.pause("a")
+        paused = asyncio.create_task(server.generate("a", 100, "p"))
+        await asyncio.sleep(10)
+        server.interrupt("a")
+        left_paused = (await paused).left
+        server.resume("a", 2)
+        began_s = loop.time()
+        await server.generate("a", 100, "p")
+        return ended_s, left, left_paused, loop.time() - began_s
+
+    ended_s, left, left_paused, alone_s = on_server(main)
+    assert ended_s == pytest.approx(0.2)
+    assert left == left_paused == 100
+    assert alone_s == pytest.approx(0.55 + 100 * 0.012), "nobody else is in the batch"
+
+
 def test_a_cancelled_request_leaves_the_batch() -> None:
     async def main(server: Server) -> float:
         gone = asyncio.create_task(server.generate("a", 1000, "p"))
