@@ -185,7 +185,7 @@ class RenderPool:
             for is_last in (False, True):
                 worker = self._idle_worker() or await self._forked()
                 try:
-                    result, is_poison = await self._draw_on(worker, svg, kind)
+                    result, memory = await self._draw_on(worker, svg, kind)
                     break
                 except _StoodStill:
                     self._measures.counts["retried"] += 1
@@ -195,12 +195,16 @@ class RenderPool:
             self._measures.busy_s += time.monotonic() - began
             self._measures.running -= 1
             self._turns.give()
-        (self._poisons if is_poison else self._cache).put(key, result)
+        if memory is not None:
+            memory.put(key, result)
         return result
 
-    async def _draw_on(self, worker: Worker, svg: bytes, kind: bytes) -> tuple[Result, bool]:
-        """One drawing on one worker, which afterwards is idle again, or ended. With it, whether
-        the source is to blame for that end."""
+    async def _draw_on(
+        self, worker: Worker, svg: bytes, kind: bytes
+    ) -> tuple[Result, Cache | None]:
+        """One drawing on one worker, which afterwards is idle again, or ended. With it, where it is
+        to be remembered: `_poisons` where the source is to blame for that end, None where the
+        result says nothing about the source."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._cfg.deadline_s):
@@ -210,12 +214,12 @@ class RenderPool:
             self._kill(worker, "deadline")
             if used_s < _STALLED * self._cfg.deadline_s:
                 raise _StoodStill from None
-            return invalid("timeout", f"{self._cfg.deadline_s:g} s"), True
+            return invalid("timeout", f"{self._cfg.deadline_s:g} s"), self._poisons
         except (OSError, EOFError):
             return await self._ended(worker)
         except ValueError as error:
             self._kill(worker, "nonsense")
-            return invalid("crashed", str(error)[:80]), True
+            return invalid("crashed", str(error)[:80]), self._poisons
         except asyncio.CancelledError:
             self._kill(worker, "cancelled")
             raise
@@ -223,19 +227,19 @@ class RenderPool:
         self._give_back(worker, answer)
         result = _result(answer)
         is_poison = isinstance(result, Invalid) and result.reason == "memory"
-        return result, is_poison
+        return result, self._poisons if is_poison else self._cache
 
-    async def _ended(self, worker: Worker) -> tuple[Result, bool]:
+    async def _ended(self, worker: Worker) -> tuple[Result, Cache | None]:
         """What it means that a worker ended in the middle of a drawing."""
         template = self._template
         status = await template.ended(worker) if template is not None else None
         if status in (-signal.SIGPROF, -signal.SIGXCPU):
             self._measures.kills["processor time"] += 1
-            return invalid("timeout", f"{self._cfg.cpu_s:g} s of processor time"), True
+            return invalid("timeout", f"{self._cfg.cpu_s:g} s of processor time"), self._poisons
         self._measures.kills["crashed"] += 1
         # Somebody else's signal says nothing about the source.
-        is_poison = status is not None and status != -signal.SIGKILL
-        return invalid("crashed", describe(status)), is_poison
+        is_its_own = status is not None and status != -signal.SIGKILL
+        return invalid("crashed", describe(status)), self._poisons if is_its_own else None
 
     # the workers
 

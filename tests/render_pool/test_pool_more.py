@@ -136,7 +136,7 @@ def test_somebody_elses_signal_is_no_poison() -> None:
             (pid,) = workers_of(pool)
             os.kill(pid, signal.SIGKILL)
             assert await task == Invalid("crashed", "signal 9, SIGKILL")
-            assert reason(await pool.render(STUCK.format(n=8))) == "timeout"
+            assert reason(await pool.render(STUCK.format(n=9))) == "timeout", "it is tried again"
             assert pool.stats()["kills_by_reason"] == {"crashed": 1, "processor time": 1}
 
     asyncio.run(scene())
