@@ -388,7 +388,7 @@ class Buffer(Records):
     def keep_recipe_state(self, recipe: str, steps: Mapping[str, int], state: Any) -> None:
         """Keep what a recipe remembers over its games, JSON data, as of `steps` of its policies, in
         place of what was kept of the same steps before. The last `_KEPT_STATES` are kept."""
-        key = (recipe, json.dumps(steps))
+        key = (recipe, json.dumps(steps, sort_keys=True))
         with self.transaction():
             # Games that brought nothing make no step: any number of states would be of one.
             self._db.execute(

@@ -167,9 +167,9 @@ class WeightsConfig(Section):
     """Through a process group with each server, or a folder that servers read: for servers that
     no process group reaches."""
     folder: Path | None = None
-    """Where `disk` writes, below the name of the run, under the same path for learners and servers;
-    None: the run's folder. One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each
-    policy, and nothing any more when the run ends or begins again."""
+    """Where `disk` writes, in a folder of the run's, under the same path for learners and servers;
+    None: the run's own. One on a tmpfs (/dev/shm) is the fastest. It holds two versions of each
+    policy, and nothing any more when an attempt ends; after a kill, when the next one begins."""
     bucket_mb: float = Field(256.0, gt=0)
     """Of a broadcast. A publication takes two buckets of memory, of this size or of the largest
     tensor."""

@@ -14,9 +14,8 @@ from PIL import Image
 
 _TOKENS = tuple(range(64, 88))
 """Every vocabulary has them, and no family's special tokens are among them."""
-_SIDE = 448
-"""Pixels: a multiple of what every family cuts pictures into, so that none has to be resized, which
-the learner's and a server's libraries may do differently."""
+SIDE = 448
+"""Pixels: a multiple of what every family cuts pictures into, and what most take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +28,20 @@ class Probe:
     """PNG."""
 
 
-def probe_for(picture_ids: Sequence[int]) -> Probe:
-    """The probe of a model in whose prompts `picture_ids` stand for a picture."""
-    return Probe(tuple(picture_ids), _TOKENS, (_picture(),))
+def probe_for(picture_ids: Sequence[int], side: int) -> Probe:
+    """The probe of a model in whose prompts `picture_ids` stand for a picture, and which takes one
+    of `side` x `side` pixels as it is: the learner's and a server's libraries may resize others
+    differently."""
+    return Probe(tuple(picture_ids), _TOKENS, (_picture(side),))
 
 
 @cache
-def _picture() -> bytes:
+def _picture(side: int) -> bytes:
     """No patch of it is like another: red grows to the right, green downwards, blue towards the
     middle."""
-    x, y = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE))
-    away = np.hypot(x - _SIDE / 2, y - _SIDE / 2)
-    channels = (x / _SIDE, y / _SIDE, 1 - away / _SIDE)
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    away = np.hypot(x - side / 2, y - side / 2)
+    channels = (x / side, y / side, 1 - away / side)
     pixels = (255 * np.stack(channels, axis=-1)).astype(np.uint8)
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")

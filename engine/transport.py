@@ -119,7 +119,7 @@ class LearnerSocket:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._monitor: Any = None
-        self._was_up = False
+        self._was_up = self._is_broken = False
         if address.startswith("tcp://"):
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
@@ -135,12 +135,14 @@ class LearnerSocket:
         """The next message and its pictures, or None after `timeout_s`. Raises TransportError where
         there is none and the connection broke: some may be lost."""
         if not self._socket.poll(int(timeout_s * 1000)):
-            if self._has_broken():
-                raise TransportError(
-                    f"{self._address}: the connection to the engine broke, and what was on its way "
-                    "is lost: the attempt can't go on"
-                )
-            return None
+            has_broken = self._has_broken()
+            if not self._socket.poll(0):  # what came before the break is here by now
+                if has_broken:
+                    raise TransportError(
+                        f"{self._address}: the connection to the engine broke, and what was on its "
+                        "way is lost: the attempt can't go on"
+                    )
+                return None
         message, images = from_frames(self._socket.recv_multipart())
         return _checked(message), images
 
@@ -157,8 +159,8 @@ class LearnerSocket:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._was_up = True
             elif self._was_up:
-                return True
-        return False
+                self._is_broken = True
+        return self._is_broken
 
 
 class BranchSocket:

@@ -38,6 +38,8 @@ _NCCL_ALARM = "exception_dump"
 attempts' words, and ranks that see it end themselves."""
 _ENDED_WELL, _FAILED = "0", "1"
 """What "done" says."""
+_GOODBYE_S = 8.0
+"""How long rank 0 waits for the others to leave: at the end of a run they have little to do."""
 _FOLDER_LAG_S = 120.0
 """How long another node may see an older state of the run's folder."""
 
@@ -174,14 +176,12 @@ def leave(store: Store, rank: int) -> int:
     return 0
 
 
-def say_goodbye(store: Store, world: int, wait_s: float) -> None:
-    """Rank 0: wait until the others have heard "done", since the store may be this process's.
-    At its end a run leaves them little to do; where it was stopped another group may still save.
-    """
+def say_goodbye(store: Store, world: int) -> None:
+    """Rank 0: wait until the others have heard "done", since the store may be this process's."""
     others = [f"left/{rank}" for rank in range(1, world)]
-    deadline_s = time.monotonic() + wait_s
+    deadline_s = time.monotonic() + _GOODBYE_S
     while others and not store.check(others):
         if time.monotonic() > deadline_s:
-            log.warning("some ranks have not left after %s s", wait_s)
+            log.warning("some ranks have not left after %s s", _GOODBYE_S)
             return
         time.sleep(0.05)

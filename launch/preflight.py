@@ -80,7 +80,8 @@ def check_before_start(
     check_memory(config, None if node is None else node.local_ranks)
     check_machine(config, node)
     check_run_dir(config, resume=resume)
-    check_disk(config, resume=resume)
+    if not resume:  # a disk that is full by now costs a checkpoint, not the run
+        check_disk(config)
     for i, host in enumerate(config.layout.servers):
         if node is not None and host.rank // node.local_ranks != node.rank:
             continue
@@ -181,12 +182,12 @@ def check_machine(config: RootConfig, node: Node | None = None) -> None:
         check_host("the memory of this node", estimates, memory_bytes())
 
 
-def check_disk(config: RootConfig, *, resume: bool) -> None:
+def check_disk(config: RootConfig) -> None:
     """Refuse a folder of runs on a disk without room for the checkpoints: those that are kept, and
-    one of each policy that is being written. A run that is resumed has the former."""
+    one of each policy that is being written."""
     hosts = _estimates(config, None)
     each = sum(one.host["training"][CHECKPOINTS] for one in hosts[0].values())
-    needed = each * (1 if resume else config.run.keep_checkpoints + 1)
+    needed = each * (config.run.keep_checkpoints + 1)
     place = config.run.root.absolute()
     while not place.exists():
         place = place.parent

@@ -81,7 +81,7 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
         store = attempt.begin(config, run, shared, own, world, stop, resume=resume)
         status = _run_first(config, run, store, job, stop)
         if status == 0 or stop.is_set():
-            attempt.say_goodbye(store, world, config.run.stop_s)
+            attempt.say_goodbye(store, world)
     else:
         store = attempt.join(run, shared, own, rank, stop)
         if node.rank != 0:

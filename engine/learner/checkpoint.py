@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import DefaultLoadPlanner, HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from engine.errors import CheckpointError, EngineError
+from engine.errors import CheckpointError, EngineError, FatalError
 from engine.learner.trainer import PolicyTrainer
 
 FORMAT = 3
@@ -144,13 +144,14 @@ def _verified(path: Path) -> dict[str, Any]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """trainer.json. Raises CheckpointError if it isn't all there, or of another format."""
+    """trainer.json. Raises CheckpointError if it isn't all there, FatalError if it is of another
+    format: it is whole, and not ours to pass over."""
     try:
         record = json.loads((path / "trainer.json").read_text())
         if record["format"] != FORMAT:
-            raise CheckpointError(
-                f"checkpoint {path}: format {record['format']}, want {FORMAT}: "
-                "written by another version of streamzero"
+            raise FatalError(
+                f"checkpoint {path}: format {record['format']}, want {FORMAT}: written by another "
+                "version of streamzero; resume with that one, or move it away to begin anew"
             )
         files, meta = dict(record["files"]), dict(record["meta"])
         return {"step": record["step"], "policy": record["policy"], "files": files, "meta": meta}

@@ -102,8 +102,9 @@ def checksum_errors(
     on_gpu: bool,
     timeout_s: float,
     key: str | None,
-) -> dict[str, str]:
-    """{url: error} of the servers whose weights are not those of `tensors()`, bit for bit.
+) -> dict[str, str | WeightSyncError]:
+    """{url: what differs} of the servers whose weights are not those of `tensors()`, bit for bit,
+    or which could not be asked.
 
     `tensors` is asked once for every kind of server: one that fuses tensors, or holds them in a
     wider dtype, is compared with ours in its form. SGLang's sums are SHA-256 on CPUs only: on a GPU
@@ -111,10 +112,10 @@ def checksum_errors(
     """
     answers = _of_all(urls, lambda url: held_weights(url, timeout_s=timeout_s, key=key))
     ours: dict[tuple[tuple[str, str], ...], dict[str, tuple[str, ...]]] = {}
-    errors = {}
+    errors: dict[str, str | WeightSyncError] = {}
     for url, held in answers.items():
         if isinstance(held, WeightSyncError):
-            errors[url] = str(held)
+            errors[url] = held
             continue
         if on_gpu and not all(tensor.dtype for tensor in held.values()):
             continue

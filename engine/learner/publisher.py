@@ -15,6 +15,7 @@ is rank 0 that sends a copy, to all servers.
 """
 
 import contextlib
+import hashlib
 import logging
 import shutil
 import time
@@ -67,7 +68,7 @@ class Publisher:
         Followers too: a pin is in no checkpoint. A resumed run pins what it restored, under a new
         version, and so renews a follower once more than a run that was not interrupted.
         """
-        self._forget_folders()  # of a life before this one: its servers are gone
+        self.forget_folders()  # of a life before this one: its servers are gone
         kind = Current if self._thread is None else Pinned
         for policy in self._spec.policies:
             self.states[policy] = Published(int(versions[policy]), kind(self._group, policy))
@@ -106,6 +107,7 @@ class Publisher:
                 urls.remove(url)
             state = self.states[name]
             state.linked.discard(url)
+            state.unproven.pop(url, None)
             rank = state.senders.pop(url, 0)
             if rank == 0:
                 self._group.sender.leave(url)
@@ -163,8 +165,11 @@ class Publisher:
             for url in self.servers[name]:
                 if versions[url] == str(state.version) and url in state.linked:
                     serving.append(url)
-                elif versions[url] is not None and not state.is_hopeless(url):
-                    late.setdefault(name, []).append(url)
+                elif versions[url] is not None:
+                    if versions[url] != str(state.version):  # it began anew
+                        state.unproven.pop(url, None)
+                    if not state.is_hopeless(url):
+                        late.setdefault(name, []).append(url)
             if serving:
                 self._tell(
                     {
@@ -214,17 +219,12 @@ class Publisher:
         self.report()
         self._versions.close()
         self._group.sender.close()
-        self._forget_folders()
 
     @property
     def _folder(self) -> Path:
-        """Of this run, for `via: disk`: nobody else's weights may lie under its versions."""
-        run, cfg = self._spec.bad_batches.parent, self._spec.weights
-        return (
-            run.resolve() / "published" if cfg.folder is None else cfg.folder.resolve() / run.name
-        )
+        return folder_of(self._spec.bad_batches.parent, self._spec.weights.folder)
 
-    def _forget_folders(self) -> None:
+    def forget_folders(self) -> None:
         """A tmpfs is memory, which nobody else would free."""
         if self._spec.weights.via == "disk":
             for name in self.servers:
@@ -249,7 +249,7 @@ class Publisher:
         if is_late or (cfg.checksum_every and state.count % cfg.checksum_every == 0):
             proven = [url for url in urls if url not in failed and url not in unproven]
             unproven |= self._compare(state, proven)
-        failed |= unproven
+        failed |= {url: str(error) for url, error in unproven.items()}
         self._note_unproven(name, unproven, [url for url in urls if url not in failed])
         state.count += 1
         state.seconds = time.monotonic() - started
@@ -274,14 +274,22 @@ class Publisher:
             }
         )
 
-    def _note_unproven(self, name: str, errors: Mapping[str, str], proven: Sequence[str]) -> None:
-        """Raises FatalError where no server of these weights ever holds what it was sent."""
+    def _note_unproven(
+        self, name: str, errors: Mapping[str, str | WeightSyncError], proven: Sequence[str]
+    ) -> None:
+        """Count the servers that hold something else than they were sent; those that could not be
+        asked are none. Raises FatalError where none ever holds it."""
         state = self.states[name]
         for url in proven:
             state.unproven.pop(url, None)
-        for url in errors:
+        for url, error in errors.items():
+            if isinstance(error, WeightSyncError):
+                continue
             at, times = state.unproven.get(url, (state.version, 0))
             state.unproven[url] = (state.version, times + 1 if at == state.version else 1)
+            if state.is_hopeless(url):
+                text = f"{name}: {url} gets no weights any more before the next version: {error}"
+                self._tell({"kind": "event", "text": text, "level": "warning"})
         urls = self.servers[name]
         if errors and urls and all(state.is_hopeless(url) for url in urls):
             raise FatalError(
@@ -312,13 +320,14 @@ class Publisher:
             return {url: ServerResult(False, text) for url in urls}
         return self._group.sender.send_folder(folder, urls, state.version)
 
-    def _probe(self, state: Published, urls: list[str]) -> dict[str, str]:
-        """{url: error} of the servers that give the probe's tokens other log-probs than we do."""
+    def _probe(self, state: Published, urls: list[str]) -> dict[str, str | WeightSyncError]:
+        """{url: what differs} of the servers that give the probe's tokens other log-probs than we
+        do, or which could not be asked."""
         cfg = self._spec.weights
         state.probe_gap = 0.0
         if not urls:
             return {}
-        errors = {}
+        errors: dict[str, str | WeightSyncError] = {}
         trainer = self._group.trainers[state.weights.policy]
         tolerance = cfg.probe_tolerance or proof.TOLERANCES[trainer.published_dtype]
         gaps = proof.probe_gaps(
@@ -330,7 +339,7 @@ class Publisher:
         )
         for url, gap in gaps.items():
             if isinstance(gap, WeightSyncError):
-                errors[url] = str(gap)
+                errors[url] = gap
                 continue
             state.probe_gap = max(state.probe_gap, gap)
             if not gap <= tolerance:
@@ -340,8 +349,9 @@ class Publisher:
                 )
         return errors
 
-    def _compare(self, state: Published, urls: list[str]) -> dict[str, str]:
-        """{url: error} of the servers whose weights are not ours, bit for bit."""
+    def _compare(self, state: Published, urls: list[str]) -> dict[str, str | WeightSyncError]:
+        """{url: what differs} of the servers whose weights are not ours, bit for bit, or which
+        could not be asked."""
         spec = self._spec
         return proof.checksum_errors(
             [url for url in urls if spec.tensor_parallel[url] == 1],  # else a GPU has but a part
@@ -350,6 +360,15 @@ class Publisher:
             timeout_s=spec.weights.timeout_s,
             key=spec.key,
         )
+
+
+def folder_of(run: Path, folder: Path | None) -> Path:
+    """Where `via: disk` writes for the run in this folder: nobody else's weights may lie under its
+    versions, nor those of a run that has the same name elsewhere."""
+    place = run.resolve()
+    if folder is None:
+        return place / "published"
+    return folder.resolve() / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _hold(url: str, key: str | None) -> None:

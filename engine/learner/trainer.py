@@ -105,7 +105,7 @@ class PolicyTrainer:
         self.total_steps = total_steps
         self.device = torch.device(device)
         self.family = family or family_of(model_dir)
-        self.probe = probe_for(self.family.picture_ids)
+        self.probe = probe_for(self.family.picture_ids, self.family.picture_side)
         """What `score` scores."""
         self.shape = model_shape(model_dir)
         self.published_dtype = self.family.dtype

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -306,10 +307,11 @@ class Leader:
         self._report_saves(self._group.checkpoints.wait(SAVE_SHARE * self._spec.stop_s))
         self._socket.send({"kind": "stopping"})
         deadline = time.monotonic() + SUMMARY_S
-        while not self._is_engine_gone() and time.monotonic() < deadline:
-            message = self._socket.receive(GAP_S)
-            if message is not None and message[0]["kind"] == "bye":
-                break
+        with suppress(TransportError):  # all is saved: nothing that can be lost now matters
+            while not self._is_engine_gone() and time.monotonic() < deadline:
+                message = self._socket.receive(GAP_S)
+                if message is not None and message[0]["kind"] == "bye":
+                    break
         self._leave()
 
     def _leave(self) -> None:
@@ -318,5 +320,7 @@ class Leader:
         self._publisher.close()
 
     def close(self) -> None:
-        """Close the socket: a context that is collected with an open one blocks for ever."""
+        """Close the socket: a context that is collected with an open one blocks for ever. After an
+        error, too, nothing of ours is left in memory."""
         self._socket.close()
+        self._publisher.forget_folders()

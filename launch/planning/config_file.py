@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from engine.config import SAVE_SHARE, LayoutConfig, RunConfig
+from engine.layout import killed_after_s
 from engine.learner.memory import GB
 from launch.planning.case import TEMPLATES
 from launch.planning.layouts import LORA_RANK, Group, Layout, Servers, placed
@@ -24,8 +25,6 @@ _ROUND_S = 600
 _MINUTE_S = 60
 _SUMMARY_S = 20
 """What the engine takes to write its summary, at most."""
-_KILLED_AFTER_S = 30
-"""torchrun's patience after `run.stop_s`."""
 WEIGHTS_FOLDER = Path("/dev/shm/streamzero")
 """In memory, where files are as fast as `disk_gb_s` assumes; each run has its own below it."""
 _NOT_RUN = "Its authors have not run it on GPUs."
@@ -168,7 +167,7 @@ def start_line(plan: Plan, file: Path | str) -> str:
         f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes={nodes} "
         f"--nproc-per-node={plan.case.cluster.gpus} --rdzv-backend=c10d "
         "--rdzv-endpoint=HOST:29500 --rdzv-conf=join_timeout=1800 --max-restarts=3 "
-        f"--shutdown-timeout={stop_s(plan) + _KILLED_AFTER_S} {script}"
+        f"--shutdown-timeout={killed_after_s(RunConfig(stop_s=stop_s(plan)))} {script}"
     )
 
 

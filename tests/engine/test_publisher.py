@@ -21,7 +21,7 @@ from engine.learner import proof
 from engine.learner.config import LearnerConfig
 from engine.learner.connections import Connections
 from engine.learner.group import LearnerGroup
-from engine.learner.publisher import Publisher
+from engine.learner.publisher import Publisher, folder_of
 from engine.learner.spec import LearnerSpec
 from engine.server_calls import Held, server_checksums
 from engine.server_link import ServerLink
@@ -250,7 +250,6 @@ def test_weights_go_by_way_of_the_disk(tmp_path: Path, server: LiveServer) -> No
         body = {"model_path": str(folders[1])}
         assert request(first, "/update_weights_from_disk", body)[0] == 400
         assert has(first, before)
-    assert not (tmp_path / "published").exists(), "on a tmpfs it would be memory for ever"
 
 
 def test_what_a_life_before_left_in_the_folder_is_nobody_s(
@@ -258,7 +257,7 @@ def test_what_a_life_before_left_in_the_folder_is_nobody_s(
 ) -> None:
     """Its versions may be these ones, and its weights others."""
     spec = spec_of("", tmp_path / "run" / "checkpoints", tiny_dir(0), server.url)
-    stale = tmp_path / "shm" / "run" / "solver" / "v40"
+    stale = folder_of(tmp_path / "run", tmp_path / "shm") / "solver" / "v40"
     stale.mkdir(parents=True)
     (stale / "model.safetensors").write_bytes(b"of another run")
     with publishing(spec_with(spec, via="disk", folder=tmp_path / "shm"), solver=40) as (p, told):
@@ -266,7 +265,8 @@ def test_what_a_life_before_left_in_the_folder_is_nobody_s(
         assert last(told, "published")["failed"] == {}
         assert has(server.url, ours(p, "solver"))
         assert (stale / "config.json").exists()
-    assert not stale.exists()
+        p.forget_folders()
+    assert not any((tmp_path / "shm").iterdir()), "on a tmpfs it would be memory for ever"
 
 
 def test_a_full_disk_costs_a_publication_and_nothing_else(

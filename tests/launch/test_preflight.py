@@ -101,22 +101,21 @@ def test_changed_settings_are_named_one_by_one(config: RootConfig, run: RunDir) 
 def test_a_disk_without_room_for_the_checkpoints_is_refused(
     config: RootConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two are kept and one is written of each policy; a run that is resumed has the two."""
+    """Two are kept and one is written of each policy."""
     free = [0]
     monkeypatch.setattr(
         "launch.preflight.shutil.disk_usage", lambda place: SimpleNamespace(free=free[0])
     )
     with pytest.raises(ConfigError, match=r"has 0\.0 GB free, and checkpoints take") as said:
-        check_disk(config, resume=False)
+        check_disk(config)
     assert "\n" not in str(said.value)
     parameters = model_shape(config.model.base).params
     each = 3 * (12 + 4) * parameters  # masters, moments, and the model in float32
-    for resume, copies in ((False, 3), (True, 1)):
-        free[0] = int(1.01 * copies * each)
-        check_disk(config, resume=resume)
-        free[0] = int(0.99 * copies * each)
-        with pytest.raises(ConfigError, match=r"run\.keep_checkpoints 2"):
-            check_disk(config, resume=resume)
+    free[0] = int(1.01 * 3 * each)
+    check_disk(config)
+    free[0] = int(0.99 * 3 * each)
+    with pytest.raises(ConfigError, match=r"run\.keep_checkpoints 2"):
+        check_disk(config)
 
 
 def test_learners_that_this_machine_has_no_memory_for_are_refused(

@@ -464,11 +464,12 @@ def test_a_rank_ends_as_rank_0_does(failed: bool) -> None:
     store = FakeStore()
     attempt.end(store, failed=failed)  # type: ignore[arg-type]
     assert attempt.leave(store, 1) == int(failed)  # type: ignore[arg-type]
-    attempt.say_goodbye(store, world=2, wait_s=60.0)  # type: ignore[arg-type]
+    attempt.say_goodbye(store, world=2)  # type: ignore[arg-type]
 
 
-def test_nobody_waits_for_ever_for_ranks_that_never_leave() -> None:
-    attempt.say_goodbye(FakeStore(**{"left/1": "1"}), world=3, wait_s=0.1)  # type: ignore[arg-type]
+def test_nobody_waits_for_ranks_that_never_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "_GOODBYE_S", 0.1)
+    attempt.say_goodbye(FakeStore(**{"left/1": "1"}), world=3)  # type: ignore[arg-type]
 
 
 def test_a_store_that_is_gone_is_said_in_one_line() -> None:

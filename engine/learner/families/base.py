@@ -37,6 +37,11 @@ class ModelFamily(Protocol):
         writes around it."""
         ...
 
+    @property
+    def picture_side(self) -> int:
+        """Pixels of a square picture that is not resized, about `engine.probe.SIDE`."""
+        ...
+
     def load(self, path: Path, *, device: torch.device, always_see: bool = False) -> "PolicyModel":
         """The model in float32 (master weights), without dropout. `always_see`: run the vision
         tower for micro-batches without images too, so that all ranks join its collectives.

@@ -105,6 +105,7 @@ class InternVL:
         self._tokens = int(config.image_seq_length)
         # By name: what transformers chooses depends on torchvision.
         self._processor: Any = GotOcr2ImageProcessorPil.from_pretrained(path)
+        self.picture_side: int = config.vision_config.image_size[0]
         self._grid = _grid(path, config, self._processor.size)
 
     def load(self, path: Path, *, device: torch.device, always_see: bool = False) -> PolicyModel:

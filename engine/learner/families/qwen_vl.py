@@ -28,6 +28,7 @@ from engine.learner.families.base import (
     expand_ids,
     load_model,
 )
+from engine.probe import SIDE
 
 
 class QwenVLPolicy(PolicyModel):
@@ -89,6 +90,7 @@ class QwenVL:
         # By name: what transformers chooses depends on torchvision, and on how the folder calls it
         # (early Qwen2.5-VL and its children name a class that is gone).
         self._processor: Any = Qwen2VLImageProcessorPil.from_pretrained(path)
+        self.picture_side: int = self._resized(SIDE, SIDE)[0]
         # Position ids come from Hugging Face's own code, which is a method of a model: a model
         # without layers on the meta device costs nothing.
         bare = copy.deepcopy(config)
@@ -104,12 +106,18 @@ class QwenVL:
     def measure(self, png: bytes) -> ImageSize:
         with Image.open(io.BytesIO(png)) as image:
             width, height = image.size
-        size, patch = self._processor.size, self._processor.patch_size
-        rows, columns = smart_resize(
-            height, width, patch * self._merge, size["shortest_edge"], size["longest_edge"]
-        )
+        patch = self._processor.patch_size
+        rows, columns = self._resized(height, width)
         h, w = rows // patch, columns // patch
         return ImageSize((1, h, w), h * w // self._merge**2, h * w, self.patch_pairs(h, w))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Pixels (down, across) of a picture as the tower sees it."""
+        size, factor = self._processor.size, self._processor.patch_size * self._merge
+        rows, columns = smart_resize(
+            height, width, factor, size["shortest_edge"], size["longest_edge"]
+        )
+        return rows, columns
 
     def patch_pairs(self, height: int, width: int) -> int:
         """Pairs of patches that see each other in a layer of the tower, its mean layer."""

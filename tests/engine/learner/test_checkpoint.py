@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
-from engine.errors import CheckpointError, EngineError
+from engine.errors import CheckpointError, EngineError, FatalError
 from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.checkpoint_writer import CheckpointWriter, Saved
 from engine.learner.config import LearnerConfig
@@ -269,13 +269,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 2, "files": 3}']
+    "text", ["", "{", "[]", "{}", '{"format": 3}', '{"format": 3, "files": 3}']
 )
 def test_a_damaged_record_falls_back_too(two_checkpoints: Path, text: str) -> None:
     (two_checkpoints / "step-00000002" / "trainer.json").write_text(text)
     path, warnings = checkpoint.latest_valid(two_checkpoints)
     assert path == two_checkpoints / "step-00000001"
     assert len(warnings) == 1
+
+
+def test_a_checkpoint_of_another_release_is_not_passed_over(two_checkpoints: Path) -> None:
+    """What is passed over is removed in the end."""
+    (two_checkpoints / "step-00000002" / "trainer.json").write_text('{"format": 2}')
+    with pytest.raises(FatalError, match=r"format 2, want 3: .* resume with that one"):
+        checkpoint.latest_valid(two_checkpoints)
 
 
 @pytest.mark.parametrize("call", ["sha256", "read_text"])

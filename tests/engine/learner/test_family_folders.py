@@ -24,6 +24,7 @@ from engine.learner.costs import model_shape
 from engine.learner.families import ModelFamily, PolicyModel, family_of
 from engine.learner.families.internvl import InternVL
 from engine.learner.memory_check import compute_bytes
+from engine.probe import probe_for
 from tests.engine.learner.conftest import PLAIN
 from tests.engine.learner.learner_data import IMAGE, make_png
 
@@ -51,6 +52,22 @@ def test_the_dtype_is_found_where_the_hub_has_it(
 
 
 # -- pictures and prompts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_probe_s_picture_is_taken_as_it_is(name: str, folders: Mapping[str, Path]) -> None:
+    """Libraries differ in how they resize; what is compared is to be the weights alone."""
+    family = family_of(folders[name])
+    side = family.picture_side
+    (png,) = probe_for(family.picture_ids, side).images
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.size == (side, side)
+    tiles, down, across = family.measure(png).grid_thw
+    assert (tiles, down) == (1, across)
+    values = family.encode(png)
+    with Image.open(io.BytesIO(png)) as image:
+        levels = len(set(image.tobytes()))
+    assert len(values.unique()) <= 3 * levels, "resized it would have others, between them"
 
 
 def blank_png(width: int, height: int) -> bytes:
