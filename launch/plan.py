@@ -26,8 +26,6 @@ def main(argv: Sequence[str]) -> int:
     """Print a plan; the exit status: 0, 1 where nothing fits, 2 where the question is wrong."""
     from launch.planning.command import answer
     from launch.planning.shipped import write_shipped
-    from launch.planning.times import times_of
-    from launch.simulation.service_times import write_service_times
 
     if list(argv) == ["--shipped"]:
         print("\n".join(map(str, write_shipped())))
@@ -43,8 +41,8 @@ def main(argv: Sequence[str]) -> int:
             file = said.file
             _write("--write", file, lambda: file.write_text(said.yaml))
         if said.times_file is not None:
-            file, times = said.times_file, times_of(said.found.plans[0])
-            _write("--times", file, lambda: write_service_times(times, file))
+            times_file = said.times_file
+            _write("--times", times_file, lambda: times_file.write_text(said.times_yaml))
     except ConfigError as error:
         print(f"plan: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

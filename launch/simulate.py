@@ -1,12 +1,13 @@
 """Predicts what a schedule and a layout would do: games/h, utilisation, ages, wasted tokens.
 
     python launch/simulate.py launch/configs/quickstart.yaml --from-run runs/NAME
-    python launch/simulate.py launch/configs/mm_zero_8gpu.yaml \\
+    python launch/simulate.py launch/configs/mm_zero_qwen3_vl_8b_8x80gb.yaml \\
         --times launch/simulation/times_8b.yaml --gpus 8 16 64 256 1024 --chart scaling.svg
     python launch/simulate.py --validate
 
 The engine's own scheduling runs in virtual time; what work costs comes from a run that was made, or
-from a file (`launch/simulation/service_times.py` has its fields). `--validate` makes five runs of
+from a file (`launch/plan.py --times` writes one, `launch/simulation/service_times.py` has its
+fields). `--validate` makes five runs of
 the quickstart, and compares them with what is predicted from the first.
 """
 

@@ -15,7 +15,8 @@ from launch.planning.models import find_model
 from launch.planning.plans import Found
 from launch.planning.printed import report
 from launch.planning.search import search
-from launch.planning.times import check_simulated
+from launch.planning.times import check_simulated, times_of
+from launch.simulation.service_times import service_times_yaml
 
 MOST_GPUS = 1024
 """Of all nodes: of 128 nodes of 8 a search takes two seconds, of one of so many half a minute."""
@@ -41,6 +42,12 @@ class Answer:
         default = run_name(f"{self.case.recipe}-plan", "plan")
         name = run_name(self.file.stem, default) if self.file else default
         return yaml_of(self.found.plans[0], self.command, name)
+
+    @property
+    def times_yaml(self) -> str:
+        """Service times of the best plan, as a file."""
+        words = f"# By `{self.command}`:\n# data sheets and assumptions, nothing measured.\n"
+        return words + service_times_yaml(times_of(self.found.plans[0]))
 
     @property
     def text(self) -> str:

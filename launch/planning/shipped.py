@@ -1,4 +1,4 @@
-"""The configurations in `launch/configs` that the planner wrote."""
+"""The configurations in `launch/configs` that the planner wrote, and service times of one."""
 
 from pathlib import Path
 
@@ -27,6 +27,9 @@ SHIPPED = {
     ),
 }
 """{name: what the planner is asked}."""
+TIMES = {"times_8b": "mm_zero_qwen3_vl_8b_8x80gb"}
+"""{name of a file in launch/simulation: the configuration that it is of}."""
+SIMULATION = CONFIGS.parent / "simulation"
 
 
 def shipped(name: str) -> Answer:
@@ -34,11 +37,16 @@ def shipped(name: str) -> Answer:
     return answer([*SHIPPED[name].split(), "--write", f"launch/configs/{name}.yaml"])
 
 
-def write_shipped(folder: Path = CONFIGS) -> list[Path]:
+def shipped_times(name: str) -> Answer:
+    """The same with the service times `name`."""
+    asked = SHIPPED[TIMES[name]].split()
+    return answer([*asked, "--times", f"launch/simulation/{name}.yaml"])
+
+
+def write_shipped(folder: Path = CONFIGS, simulation: Path = SIMULATION) -> list[Path]:
     """Write all of them anew; the files."""
-    written = []
-    for name in SHIPPED:
-        path = folder / f"{name}.yaml"
-        path.write_text(shipped(name).yaml)
-        written.append(path)
-    return written
+    texts = {folder / f"{name}.yaml": shipped(name).yaml for name in SHIPPED}
+    texts |= {simulation / f"{name}.yaml": shipped_times(name).times_yaml for name in TIMES}
+    for path, text in texts.items():
+        path.write_text(text)
+    return list(texts)

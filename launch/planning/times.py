@@ -33,8 +33,8 @@ from launch.simulation.service_times import (
 from roles.mm_zero.config import MMZeroConfig
 
 EASY = (0.4, 0.6, 0.8, 1.0, 1.0)
-"""Shares of the answers to easy questions that agree, by picture: assumed, as in
-launch/simulation/times_8b.yaml. Where they are below `filters.min_easy_share` nothing trains."""
+"""Shares of the answers to easy questions that agree, by picture: assumed. Where they are below
+`filters.min_easy_share` nothing trains."""
 DIVIDED = (0.3, 0.4, 0.5, 0.6, 0.7)
 """The same of hard questions, within `filters.hard_band`: these train. Assumed, too."""
 AGREED = (0.9, 1.0)

@@ -108,5 +108,11 @@ def read_service_times(path: Path) -> ServiceTimes:
     return load(ServiceTimes, path)
 
 
+def service_times_yaml(times: ServiceTimes) -> str:
+    return yaml.safe_dump(
+        times.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=98
+    )
+
+
 def write_service_times(times: ServiceTimes, path: Path) -> None:
-    path.write_text(yaml.safe_dump(times.model_dump(mode="json"), sort_keys=False))
+    path.write_text(service_times_yaml(times))

@@ -13,8 +13,17 @@ from engine.layout import check_layout, job_of, shared_gpus, world_size
 from launch.config import RootConfig, followers, load_root, policies_of, settings_of
 from launch.planning.case import CONFIGS, TEMPLATES
 from launch.planning.models import find_model
-from launch.planning.shipped import SHIPPED, shipped, write_shipped
+from launch.planning.shipped import (
+    SHIPPED,
+    SIMULATION,
+    TIMES,
+    shipped,
+    shipped_times,
+    write_shipped,
+)
 from launch.preflight import check_memory, check_sharing
+from launch.simulation.service_times import read_service_times
+from launch.simulation.world import check
 
 names = pytest.mark.parametrize("name", SHIPPED)
 
@@ -38,10 +47,17 @@ def test_it_is_what_the_planner_writes(name: str) -> None:
 
 
 def test_all_of_them_are_written(tmp_path: Path) -> None:
-    written = {path.name for path in write_shipped(tmp_path)}
-    assert written == {f"{name}.yaml" for name in SHIPPED}
-    ours = {path.name for path in CONFIGS.glob("*gb.yaml")}
+    written = {path.name for path in write_shipped(tmp_path, tmp_path)}
+    assert written == {f"{name}.yaml" for name in (*SHIPPED, *TIMES)}
+    ours = {path.name for path in (*CONFIGS.glob("*gb.yaml"), *SIMULATION.glob("times_*.yaml"))}
     assert ours == written
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_shipped_times_are_the_planner_s_and_fit_their_configuration(name: str) -> None:
+    path = SIMULATION / f"{name}.yaml"
+    assert path.read_text() == shipped_times(name).times_yaml, "run: launch/plan.py --shipped"
+    check(load_root(CONFIGS / f"{TIMES[name]}.yaml"), read_service_times(path))
 
 
 @names
