@@ -61,6 +61,15 @@ class LearnerConfig(BaseModel):
     """Train adapters instead of all weights (needs peft)."""
 
     @model_validator(mode="after")
+    def _a_reference_that_moves_has_all_weights(self) -> Self:
+        if self.lora is not None and self.objective.reference_steps is not None:
+            raise ValueError(
+                "objective.reference_steps: a reference that follows adapters is not supported; "
+                "set it to null, or lora to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _decay_rates_are_below_one(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: want both in [0, 1)")

@@ -32,6 +32,7 @@ from engine.learner import checkpoint, sharding
 from engine.learner.checkpoint_writer import CheckpointWriter
 from engine.learner.control import Control
 from engine.learner.costs import model_shape
+from engine.learner.families import PolicyModel
 from engine.learner.memory_check import check_device, setup_of
 from engine.learner.preparation import Prepared
 from engine.learner.sender import Sender
@@ -99,12 +100,10 @@ class LearnerGroup:
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._preparing: dict[str, deque[Future[Prepared | Unprepared]]] = defaultdict(deque)
         self._mesh = sharding.world_mesh(torch.device(spec.device), spec.shard)
-        # The KL anchor is the base, frozen and shared, also after a resume.
-        self._reference = (
-            load_reference(spec.base, device=spec.device, mesh=self._mesh)
-            if spec.learner.objective.needs_reference
-            else None
-        )
+        # The base, frozen and shared, also after a resume; else each policy has its own.
+        objective = spec.learner.objective
+        is_shared = objective.needs_reference and not objective.moves_reference
+        self._reference = self._load_reference() if is_shared else None
         self.trainers = {policy: self._load(policy) for policy in spec.policies}
         self.layouts = {name: trainer.layout() for name, trainer in self.trainers.items()}
         """By policy, what its published tensors are, in their order."""
@@ -119,7 +118,9 @@ class LearnerGroup:
             total_steps=self.spec.steps,
             seed=self.spec.seed,
             device=self.spec.device,
-            reference=self._reference,
+            reference=self._load_reference()
+            if self.spec.learner.objective.moves_reference
+            else self._reference,
             mesh=self._mesh,
         )
         self.requests[policy] = 0
@@ -128,6 +129,9 @@ class LearnerGroup:
             self.requests[policy] = int(meta["request"])
         trainer.rest()
         return trainer
+
+    def _load_reference(self) -> PolicyModel:
+        return load_reference(self.spec.base, device=self.spec.device, mesh=self._mesh)
 
     def _newest(self, policy: str) -> Path | None:
         """The checkpoint that all ranks load; rank 0 verifies it and decides."""

@@ -67,6 +67,8 @@ class Setup:
     lora_rank: int | None = None
     reference: bool = False
     """Whether there is a KL anchor."""
+    own_references: bool = False
+    """Whether each policy has one of its own (`reference_steps`), also in its checkpoints."""
     updates_per_step: int = 1
     followers: int = 0
     """Pinned copies of policies (`engine.layout.Follower`)."""
@@ -235,7 +237,7 @@ def _always(shape: ModelShape, setup: Setup) -> dict[str, float]:
 
     master weights   4 p P / s, float32; with LoRA of the adapters only
     frozen bases     c p P / s, with LoRA
-    reference        4 P / s
+    reference        4 P / s, or that of each policy
     Adam's moments   8 p P / s; offloaded they are there during an update only
     """
     trained, models = _trained(shape, setup), setup.policies / setup.copies
@@ -244,9 +246,15 @@ def _always(shape: ModelShape, setup: Setup) -> dict[str, float]:
         "frozen bases": 0.0
         if setup.lora_rank is None
         else setup.compute_bytes * shape.params * models,
-        "reference": 4 * shape.params / setup.copies if setup.reference else 0.0,
+        "reference": 4 * shape.params / setup.copies * _num_references(setup),
         "Adam's moments": 0.0 if setup.offload_optimizer else 8 * trained * models,
     }
+
+
+def _num_references(setup: Setup) -> int:
+    if not setup.reference:
+        return 0
+    return setup.policies if setup.own_references else 1
 
 
 def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
@@ -261,7 +269,8 @@ def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
 
     Each of the s ranks of the *first* copy, which alone writes the shards of a checkpoint, also
 
-        checkpoint  12 p T / s, masters and moments that are being written
+        checkpoint  12 p T / s, masters and moments that are being written; 4 p P / s more where
+                    policies have references of their own
 
     And rank 0 of the group, alone
 
@@ -272,6 +281,7 @@ def _host(shape: ModelShape, setup: Setup) -> dict[str, Terms]:
     ranks, writers = len(here), sum(rank < setup.copies for rank in here)
     published = setup.compute_bytes * shape.params * (0 in here)
     moments, state = 8 * trained / setup.copies, 12 * trained / setup.copies
+    state += 4 * shape.params / setup.copies * setup.own_references
     batches = (1 + setup.prefetch) * _batch_bytes(setup)
     processes = {"processes": PROCESS * ranks}
     return {

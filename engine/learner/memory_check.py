@@ -71,6 +71,7 @@ def setup_for(
         offload_optimizer=cfg.offload_optimizer,
         lora_rank=cfg.lora.rank if cfg.lora else None,
         reference=cfg.objective.needs_reference,
+        own_references=cfg.objective.moves_reference,
         updates_per_step=cfg.updates_per_step,
         followers=followers,
         bucket_mb=bucket_mb,

@@ -170,6 +170,10 @@ class ObjectiveConfig(BaseModel):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_place: Literal["loss", "reward"] = "loss"
     """In the reward it is summed over the rollout, for the policy at the start of the step."""
+    reference_steps: int | None = Field(None, ge=1)
+    """Every so many steps the reference becomes the policy as it is then (20, with the papers'
+    phases of 20 steps: the start of each phase), and each policy has its own, which is in its
+    checkpoints. None: it is the base, for the whole run."""
     entropy_bonus: float = Field(0.0, ge=0)
     """Weight of the entropy of the policy, in nats per token."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
@@ -216,6 +220,11 @@ class ObjectiveConfig(BaseModel):
         """The KL is on, in the loss or in the reward."""
         return self.kl_beta > 0
 
+    @property
+    def moves_reference(self) -> bool:
+        """Each policy has a reference of its own, which follows it."""
+        return self.needs_reference and self.reference_steps is not None
+
 
 def _contradictions(cfg: ObjectiveConfig) -> list[str]:
     """What the rest of the choice would ignore, or count twice; each with the fix."""
@@ -253,6 +262,8 @@ def _contradictions(cfg: ObjectiveConfig) -> list[str]:
             "mask_level: no effect without mask_band; set mask_band: [low, high], or "
             "mask_level: geometric"
         )
+    if cfg.reference_steps is not None and not cfg.needs_reference:
+        found.append("reference_steps: no effect with kl_beta: 0; set kl_beta, or null")
     if has_constant != (cfg.aggregation == "constant"):
         found.append(
             "aggregation_constant: goes with aggregation: constant and only with it; set it, e.g. "

@@ -79,9 +79,10 @@ class PolicyTrainer:
 
     `model_dir`: the base, also to continue from a checkpoint, which `checkpoint.load` then reads.
     FatalError where a weight of it is NaN or infinite. `reference`: the KL anchor, from
-    `load_reference`; may be shared between trainers, is never changed; needed if the objective has
-    a KL, else ConfigError. `mesh`: the ranks that share the
-    policy; default: all of torch.distributed's, where it is initialised with more than one.
+    `load_reference`; needed if the objective has a KL, else ConfigError. It may be shared between
+    trainers, and is never changed, unless the objective moves it (`reference_steps`). `mesh`: the
+    ranks that share the policy; default: all of torch.distributed's, where it is initialised with
+    more than one.
     """
 
     def __init__(
@@ -142,6 +143,10 @@ class PolicyTrainer:
                 f"learner.objective.kl_beta is {cfg.objective.kl_beta} but there is no reference"
             )
         self._reference = reference
+        self._anchors: dict[str, nn.Parameter] = {}
+        """The reference's weights by the names of `_named`, where it moves."""
+        if reference is not None and cfg.objective.moves_reference:
+            self._anchors = dict(reference.named_weights())
 
     @property
     def lr(self) -> float:
@@ -228,6 +233,7 @@ class PolicyTrainer:
                     f"{self.policy}: weights that are not finite after step {self.step_count}: "
                     f"{', '.join(names[:4])}"
                 )
+            self._move_reference()
         elapsed_s = time.perf_counter() - started
         metrics |= {
             "seconds": elapsed_s,
@@ -298,7 +304,8 @@ class PolicyTrainer:
             self._host_state.evict()
 
     def trainer_state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs to continue exactly: masters, AdamW's state.
+        """What a checkpoint needs to continue exactly: masters, AdamW's state, and a reference that
+        has moved.
 
         The live tensors, sharded as the parameters are: copy before the next step.
         """
@@ -308,7 +315,7 @@ class PolicyTrainer:
             state[f"master.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"adamw.{key}.{name}"] = value
-        return state
+        return state | {f"reference.{name}": p.detach() for name, p in self._anchors.items()}
 
     def restore(
         self, step: int, names: Collection[str], fill: Callable[[dict[str, Tensor]], None]
@@ -331,6 +338,14 @@ class PolicyTrainer:
                 f"{self.policy}: its checkpoint of step {step} is not finite in "
                 f"{', '.join(broken[:4])}; move it away to go on from the one before"
             )
+
+    @torch.no_grad()
+    def _move_reference(self) -> None:
+        """Where it is time: the reference is the policy as it is now. Shards go to shards."""
+        every = self.cfg.objective.reference_steps
+        if self._anchors and every is not None and self.step_count % every == 0:
+            for name, anchor in self._anchors.items():
+                anchor.copy_(self._named[name])
 
     def _charge_kl(
         self, part: Part, logprobs: Sequence[Tensor], references: Sequence[Tensor]
@@ -501,7 +516,8 @@ def _mean(total: float, count: float) -> float:
 def load_reference(
     path: Path, *, device: torch.device | str = "cpu", mesh: DeviceMesh | None = None
 ) -> PolicyModel:
-    """A frozen KL anchor from folder `path`, sharded like the trainers where there are ranks."""
+    """A KL anchor from folder `path`, without gradients, sharded like the trainers where there are
+    ranks."""
     target = torch.device(device)
     mesh = mesh or sharding.world_mesh(target)
     return _load(family_of(path), path, target, mesh, LearnerConfig(), 0).requires_grad_(False)

@@ -20,7 +20,7 @@ from engine.errors import CheckpointError, EngineError, FatalError
 from engine.learner import checkpoint, checkpoint_writer
 from engine.learner.checkpoint_writer import CheckpointWriter, Saved
 from engine.learner.config import LearnerConfig
-from engine.learner.trainer import PolicyTrainer
+from engine.learner.trainer import PolicyTrainer, load_reference
 from tests.engine.learner import checkpoint_ranks
 from tests.engine.learner.forked import run_forked
 from tests.engine.learner.learner_data import make_group
@@ -85,13 +85,14 @@ def test_the_step_after_a_resume_is_bit_equal(
     assert same(trainer, resumed)
 
 
-def test_twenty_steps_equal_ten_and_ten(tiny_base: Path, tmp_path: Path) -> None:
-    def losses(trainer: PolicyTrainer, seeds: range) -> list[float]:
-        return [
-            trainer.step([make_group(100 * seed + i) for i in range(2)]).metrics["loss"]
-            for seed in seeds
-        ]
+def losses(trainer: PolicyTrainer, seeds: range) -> list[float]:
+    return [
+        trainer.step([make_group(100 * seed + i) for i in range(2)]).metrics["loss"]
+        for seed in seeds
+    ]
 
+
+def test_twenty_steps_equal_ten_and_ten(tiny_base: Path, tmp_path: Path) -> None:
     straight, first, second = (make_trainer(tiny_base) for _ in range(3))
     expected = losses(straight, range(20))
     got = losses(first, range(10))
@@ -99,6 +100,26 @@ def test_twenty_steps_equal_ten_and_ten(tiny_base: Path, tmp_path: Path) -> None
     got += losses(second, range(10, 20))
     assert got == expected
     assert len(set(got)) == 20
+    assert same(straight, second)
+
+
+def test_a_reference_that_has_moved_goes_on_from_where_it_was(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Saved between two of its moves, whose weights nothing else has any more."""
+
+    def make() -> PolicyTrainer:
+        cfg = make_trainer(tiny_base).cfg
+        objective = cfg.objective.model_copy(update={"kl_beta": 0.5, "reference_steps": 2})
+        cfg = cfg.model_copy(update={"objective": objective})
+        reference = load_reference(tiny_base)
+        return PolicyTrainer("solver", tiny_base, cfg, total_steps=10, reference=reference)
+
+    straight, first, second = make(), make(), make()
+    expected = losses(straight, range(6))
+    got = losses(first, range(3))
+    checkpoint.load(checkpoint_writer.save(tmp_path, first, base=tiny_base, meta=META), second)
+    assert got + losses(second, range(3, 6)) == expected
     assert same(straight, second)
 
 

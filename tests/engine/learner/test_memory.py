@@ -340,6 +340,9 @@ def test_numbers_worked_by_hand() -> None:
     assert layer["gradient of the output embedding"] == 2 * 151936 * 4096
     host = estimate.host["training"]
     assert host["checkpoints being written"] == pytest.approx(3 * 14 * EIGHT.params)
+    own = learner_memory(EIGHT, replace(THREE, offload_optimizer=True, own_references=True))
+    assert own.device["update"]["reference"] == pytest.approx(3 * share)
+    assert own.host["training"]["checkpoints being written"] == pytest.approx(3 * 18 * EIGHT.params)
     assert host["offloaded moments"] == pytest.approx(24 * EIGHT.params * 1.4427, rel=1e-4)
 
 

@@ -99,6 +99,8 @@ def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
         ({"surrogate": "reinforce", "dual_clip": None}, "eps_low, eps_high: reinforce has no clip"),
         ({"weight_bounds": None, "weight_level": "product"}, "no effect without weight_bounds"),
         ({"mask_band": None, "mask_level": "token"}, "no effect without mask_band"),
+        ({"reference_steps": 20}, "reference_steps: no effect with kl_beta: 0"),
+        ({"kl_beta": 0.1, "reference_steps": 0}, "reference_steps"),
         ({"aggregation": "constant"}, "aggregation_constant: goes with"),
         ({"aggregation_constant": 512}, "aggregation_constant: goes with"),
         ({"weight_bounds": (0, 0.5)}, "weight_bounds"),
@@ -128,6 +130,12 @@ def test_the_reference_is_needed_for_a_kl_anywhere() -> None:
     assert not ObjectiveConfig().needs_reference
     assert ObjectiveConfig(preset="grpo").needs_reference
     assert ObjectiveConfig(preset="areal", kl_beta=0.1).needs_reference
+    assert not ObjectiveConfig(preset="grpo").moves_reference
+    assert ObjectiveConfig(preset="grpo", reference_steps=20).moves_reference
+    with pytest.raises(ValidationError, match=r"objective\.reference_steps: .* lora to null"):
+        LearnerConfig.model_validate(
+            {"lora": {}, "objective": {"kl_beta": 0.1, "reference_steps": 20}}
+        )
 
 
 def test_no_torch_is_imported_for_a_config() -> None:

@@ -219,6 +219,26 @@ def test_kl_pulls_back_to_the_reference(tiny_base: Path) -> None:
         assert told["reference_kl"] == pytest.approx(told["loss"] / 5.0, rel=1e-5)
 
 
+def test_a_reference_that_moves_is_the_policy_of_every_nth_step(tiny_base: Path) -> None:
+    """The KL is told of the weights before an update: nothing where the reference has just become
+    them."""
+
+    def told(every: int | None) -> list[float]:
+        trainer = PolicyTrainer(
+            "solver",
+            tiny_base,
+            make_cfg(objective={"kl_beta": 0.1, "reference_steps": every}),
+            total_steps=100,
+            reference=load_reference(tiny_base),
+        )
+        return [trainer.step(make_batch()).metrics["reference_kl"] for _ in range(6)]
+
+    assert [kl == 0 for kl in told(None)] == [True, *[False] * 5]
+    assert [kl == 0 for kl in told(2)] == [True, False] * 3
+    assert [kl == 0 for kl in told(3)] == [True, False, False] * 2
+    assert told(100) == told(None)
+
+
 def test_a_kl_in_the_reward_is_told_too(tiny_base: Path) -> None:
     def told(**objective: Any) -> float:
         trainer = PolicyTrainer(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from engine.learner import sharding
 from engine.learner.config import LearnerConfig, LoraConfig
-from engine.learner.trainer import PolicyTrainer
+from engine.learner.trainer import PolicyTrainer, load_reference
 from engine.types import Group
 from tests.engine.learner.learner_data import make_group
 from tests.engine.learner.ranks import fork_ranks
@@ -31,8 +31,11 @@ VARIANTS: dict[str, LearnerConfig] = {
     "frugal": LearnerConfig.model_validate(
         COMMON | {"activation_checkpointing": True, "offload_optimizer": True}
     ),
+    "anchored": LearnerConfig.model_validate(
+        COMMON | {"objective": {"mask_band": None, "kl_beta": 0.5, "reference_steps": 2}}
+    ),
 }
-WORLDS = {"plain": 2, "hsdp": 4, "lora": 2, "frugal": 2}
+WORLDS = {"plain": 2, "hsdp": 4, "lora": 2, "frugal": 2, "anchored": 2}
 """Ranks of each variant."""
 SHARD = {"hsdp": 2}
 """Variants that replicate copies of so many ranks; otherwise like `plain`."""
@@ -56,8 +59,16 @@ def batches(policy: str) -> list[list[Group]]:
 def run(base: Path, variant: str, policies: tuple[str, ...]) -> dict[str, PolicyTrainer]:
     """Three steps of each policy, taking turns."""
     mesh = sharding.world_mesh(torch.device("cpu"), SHARD.get(variant))
+    cfg = config_of(variant)
     trainers = {
-        policy: PolicyTrainer(policy, base, config_of(variant), total_steps=9, mesh=mesh)
+        policy: PolicyTrainer(
+            policy,
+            base,
+            cfg,
+            total_steps=9,
+            mesh=mesh,
+            reference=load_reference(base, mesh=mesh) if cfg.objective.needs_reference else None,
+        )
         for policy in policies
     }
     for step in range(3):
