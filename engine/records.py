@@ -19,7 +19,10 @@ class Records:
         self.path = path
         self._db = connection
         self.ledger = VersionLedger(
-            (Version(*row) for row in self._rows("SELECT * FROM versions")),
+            (
+                Version(*row)
+                for row in self._rows("SELECT * FROM versions ORDER BY policy, version")
+            ),
             (Restore(*row) for row in self._rows("SELECT * FROM restores ORDER BY attempt")),
         )
 

@@ -27,11 +27,16 @@ class Restore:
     step: int
 
 
+KEPT = 2000
+"""Versions of a policy that the ledger remembers. No group waits for as many steps as that."""
+
+
 class VersionLedger:
-    """Every version and every restore of a run."""
+    """The last versions, and every restore, of a run."""
 
     def __init__(self, versions: Iterable[Version] = (), restores: Iterable[Restore] = ()) -> None:
-        self._versions: dict[tuple[str, int], Version] = {}
+        self._versions: dict[str, dict[int, Version]] = {}
+        """By policy, oldest first."""
         self._reserved: dict[tuple[str, int, int], Version] = {}
         """By policy, step and attempt."""
         self._last: dict[str, int] = {}
@@ -54,21 +59,25 @@ class VersionLedger:
         self._restores.setdefault(restore.policy, []).append(restore)
 
     def _record(self, row: Version) -> None:
-        self._versions[row.policy, row.version] = row
+        own = self._versions.setdefault(row.policy, {})
+        own[row.version] = row
         self._reserved[row.policy, row.step, row.attempt] = row
         self._last[row.policy] = max(row.version, self._last.get(row.policy, 0))
+        if len(own) > KEPT:
+            oldest = own.pop(next(iter(own)))
+            self._reserved.pop((oldest.policy, oldest.step, oldest.attempt), None)
 
     def newest(self, policy: str) -> int:
         """The last version reserved; 0 where there is none."""
         return self._last.get(policy, 0)
 
     def find(self, policy: str, version: int) -> Version:
-        """Raises KeyError for a version that was never reserved."""
-        return self._versions[policy, version]
+        """Raises KeyError for a version that was never reserved, or is forgotten."""
+        return self._versions[policy][version]
 
     def knows(self, policy: str, version: int) -> bool:
-        """Whether the version was ever reserved."""
-        return (policy, version) in self._versions
+        """Whether the version was reserved, and is not forgotten."""
+        return version in self._versions.get(policy, ())
 
     def age(self, policy: str, version: int, current_step: int) -> int:
         """Steps between the weights that sampled a token and the policy's current weights.
@@ -81,7 +90,7 @@ class VersionLedger:
         Raises KeyError for an unknown version, ValueError where `current_step` lies before the
         version's own lineage (a restore was not recorded).
         """
-        row = self._versions[policy, version]
+        row = self.find(policy, version)
         fork = min(
             (r.step for r in self._restores.get(policy, ()) if r.attempt > row.attempt),
             default=row.step,

@@ -15,6 +15,23 @@ def test_versions_of_a_policy_grow_from_one_and_are_its_own() -> None:
     assert ledger.find("a", 3) == Version("a", 3, 2, 1)
 
 
+def test_as_many_versions_are_remembered_as_anything_can_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run of any length takes no more memory."""
+    monkeypatch.setattr("engine.versions.KEPT", 3)
+    ledger = VersionLedger(Version("a", number, number - 1, 1) for number in range(1, 6))
+    assert [ledger.knows("a", number) for number in range(1, 6)] == [False, False, True, True, True]
+    assert ledger.reserve("b", 0, 1).version == 1
+    assert ledger.reserve("a", 4, 1).version == 5
+    assert ledger.reserve("a", 5, 1).version == 6
+    assert not ledger.knows("a", 3)
+    assert ledger.knows("b", 1)
+    assert ledger.age("a", 4, 5) == 2
+    with pytest.raises(KeyError):
+        ledger.find("a", 3)
+
+
 def test_age_is_the_distance_in_steps_within_a_lineage() -> None:
     ledger = VersionLedger()
     version = ledger.reserve("a", 3, 1).version
