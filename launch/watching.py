@@ -21,6 +21,7 @@ import aiohttp
 
 from engine.buffer import Buffer, Leased
 from engine.config import digest
+from engine.give_back import GiveBack
 from engine.loop import Engine
 from engine.metrics import GroupMeter, MetricLog, iter_metrics
 from engine.monitor.alarms import NAMES, ClockReading, alarms, machine_alarms
@@ -105,6 +106,7 @@ class Watcher:
         self.probe = Probe(pools, session)
         self.terminal = Terminal()
         self._tally = Tally(buffer, pools)
+        self._give_back = GiveBack()
         self._learners = learner_parts(config.layout)
         self._stats = Paced(self._render_stats)
         self._snapshots = Snapshots(config, buffer, pools, self.waiting, self._tally)
@@ -238,6 +240,7 @@ class Watcher:
         if is_recorded:
             self._recorded_s = attempt_s
             self._record_all(take())
+            self._give_back()
         look = _Once(lambda: self._told(take()))
         with _unharmed("the terminal"):
             if is_recorded or self.terminal.is_due(engine.phase):

@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from engine.buckets import NamedTensors
 from engine.errors import FatalError, TransportError
+from engine.give_back import GiveBack
 from engine.learner import checkpoint, sharding
 from engine.learner.checkpoint_writer import CheckpointWriter
 from engine.learner.control import Control
@@ -94,6 +95,7 @@ class LearnerGroup:
         ]
         """By rank, of its node."""
         self.checkpoints = CheckpointWriter()
+        self._give_back = GiveBack()
         self.requests: dict[str, int] = {}
         """The last request of each policy that the restored weights contain."""
         # One thread: batches are prepared in the order in which they will be trained on.
@@ -223,6 +225,7 @@ class LearnerGroup:
             return report, batch.groups
         report = trainer.step(batch)
         trainer.rest()
+        self._give_back()
         metrics = {**report.metrics, "prepare_wait_s": waited}
         return replace(report, metrics=metrics), batch.groups
 

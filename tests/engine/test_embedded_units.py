@@ -210,6 +210,31 @@ def test_equal_prompts_are_computed_once() -> None:
 
 
 @torch.inference_mode()
+def test_a_cache_that_one_long_request_made_large_becomes_small_again() -> None:
+    """And what comes out is as it would be: see any schedule above for cuts in mid-way."""
+    scheduler = new_scheduler()
+    done: list[Progress] = []
+
+    def play(tokens: int) -> int:
+        scheduler.submit(new_request(f"r{len(done)}", (1, 2, 3, 4), tokens, done.append))
+        while scheduler.has_work:
+            run(scheduler)
+        scheduler.pause("retract")
+        scheduler.resume()
+        return int(scheduler._rows.keys.shape[-1])
+
+    assert play(10) == 128
+    large = play(400)
+    assert large > 400
+    sizes = [play(10) for _ in range(120)]
+    assert sizes[50] == large, "not at once: it may be needed again"
+    assert sizes[-1] < large / 4
+    answer = done[-1]
+    expected = reference_logprobs(tiny_module(0), (1, 2, 3, 4), [], answer.token_ids)
+    assert (torch.tensor(answer.logprobs) - expected).abs().max() < TOLERANCE
+
+
+@torch.inference_mode()
 def test_what_steps_cost_is_counted() -> None:
     scheduler = new_scheduler()
     done: list[Progress] = []

@@ -7,6 +7,7 @@ overwritten with the last row. Time is counted by `clock`, which never goes back
 time is `clock + offset`, and only `offset` changes when the live columns are moved.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,15 @@ from engine.servers.embedded.sampling import Truncation
 
 _START, _LAST, _POSITION, _TOP_K = range(4)
 _TEMPERATURE, _TOP_P, _MIN_P = range(3)
+
+
+_REMEMBERED = 100
+"""Times that all rows were forgotten."""
+
+
+def _columns_for(last: int) -> int:
+    """Twice as many as up to this one, so that live columns are seldom moved."""
+    return -(-2 * (last + 2) // 64) * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class Rows:
         self._offset = 0
         self._starts: list[int] = []
         self._rows = self._columns = 0
+        self._longest = 0
+        """Columns that the longest request had since all were forgotten, less one."""
+        self._spans: deque[int] = deque(maxlen=_REMEMBERED)
+        """The same of the times before."""
         self.keys: Tensor
         self.values: Tensor
         self._tokens: Tensor
@@ -92,7 +106,7 @@ class Rows:
         first = min(self._starts, default=self.clock)
         source, target = self.column, max(self.clock - first, width - 1)
         if 2 * (target + 2) > self._columns:
-            self._allocate(self._rows, -(-2 * (target + 2) // 64) * 64)
+            self._allocate(self._rows, _columns_for(target))
         if self.count:
             length, r = self.clock - first + 1, self.count
             old, new = (
@@ -109,6 +123,7 @@ class Rows:
         """Feed every row its newest token; hidden states [rows, E]. Needs room."""
         n, column = self.count, self.column
         first = min(self._starts)
+        self._longest = max(self._longest, self.clock - first)
         live = slice(first + self._offset, column + 1)
         times = torch.arange(first, self.clock + 1, device=self.model.device)
         before = times < self._ints[_START, :n, None]
@@ -192,6 +207,12 @@ class Rows:
         self.count = last
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Forget all rows. A cache that has long been far too large becomes smaller: a long request
+        now and then would else leave it as large for ever."""
         self.count = 0
         self._starts.clear()
+        self._spans.append(self._longest)
+        self._longest = 0
+        wanted = _columns_for(max(self._spans))
+        if len(self._spans) == _REMEMBERED and 2 * wanted <= self._columns:
+            self._allocate(self._rows, wanted)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from engine.give_back import GiveBack
 from engine.servers.embedded.model import Module, Prefilled, TextModel, load_parameters
 from engine.servers.embedded.request import Finish, Progress, Request
 from engine.servers.embedded.rows import NewRow, Rows
@@ -94,6 +95,7 @@ class Scheduler:
         self._generator = torch.Generator(self._model.device).manual_seed(seed)
         self._prompts: OrderedDict[tuple[Any, ...], Prefilled] = OrderedDict()
         self._kept_tokens = 0
+        self._give_back = GiveBack()
         self._rows_sampled = 0
         """In the newest step."""
         self._images: OrderedDict[str, ImageFeatures] = OrderedDict()
@@ -177,6 +179,7 @@ class Scheduler:
             self._model.refresh()
             self._forget()
             self.counters.weight_updates += 1
+            self._give_back()
 
     def set_version(self, version: str) -> None:
         """Tokens sampled from now on carry this version."""
