@@ -6,7 +6,6 @@ really leaks could not be told from that.
 """
 
 import ctypes
-import gc
 import time
 from collections.abc import Callable
 
@@ -28,6 +27,5 @@ class GiveBack:
         if self._trim is None or now_s - self._acted_s < EVERY_S:
             return False
         self._acted_s = now_s
-        gc.collect()  # cycles wait long for that where it is done rarely
-        self._trim(0)
+        self._trim(0)  # less than a millisecond
         return True
