@@ -65,10 +65,17 @@ class Outcome:
         return max((age for ages in self.ages.values() for age in ages), default=0)
 
 
-def steady(looks: Sequence[Look], *, warm_up: int, last: int | None) -> tuple[Look, Look]:
+def steady(
+    looks: Sequence[Look], *, warm_up: int, last: int | None, in_rounds: bool = False
+) -> tuple[Look, Look]:
     """The first look after every policy has made `warm_up` steps, and the last one before one has
-    made `last`: from there on fewer games start. Raises ValueError where nothing is between."""
-    warm = [look for look in looks if min(look.steps.values()) >= warm_up]
+    made `last`: from there on fewer games start. `in_rounds`: policies take turns, and some may
+    make fewer steps of a round's games than others, so the first is after the one that is ahead
+    has begun its next round. Raises ValueError where nothing is between."""
+    if in_rounds:
+        warm = [look for look in looks if max(look.steps.values()) > warm_up]
+    else:
+        warm = [look for look in looks if min(look.steps.values()) >= warm_up]
     inside = [look for look in warm if last is None or max(look.steps.values()) <= last]
     if len(inside) < 2 or inside[-1].games == inside[0].games:
         raise ValueError(

@@ -110,7 +110,8 @@ def _outcome(
     world: World, looks: list[Look], counts: Mapping[str, Any], warm_up: int | None
 ) -> Outcome:
     counted = _counted(world.config, warm_up)
-    first, last = steady(looks, warm_up=counted[0], last=counted[1])
+    in_rounds = world.config.streams.schedule == "sequential"
+    first, last = steady(looks, warm_up=counted[0], last=counted[1], in_rounds=in_rounds)
     seconds = last.at_s - first.at_s
     steps = min(last.steps[policy] - first.steps[policy] for policy in last.steps)
     return Outcome(
