@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.layout import shared_gpus
 from launch.config import RootConfig, load_root
 from launch.simulation.learner import SimulatedLearner
-from launch.simulation.outcome import Outcome
+from launch.simulation.outcome import Look, Outcome, steady
 from launch.simulation.run import simulate
 from launch.simulation.scaling import SCHEDULES, num_gpus, scaled, scheduled, why_fixed
 from launch.simulation.server import Server
@@ -459,3 +459,20 @@ def test_where_servers_cannot_follow_phases_it_is_said() -> None:
         assert scheduled(one, "sequential").elastic.enabled is (reason is None)
     one, _ = scaled(load_root(CONFIGS / "mm_zero_qwen3_vl_2b_1x80gb.yaml"), times(server={}), 2)
     assert why_fixed(one) is None, "then each policy has two"
+
+
+def test_rates_of_phases_are_those_of_a_whole_round() -> None:
+    """Two policies take turns of 20 steps; the second makes 18 of its games only."""
+    moves = [("a", 20), ("b", 18)] * 3
+    steps, looks = {"a": 0, "b": 0}, []
+    for policy, number in moves:
+        for _ in range(number):
+            steps[policy] += 1
+            at = float(len(looks) + 1)
+            looks.append(Look(at, dict(steps), len(looks), 0, 0, 0, {}))
+    first, last = steady(looks, warm_up=20, last=40, in_rounds=True)
+    assert first.steps == {"a": 21, "b": 18}, "the first step of the second round"
+    assert last.steps == {"a": 40, "b": 36}, "the last one before the third"
+    assert last.at_s - first.at_s == 38 - 1
+    with pytest.raises(ValueError, match="too short to tell"):
+        steady(looks[:20], warm_up=20, last=40, in_rounds=True)
