@@ -165,7 +165,7 @@ async def run_engine(
         await engine.run()
         if branches is not None:
             await branches.close()
-        summary = watcher.finish(desk.steps, desk.versions, measurements.results(desk.steps))
+        summary = await watcher.finish(desk.steps, desk.versions, measurements.results(desk.steps))
     print_result(summary, run)
     if engine.is_draining and desk.is_stopping:
         print("streamzero: drained, saved and stopped; the same command with --resume continues")

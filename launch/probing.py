@@ -60,6 +60,8 @@ class Probe:
         self._known: dict[Place, _Known] = {}
         self._worked: dict[str, tuple[float, float]] = {}
         self._seen: set[Place] = set()
+        self._met: set[Place] = set()
+        """Those that were asked before."""
         self.costs: dict[Place, dict[str, float]] = {}
         """Of each server as it last answered: those of `COSTS` that it tells."""
 
@@ -68,10 +70,17 @@ class Probe:
         neither ever falls. None: it is not yet time to ask again."""
         now_s = time.monotonic()
         is_often = is_watched or now_s - self._began_s < YOUNG_S
-        if now_s - self._asked_s < (PROBE_EVERY_S if is_often else IDLE_EVERY_S):
+        is_due = now_s - self._asked_s >= (PROBE_EVERY_S if is_often else IDLE_EVERY_S)
+        # What a server worked before it was first asked is lost: of a short run, nearly all.
+        if not is_due and self._met.issuperset(self._ready()):
             return None
-        self._asked_s = now_s
-        ready = [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
+        return await self.busy_now()
+
+    async def busy_now(self) -> dict[str, tuple[float, float]]:
+        """As `busy`, whenever the servers were last asked."""
+        self._asked_s = now_s = time.monotonic()
+        ready = self._ready()
+        self._met.update(ready)
         # One that went away, or to another policy, begins anew: what it does meanwhile is not ours.
         self._known = {place: self._known[place] for place in ready if place in self._known}
         self.costs = {place: self.costs[place] for place in ready if place in self.costs}
@@ -79,6 +88,9 @@ class Probe:
             if text is not None:
                 self._add(place, text, now_s)
         return dict(self._worked)
+
+    def _ready(self) -> list[Place]:
+        return [(policy, url) for policy, pool in self._pools.items() for url in pool.ready]
 
     def _add(self, place: Place, text: str, now_s: float) -> None:
         """What it worked since it was last asked: at first, nothing is known."""

@@ -230,8 +230,7 @@ class Watcher:
 
     async def watch(self, engine: Engine) -> None:
         """What has to be looked at every second; a record where one is due; then the views."""
-        for policy, (worked_s, there_s) in (await self.probe.busy(self._is_watched) or {}).items():
-            self._tally.worked(f"server/{policy}", worked_s, there_s)
+        self._servers_worked(await self.probe.busy(self._is_watched) or {})
         self._is_watched = False
         self._snapshots.look(engine)
         take = _Once(lambda: self._take(engine))
@@ -261,6 +260,10 @@ class Watcher:
         stats = self._account()
         parts = {RENDERER: stats, **self._dropped()}
         return self._snapshots.take(engine, self._rewards(), parts)
+
+    def _servers_worked(self, shares: Mapping[str, tuple[float, float]]) -> None:
+        for policy, (worked_s, there_s) in shares.items():
+            self._tally.worked(f"server/{policy}", worked_s, there_s)
 
     def _account(self) -> dict[str, Any]:
         """What has been worked until now; what the renderers tell."""
@@ -368,13 +371,14 @@ class Watcher:
 
     # the end
 
-    def finish(
+    async def finish(
         self,
         steps: Mapping[str, int],
         versions: Mapping[str, int],
         heldout: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Write `summary.json` and `report.html`; the summary."""
+        self._servers_worked(await self.probe.busy_now())
         self._account()
         self._tally.save()
         self._record_groups(self._buffer.counts()["games"]["finished"])

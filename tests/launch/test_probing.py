@@ -165,3 +165,18 @@ def test_after_the_first_minute_servers_are_asked_less_often_while_nobody_watche
     assert asked(YOUNG_S - 1, is_watched=False) == (YOUNG_S - 1) // PROBE_EVERY_S
     assert asked(60, is_watched=False) == 60 // IDLE_EVERY_S
     assert asked(60, is_watched=True) == 60 // PROBE_EVERY_S
+
+
+def test_a_run_shorter_than_the_pause_between_two_questions_tells_what_its_servers_worked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Servers(monkeypatch)
+    assert asyncio.run(servers.probe.busy()) is None, "nobody serves yet"
+    for late_s, url in enumerate(("http://x", "http://y")):
+        servers.pools["a"].mark_ready(url, 1)
+        servers.said = dict.fromkeys(("http://x", "http://y"), f"{BUSY} {10.0 + late_s}")
+        assert asyncio.run(servers.probe.busy()) is not None, "who is new is asked at once"
+        assert asyncio.run(servers.probe.busy()) is None
+        servers.now_s += 1.0
+    servers.said = {"http://x": f"{BUSY} 11.5", "http://y": f"{BUSY} 11.25"}
+    assert asyncio.run(servers.probe.busy_now()) == {"a": (1.5 + 0.25, 3.0)}
