@@ -22,7 +22,7 @@ C = TypeVar("C", bound=BaseModel)
 
 SAVE_SHARE = 0.4
 """Of `run.stop_s`: waiting for checkpoints that are being written, and once more for the last ones,
-before the engine is told to stop."""
+before the engine is told to stop; and there, for the other learner groups' ones."""
 
 
 class Section(BaseModel):

@@ -107,6 +107,8 @@ class Desk:
     versions: dict[str, int] = field(default_factory=dict)
     """The last published version of each policy and follower."""
     is_stopping: bool = False
+    """A learner group was told to stop, and has saved."""
+    _stopped: set[bytes] = field(default_factory=set)
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _moved: dict[str, str] = field(default_factory=dict)
@@ -180,6 +182,7 @@ class Desk:
             self.on_event(message["level"], message["text"])
         elif kind == "stopping":
             self.is_stopping = True
+            self._stopped.add(peer)
         elif kind == "hello":
             raise TransportError("a learner group started again within one attempt")
         else:
@@ -356,6 +359,16 @@ class Desk:
         """Send `bye`, say, to every learner group."""
         for peer in self._peers:
             await self.socket.send(peer, {"kind": kind})
+
+    async def tell_to_stop(self) -> None:
+        """Send `stop` to every learner group that has not stopped yet."""
+        for peer in self._peers.keys() - self._stopped:
+            await self.socket.send(peer, {"kind": "stop"})
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether all learner groups have saved what they were told to save before they stop."""
+        return self._stopped >= self._peers.keys()
 
     @property
     def waiting(self) -> frozenset[str]:

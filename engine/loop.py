@@ -21,8 +21,9 @@ and those that were made while its last checkpoint was still being written; thei
 again, and so is everything that was submitted (`Buffer.restore`).
 
 Order of the end. Healthy: all policies have published their last step -> the games left are
-played out -> the held-out set is measured -> `bye` to the learners. Stopped (Ctrl-C): the learners
-have saved and say so -> games in flight are cancelled as dropped[stopped] -> `bye`. Drained:
+played out -> the held-out set is measured -> `bye` to the learners. Stopped (Ctrl-C): a learner
+group has saved and says so -> games in flight are cancelled as dropped[stopped] -> the others are
+told to stop, and waited for -> `bye`. Drained:
 nothing is admitted, what there is is played and trained, the learners are told to save and stop,
 and then as after Ctrl-C. Crash: the first exception of any task cancels all others and leaves
 `run` as itself. A pause, and a drain that has not ended, are forgotten by the next attempt.
@@ -30,6 +31,7 @@ and then as after Ctrl-C. Crash: the first exception of any task cancels all oth
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from engine.admission import Admission
@@ -67,6 +69,8 @@ class Engine:
     admission: Admission
     hooks: Hooks
     changes: Signal
+    save_s: float = 0.0
+    """How long the other learner groups may still save when the first one has stopped."""
     phase: str = "measuring the base"
     holds_steps: bool = True
     is_paused: bool = False
@@ -135,7 +139,7 @@ class Engine:
         while not self.admission.is_drained:
             seen = self.changes.count
             await self.changes.beyond(seen)
-        await self.desk.tell_all("stop")
+        await self.desk.tell_to_stop()
 
     async def _until_over(self) -> None:
         while True:
@@ -160,8 +164,18 @@ class Engine:
             while waiting := {task for task in (ending, *self._tasks) if not task.done()}:
                 await asyncio.wait(waiting)
             self.games.end_unstarted()
+            await self._until_all_saved()
         self.phase = "done"
         await self.desk.tell_all("bye")
+
+    async def _until_all_saved(self) -> None:
+        """Rank 0 ends with the engine, and with it the store of ranks that may still save."""
+        await self.desk.tell_to_stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.save_s):
+                while not self.desk.has_stopped:
+                    seen = self.changes.count
+                    await self.changes.beyond(seen)
 
     async def _play_out(self) -> None:
         self.phase = "playing out the last games"

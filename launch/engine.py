@@ -22,6 +22,7 @@ from typing import Any
 from engine.admission import AdmissionRules, StreamRule
 from engine.branches import GRACE_S, Branches
 from engine.buffer import Buffer
+from engine.config import SAVE_SHARE
 from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import EngineError, FatalError
@@ -159,6 +160,7 @@ async def run_engine(
             ),
             hooks=hooks_of(config, desk, measurements, watcher, mover, evals, branches),
             changes=changes,
+            save_s=SAVE_SHARE * config.run.stop_s,
         )
         await serve_dashboard(stack, config, run, watcher, engine)
         collect_less()

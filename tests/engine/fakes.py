@@ -3,7 +3,7 @@
 import asyncio
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class FakeLearner:
     is_gone: threading.Event = field(default_factory=threading.Event)
     wants_stop: threading.Event = field(default_factory=threading.Event)
     """Set by a test, as Ctrl-C would: it says `stopping` once, and waits for bye."""
+    told_to_stop: threading.Event = field(default_factory=threading.Event)
+    stops_when_told: bool = True
     heard_bye: threading.Event = field(default_factory=threading.Event)
     """The engine itself has said bye."""
     prefetch: int = 2
@@ -75,7 +77,7 @@ class FakeLearner:
     """(policy, request, groups), in the order of training."""
 
     def run(self) -> None:
-        socket = LearnerSocket(self.address, "learner")
+        socket = LearnerSocket(self.address, "learner-" + "-".join(self.policies))
         steps = {p: self.restored.get(p, (0, 0))[0] for p in self.policies}
         requests = {p: self.restored.get(p, (0, 0))[1] for p in self.policies}
         socket.send(
@@ -93,6 +95,11 @@ class FakeLearner:
                 for _ in range(1 + self.prefetch):
                     self._ask(socket, policy, requests, welcome["attempt"])
             while (message := self._receive(socket))["kind"] != "bye":
+                if message["kind"] == "stop":
+                    if self.stops_when_told:
+                        socket.send({"kind": "stopping"})
+                    self.told_to_stop.set()
+                    continue
                 self._train(socket, message, steps, requests, welcome["attempt"])
                 if self.die_after is not None and len(self.batches) >= self.die_after:
                     return
@@ -107,6 +114,9 @@ class FakeLearner:
     def _receive(self, socket: LearnerSocket) -> Message:
         while (received := socket.receive(0.02)) is None:
             if self.is_over.is_set():
+                # What the engine said last may still be on its way.
+                if (received := socket.receive(0.5)) is not None:
+                    break
                 return {"kind": "bye"}
             if self.wants_stop.is_set():
                 self.wants_stop.clear()
@@ -186,6 +196,9 @@ class FakeRun:
     folder: Path
     play: Callable[["FakeRun", int, Callable[[Group], None]], Any]
     learner: FakeLearner
+    others: Sequence[FakeLearner] = ()
+    """Learner groups of other policies."""
+    save_s: float = 0.0
     servers: dict[str, FakeServers] = field(default_factory=dict)
     leased: list[tuple[str, Leased]] = field(default_factory=list)
     deadline_s: float = 30.0
@@ -213,8 +226,10 @@ class FakeRun:
             on_step=self._stepped,
             on_event=self.on_event,
         )
-        thread = threading.Thread(target=self.learner.run, daemon=True)
-        thread.start()
+        learners = (self.learner, *self.others)
+        threads = [threading.Thread(target=one.run, daemon=True) for one in learners]
+        for thread in threads:
+            thread.start()
         try:
             admission = await desk.gather()
             hooks = self.hooks or Hooks(
@@ -233,13 +248,20 @@ class FakeRun:
                 on_group=lambda group, is_ready: None,
             )
             self.engine = Engine(
-                desk=desk, games=games, admission=admission, hooks=hooks, changes=changes
+                desk=desk,
+                games=games,
+                admission=admission,
+                hooks=hooks,
+                changes=changes,
+                save_s=self.save_s,
             )
             await self.engine.run()
         finally:
-            self.learner.is_over.set()
+            for one in learners:
+                one.is_over.set()
             desk.socket.close()
-            await asyncio.to_thread(thread.join, 30.0)
+            for thread in threads:
+                await asyncio.to_thread(thread.join, 30.0)
 
     def _stepped(self, policy: str, message: Message, batch: Any) -> None:
         self.leased.extend((policy, row) for row in batch)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,46 @@ def test_a_stop_ends_the_last_games(tmp_path: Path) -> None:
     assert counts["games"]["in_flight"] == 0
     assert counts["groups"]["a"]["trained"] == 3
     assert not violations(counts)
+
+
+def two_groups(folder: Path, *, save_s: float) -> FakeRun:
+    """The second learner group saves as long as its test likes."""
+    run = run_of(folder, play=second_game_hangs, save_s=save_s)
+    run.rules = replace(run.rules, streams={p: StreamRule(policy=p, max_age=1) for p in ("a", "b")})
+    other = FakeLearner(run.learner.address, ("b",), random.Random(0), stops_when_told=False)
+    run.others = (other,)
+    return run
+
+
+def test_bye_is_said_when_the_last_learner_group_has_saved(tmp_path: Path) -> None:
+    async def scene() -> None:
+        run = two_groups(tmp_path, save_s=60.0)
+        (other,) = run.others
+        engine = asyncio.create_task(run.run())
+        try:
+            await until(lambda: run.buffer.counts()["games"]["in_flight"])
+            run.learner.wants_stop.set()
+            await until(other.told_to_stop.is_set)
+            assert not run.learner.told_to_stop.is_set()
+            for _ in range(20):
+                await asyncio.sleep(0.005)  # that is enough to end, where nobody waits
+            assert not engine.done()
+            assert not run.learner.heard_bye.is_set()
+            other.wants_stop.set()
+            await asyncio.wait_for(asyncio.shield(engine), AT_ONCE_S)
+            assert run.learner.heard_bye.is_set()
+            assert other.heard_bye.is_set()
+        finally:
+            engine.cancel()
+            await asyncio.gather(engine, return_exceptions=True)
+
+    asyncio.run(scene())
+
+
+def test_a_learner_group_that_never_stops_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    run = two_groups(tmp_path, save_s=0.05)
+    asyncio.run(stopped(run, lambda: run.buffer.counts()["games"]["in_flight"]))
+    assert run.others[0].told_to_stop.is_set()
 
 
 def test_a_stop_is_heard_while_a_branch_has_not_come_yet(tmp_path: Path) -> None:
