@@ -6,10 +6,12 @@ leaves loopback. The run's folder is shared by all nodes; what only means someth
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import ipaddress
 import os
+import random
 import re
 import socket
 import struct
@@ -21,7 +23,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 
 LOOPBACK = "127.0.0.1"
 ADDRESS = "STREAMZERO_NODE_ADDRESS"
@@ -30,6 +32,9 @@ RUNTIME_DIR = "STREAMZERO_RUNTIME_DIR"
 """Environment: a folder of this machine and user alone; default: below the temporary folder."""
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """Environment: the GPUs that CUDA lets a process see, in the order of their indices there."""
+_PORTS = range(20_000, 32_768)
+"""Below those that the system gives to whoever asks for none: seconds pass between a choice and a
+server that listens there."""
 _GPU = re.compile(r"\d+$|GPU-|MIG-")
 _SIOCGIFADDR = 0x8915
 
@@ -70,6 +75,27 @@ def this_node(environ: Mapping[str, str] = os.environ) -> Node:
         address=address,
         machine=machine_id(),
     )
+
+
+def free_ports(num: int, address: str = LOOPBACK) -> list[int]:
+    """Ports of this machine that nobody uses now. Raises EngineError where it hasn't this address,
+    or not so many."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise EngineError(
+                        f"{ADDRESS}: {address} is no address of this node ({error.strerror}); set "
+                        "it to one"
+                    ) from None
+                continue
+        found.append(port)
+        if len(found) == num:
+            return found
+    raise EngineError(f"not {num} of this node's ports {_PORTS.start} to {_PORTS[-1]} are free")
 
 
 def is_loopback(address: str) -> bool:

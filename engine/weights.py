@@ -60,6 +60,9 @@ class Progress(Protocol):
 
 _LOOK_S = 0.2
 """Between two looks at other ranks' progress."""
+_LAST_LOOK = 0.25
+"""Of the patience with a server that is behind, after a look that found it late: where the whole
+machine had stood still, all that it asks for is a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +132,20 @@ class _Round:
 
     def wait(self, stage: int) -> None:
         """Until every lane is at this stage, has failed, or is too far behind the first."""
+        last_due_s: float | None = None
         with self._changed:
             while behind := [x for x in self._lanes if x.stage < stage and x.result is None]:
                 left_s = None
                 if self._is_reached(stage):
-                    due_s = self._reached_s[stage] + self._pace.patience_s
-                    left_s = due_s - time.monotonic()
-                    if left_s <= 0:
+                    now_s, patience_s = time.monotonic(), self._pace.patience_s
+                    due_s = self._reached_s[stage] + (1 - _LAST_LOOK) * patience_s
+                    left_s = (last_due_s or due_s) - now_s
+                    if left_s <= 0 and last_due_s is None:
+                        left_s = _LAST_LOOK * patience_s
+                        last_due_s = now_s + left_s
+                    elif left_s <= 0:
                         for lane in behind:
-                            self._give_up(
-                                lane, f"{lane.link.url}: {self._pace.patience_s:g} s late"
-                            )
+                            self._give_up(lane, f"{lane.link.url}: {patience_s:g} s late")
                         return
                 elif self._pace.progress is not None:
                     left_s = _LOOK_S

@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from engine import children
 from engine.config import LearnerGroupConfig, ServerHostConfig, digest
 from engine.errors import ConfigError, EngineError
 from engine.layout import Job, check_layout, gpu_of, job_of, router_host
-from engine.nodes import ADDRESS, Node, interface_of, this_node
+from engine.nodes import Node, free_ports, interface_of, this_node
 from engine.rundir import RunDir, RunLock, key_digest, make_key, record_pid, sweep_pids
 from engine.servers.host import ServerEvent, serve
 from engine.servers.router import check_router
@@ -140,7 +139,7 @@ def _run_first(
     with tempfile.TemporaryDirectory(prefix="streamzero-") as folder:
         addresses = [f"ipc://{folder}/{name}.sock" for name in _heard_by_engine(config)]
         if node.count > 1:
-            ports = _free_ports(len(addresses), node.address)
+            ports = free_ports(len(addresses), node.address)
             addresses = [f"tcp://{node.address}:{port}" for port in ports]
         for name, address in zip(_heard_by_engine(config), addresses, strict=True):
             store.set(name, address)
@@ -259,7 +258,7 @@ def _run_server(
     config: RootConfig, run: RunDir, store: Store, host: ServerHostConfig, stop: threading.Event
 ) -> int:
     address, num = this_node().address, len(host.policies)
-    ports = [host.port + i for i in range(num)] if host.port else _free_ports(num, address)
+    ports = [host.port + i for i in range(num)] if host.port else free_ports(num, address)
     index = config.layout.servers.index(host)
     try:
         check_interpreter(host.kind, host.python, f"layout.servers.{index}.python")
@@ -384,21 +383,6 @@ def _advertised(host: ServerHostConfig) -> dict[str, str]:
         return {}
     name, _, port = host.advertise.rpartition(":")
     return {policy: f"http://{name}:{int(port) + i}" for i, policy in enumerate(host.policies)}
-
-
-def _free_ports(num: int, address: str) -> list[int]:
-    sockets = [socket.socket() for _ in range(num)]
-    try:
-        for one in sockets:
-            one.bind((address, 0))
-        return [one.getsockname()[1] for one in sockets]
-    except OSError as error:
-        raise EngineError(
-            f"{ADDRESS}: {address} is no address of this node ({error.strerror}); set it to one"
-        ) from None
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _wait(engine: subprocess.Popen[bytes], stop: threading.Event, stop_s: float) -> int:

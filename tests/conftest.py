@@ -1,11 +1,15 @@
-"""A real browser for tests of web pages."""
+"""A real browser for tests of web pages; Hypothesis without a clock, since machines pause."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.browsing import CHROMIUM, DEADLINE_MS, Watched
+
+settings.register_profile("streamzero", deadline=None)
+settings.load_profile("streamzero")
 
 
 @pytest.fixture(scope="module")

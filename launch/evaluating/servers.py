@@ -6,14 +6,13 @@ One SGLang server on each GPU, where SGLang is installed; else, for a small mode
 import asyncio
 import importlib.util
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.nodes import visible_gpus
+from engine.nodes import free_ports, visible_gpus
 from engine.servers.host import ServerEvent, serve
 from engine.servers.spec import ServerSpec
 
@@ -36,7 +35,7 @@ def specs_for(folder: Path, key: str, *, place: int = 0, places: int = 1) -> lis
             ServerSpec(
                 kind="sglang",
                 model_dirs={_POLICY: folder},
-                ports={_POLICY: _free_port()},
+                ports={_POLICY: free_ports(1)[0]},
                 device="cuda",
                 gpus=(gpu,),
                 mem_fraction=None if len(gpus) >= places else _TAKEN / places,
@@ -55,7 +54,7 @@ def specs_for(folder: Path, key: str, *, place: int = 0, places: int = 1) -> lis
         ServerSpec(
             kind="embedded",
             model_dirs={_POLICY: folder},
-            ports={_POLICY: _free_port()},
+            ports={_POLICY: free_ports(1)[0]},
             context_length=context,
             api_key=key,
         )
@@ -88,12 +87,6 @@ async def serving(specs: list[ServerSpec], logs: Path) -> AsyncIterator[list[str
     finally:
         stop.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _context_length(folder: Path) -> int:

@@ -4,7 +4,6 @@ import base64
 import functools
 import io
 import json
-import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
 from engine.children import last_lines, spawn
+from engine.nodes import free_ports
 from tests.engine.tiny_models import IMAGE_PAD, build_tiny_model
 
 CONTEXT = 2048
@@ -42,9 +42,7 @@ class Server:
 
 def free_port() -> int:
     """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @functools.cache

@@ -115,6 +115,7 @@ def test_weights_arrive_bit_for_bit_and_replace_every_cache(link: ServerLink) ->
 
 
 def test_retracted_rollouts_have_segments_that_match_their_versions(link: ServerLink) -> None:
+    tiny_module(1)  # made now: requests would end meanwhile
     put_weights(link, 0, 30)
     image = [picture(2)]
     prompts = [(TEXT, []), (ONE_IMAGE, image), ((*ONE_IMAGE, 3), image)]
@@ -131,6 +132,7 @@ def test_retracted_rollouts_have_segments_that_match_their_versions(link: Server
     until(
         lambda: request(link.url, "/v1/loads")[1]["loads"][0]["gen_tokens_total"] > generated + 60
     )
+    assert not any(future.done() for future in futures), "the update comes too late"
     put_weights(link, 1, 31)
     for (ids, images), future in zip(prompts, futures, strict=True):
         answer = future.result(60)
@@ -149,16 +151,19 @@ def test_retracted_rollouts_have_segments_that_match_their_versions(link: Server
 
 
 def test_an_update_without_a_pause_waits_for_running_requests(link: ServerLink) -> None:
+    tiny_module(1)
     put_weights(link, 0, 40)
-    running = in_background(lambda: generate(link.url, TEXT, max_new_tokens=400, ignore_eos=True))
+    running = in_background(lambda: generate(link.url, TEXT, max_new_tokens=900, ignore_eos=True))
     until(lambda: load_of(link.url)[0] == 1)
+    assert not running.done(), "the update comes too late"
     put_weights(link, 1, 41, pause_mode=None)
     (span,) = running.result(60)["meta_info"]["weight_versions"]
-    assert span == {"version": "40", "start": 0, "end": 400}
+    assert span == {"version": "40", "start": 0, "end": 900}
     assert generate(link.url, TEXT)["meta_info"]["weight_version"] == "41"
 
 
 def test_in_place_keeps_going_and_labels_the_tokens(link: ServerLink) -> None:
+    tiny_module(1)
     put_weights(link, 0, 50)
     running = in_background(lambda: generate(link.url, TEXT, max_new_tokens=900, ignore_eos=True))
     until(lambda: load_of(link.url)[0] == 1)

@@ -665,9 +665,10 @@ def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
     try:
         engine.welcome(50, judge=60)
         both = [server.url, other.url]
-        for version, urls in ((50, both), (60, [judge])):
+        filled: dict[int, set[str]] = {50: set(), 60: set()}
+        while filled != {50: set(both), 60: {judge}}:  # who is slow, at a later look
             first = engine.expect("published")
-            assert (first["version"], first["servers"]) == (version, urls)
+            filled[first["version"]] |= set(first["servers"])
         base = server_checksums(judge, timeout_s=20)
         for number, version in ((1, 51), (2, 52)):
             pin = {"judge": 61} if number == 2 else {}
@@ -691,7 +692,7 @@ def test_two_ranks_step_publish_pin_and_save_together(tmp_path: Path) -> None:
         assert engine.expect("stepped")["step"] == 3
         published = engine.expect("published")
         assert published["servers"] == [server.url]
-        assert "1 s late" in published["failed"][other.url], "by rank 0's server, it has no other"
+        assert "5 s late" in published["failed"][other.url], "by rank 0's server, it has no other"
         engine.expect("next")
         other.kill()
         other.start()
@@ -735,7 +736,7 @@ def main() -> None:
     wait = timedelta(seconds=PATIENCE_S)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=wait)
     run_learner(
-        replace(spec, rank=rank, world=2, weights=spec.weights.model_copy(update={"stall_s": 1.0})),
+        replace(spec, rank=rank, world=2, weights=spec.weights.model_copy(update={"stall_s": 5.0})),
         store=store,
         should_stop=lambda: False,
         is_engine_gone=lambda: False,

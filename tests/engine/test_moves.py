@@ -152,6 +152,7 @@ def test_a_server_whose_requests_do_not_end_stays_where_it_was(
             assert len(it.events) == 4, "the next move begins, and waits for that request, too"
             assert not it.told.moves
             coder.mark_ready(it.url, 4)
+        monkeypatch.undo()
         async with solver.place(b"y", 1000):
             await it.mover.look(3.0)
         assert it.told.moves == [(it.url, "coder", "solver")]

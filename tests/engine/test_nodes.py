@@ -1,6 +1,7 @@
 """Where a node is reached, and what it keeps for itself."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine import nodes
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from engine.nodes import (
     ADDRESS,
     RUNTIME_DIR,
     address_towards,
+    free_ports,
     interface_of,
     machine_id,
     make_runtime_dir,
@@ -148,3 +150,23 @@ def test_one_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(RUNTIME_DIR, str(tmp_path / "file" / "below"))
     with pytest.raises(ConfigError, match=f"{RUNTIME_DIR}: .*below cannot be made"):
         make_runtime_dir(tmp_path / "run")
+
+
+def test_free_ports_are_free_and_never_such_as_others_are_given_by_the_system() -> None:
+    first, second = free_ports(2)
+    with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", second)):
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        assert max(first, second) < max(low, 32_768)
+    with pytest.raises(EngineError, match=r"192\.0\.2\.1 is no address of this node"):
+        free_ports(1, "192.0.2.1")
+
+
+def test_a_port_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_ports(1)[0]
+    monkeypatch.setattr("engine.nodes._PORTS", range(port, port + 1))
+    assert free_ports(1) == [port]
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(EngineError, match="not 1 of this node's ports"),
+    ):
+        free_ports(1)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from aiohttp import web
 
 from engine import sampler as sampler_module
 from engine.errors import EngineError, GameDropped
+from engine.nodes import free_ports
 from engine.sampler import client_session
 from engine.types import SamplingParams, Segment
 from tests.engine.fake_servers import EOS, IMAGE, MESSAGES, PARAMS, Body, answer, stage
@@ -21,12 +21,6 @@ from tests.engine.fake_servers import EOS, IMAGE, MESSAGES, PARAMS, Body, answer
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_module, "_BACKOFF_S", 0.0)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_a_rollout_is_what_was_sampled_and_every_parameter_is_sent() -> None:
@@ -106,7 +100,7 @@ def test_a_dead_server_is_no_black_hole() -> None:
     async def scene() -> None:
         async with stage(1) as it:
             async with it.pool.place(b"", 1000) as busy:
-                it.pool.mark_ready(f"http://127.0.0.1:{free_port()}", 3)
+                it.pool.mark_ready(f"http://127.0.0.1:{free_ports(1)[0]}", 3)
                 for _ in range(6):
                     assert (await it.one(retries=1)).server == busy
             assert it.pool.stats()["retries"] == 1
@@ -131,7 +125,7 @@ def test_retries_are_bounded() -> None:
 def test_a_server_that_is_gone_waits_until_somebody_vouches_for_its_weights() -> None:
     async def scene() -> None:
         async with stage(1) as it:
-            dead = f"http://127.0.0.1:{free_port()}"
+            dead = f"http://127.0.0.1:{free_ports(1)[0]}"
             it.pool.mark_unready(it.servers[0].url)
             it.pool.mark_ready(dead, 3)
             waiting = asyncio.create_task(it.one(retries=1))
@@ -233,7 +227,7 @@ def test_the_deadline_ends_the_request_on_the_server_too() -> None:
         async with stage() as it:
             it.servers[0].hang()
             with pytest.raises(GameDropped) as dropped:
-                await it.one(request_timeout_s=0.2)
+                await it.one(request_timeout_s=2.0)
             assert dropped.value.reason == "deadline"
             assert it.servers[0].aborted == [it.servers[0].requests[0]["rid"]]
             assert it.pool.stats()["servers"][it.servers[0].url]["running"] == 0
@@ -521,13 +515,13 @@ def test_a_busy_server_is_waited_for() -> None:
             server, asked = it.servers[0], asyncio.Event()
 
             async def behave(body: Body) -> web.StreamResponse:
-                while server.times_asked < 8:
+                while server.times_asked < 5:
                     await asyncio.sleep(0.01)
                 asked.set()
                 return web.json_response(answer(body, [20, EOS]))
 
             server.script.append(behave)
-            assert (await it.one(stall_s=0.1)).token_ids == (20, EOS)
+            assert (await it.one(stall_s=1.0)).token_ids == (20, EOS)
             assert asked.is_set()
             assert it.pool.stats()["retries"] == 0
 

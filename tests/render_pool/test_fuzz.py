@@ -11,7 +11,7 @@ from tests.render_pool import fuzz
 
 COUNT = 1500
 CORPUS = {path.stem: path for path in sorted((Path(__file__).parent / "fuzz_corpus").glob("*.svg"))}
-MAX_S = 0.3
+MAX_S = 1.0
 """Of a worker's processor time, for a document that was found once."""
 
 
@@ -44,7 +44,7 @@ def test_a_short_run_breaks_nothing() -> None:
     assert report.unexplained == []
     assert [one for one in report.ended if one[0] == "timeout"] == []
     assert report.outcomes["picture"] > COUNT / 4, "mutations that leave nothing to draw"
-    assert report.cpu_s / COUNT < 0.05
+    assert report.cpu_s / COUNT < 0.1
 
 
 def test_a_case_is_the_same_every_time_and_most_are_well_formed() -> None:

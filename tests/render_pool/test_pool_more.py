@@ -328,7 +328,7 @@ def test_a_machine_that_stood_still_once_is_forgiven() -> None:
 
 def test_a_machine_that_stands_still_twice_is_a_timeout_and_not_remembered() -> None:
     async def scene() -> None:
-        async with opened(workers=1, deadline_s=2) as pool:
+        async with opened(workers=1, deadline_s=4) as pool:
             await pool.render(circle(1))
             (first,) = workers_of(pool)
             os.kill(first, signal.SIGSTOP)
@@ -339,8 +339,11 @@ def test_a_machine_that_stands_still_twice_is_a_timeout_and_not_remembered() -> 
             assert await task == Invalid("timeout", "the machine stood still")
             stats = pool.stats()
             assert (stats["retried"], stats["kills_by_reason"]) == (2, {"deadline": 2})
-            again = await pool.render(STUCK.format(n=9))
-            assert again == Invalid("timeout", "2 s"), "it was drawn this time"
+            again = asyncio.create_task(pool.render(STUCK.format(n=9)))
+            await until(lambda: any(is_drawing(pid) for pid in workers_of(pool) if pid != second))
+            again.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await again
             assert isinstance(await pool.render(circle(2)), Picture)
 
     asyncio.run(scene())
