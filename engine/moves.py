@@ -90,7 +90,8 @@ class Mover:
         while True:
             await self._interrupt(url)
             with suppress(TimeoutError):
-                await asyncio.wait_for(pool.drained(url), ABORT_EVERY_S)
+                async with asyncio.timeout(ABORT_EVERY_S):
+                    await pool.drained(url)
                 return
 
     async def _interrupt(self, url: str) -> None:

@@ -144,7 +144,8 @@ class Template:
             template = cls(_spawn(theirs.fileno(), settings), ours)
         ours.setblocking(False)
         try:
-            said = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 4096), START_S)
+            async with asyncio.timeout(START_S):
+                said = await asyncio.get_running_loop().sock_recv(ours, 4096)
         except BaseException:
             template.close(kill=True)
             raise
@@ -164,7 +165,8 @@ class Template:
             with theirs:
                 command = wire.COMMAND.pack(wire.FORK, 0)
                 socket.send_fds(self._control, [command], [theirs.fileno()])
-            hello = await asyncio.wait_for(receive(ours, wire.HELLO.size), FORK_S)
+            async with asyncio.timeout(FORK_S):
+                hello = await receive(ours, wire.HELLO.size)
         except BaseException:
             ours.close()
             raise

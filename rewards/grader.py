@@ -215,7 +215,8 @@ class Grader:
             is_idle = False
             began, used_before_s = time.monotonic(), worker.used_cpu_s()
             try:
-                result = await asyncio.wait_for(worker.ask(request), self._cfg.deadline_s)
+                async with asyncio.timeout(self._cfg.deadline_s):
+                    result = await worker.ask(request)
                 is_idle = True
                 return result
             except TimeoutError:  # before OSError, whose subclass it is

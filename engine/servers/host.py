@@ -296,7 +296,6 @@ async def _answers(session: aiohttp.ClientSession, spec: ServerSpec, url: str) -
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
     """Return after `seconds`, or at once when `stop` is set."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -267,3 +267,29 @@ def test_a_template_that_won_t_start_is_one_line(
     assert "\n" not in str(one.value)
     with pytest.raises(EngineError, match="ended while it started"):
         asyncio.run(Template.start(SETTINGS))
+
+
+def test_who_is_cancelled_at_the_moment_a_worker_says_hello_gets_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11's `asyncio.wait_for` would forget the cancellation; a pool that is closed then
+    waited until the drawing had ended."""
+
+    async def scene() -> None:
+        template = await Template.start(SETTINGS)
+        try:
+            forking = asyncio.create_task(template.fork())
+            receive = processes.receive
+
+            async def late(sock: socket.socket, size: int) -> bytes:
+                hello = await receive(sock, size)
+                forking.cancel()
+                return hello
+
+            monkeypatch.setattr(processes, "receive", late)
+            with pytest.raises(asyncio.CancelledError):
+                await forking
+        finally:
+            template.close()
+
+    asyncio.run(scene())

@@ -128,7 +128,8 @@ async def _health_generate(served: ServedModel) -> web.Response:
     served.submit(request)
     finished = False
     try:
-        await asyncio.wait_for(done.wait(), _HEALTH_TIMEOUT_S)
+        async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+            await done.wait()
         finished = True
     except TimeoutError:
         return web.Response(status=503)
