@@ -133,6 +133,7 @@ class Leader:
                 self._publisher.release(command["policy"], command["url"])
             elif command["kind"] == "assign":
                 self._publisher.assign(command["policy"], command["url"])
+                self._checked = 0.0  # it serves nobody before it is looked after
             elif command["kind"] == "save":
                 self._save_all()
             elif command["kind"] == "stop":

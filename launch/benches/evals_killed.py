@@ -114,6 +114,8 @@ def _until(process: Popen[bytes], journal: Path, wanted: int, log: Path) -> None
         if process.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"it ended before it was killed:\n{last_lines(log)}")
         time.sleep(0.01)
+    if process.poll() is not None:
+        raise EngineError(f"it ended before it was killed:\n{last_lines(log)}")
 
 
 def _lines(journal: Path) -> int:

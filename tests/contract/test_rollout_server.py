@@ -27,7 +27,7 @@ from tests.engine.tiny_models import IM_END, IM_START, IMAGE_PAD, VISION_END, VI
 
 TEXT = (IM_START, 5, 6, 7, 40, 41)
 WITH_IMAGE = (IM_START, 5, VISION_START, IMAGE_PAD, VISION_END, 10, 11)
-LONG = {"max_new_tokens": 600, "ignore_eos": True}
+LONG = {"max_new_tokens": 1000, "ignore_eos": True}
 
 
 def post(url: str, path: str, body: Any) -> tuple[int, Any]:
@@ -202,7 +202,7 @@ def test_abort_gives_the_partial_output_and_matches_by_prefix(url: str) -> None:
         status, answer = futures[rid].result(30)
         assert status == 200
         assert answer["meta_info"]["finish_reason"]["type"] == "abort"
-        assert answer["meta_info"]["completion_tokens"] == len(answer["output_ids"]) < 600
+        assert answer["meta_info"]["completion_tokens"] == len(answer["output_ids"]) < 1000
     assert not futures["req-2"].done()
     post(url, "/abort_request", {"abort_all": True})
     assert futures["req-2"].result(30)[1]["meta_info"]["finish_reason"]["type"] == "abort"

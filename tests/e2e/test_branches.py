@@ -23,7 +23,7 @@ from tests.e2e.records import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 6
+STEPS = 12
 BRANCH = "launch.branch"
 FINISHED = "SELECT notes FROM games WHERE state = 'finished'"
 SERVED = "policies: [proposer, coder, solver], kind: embedded"

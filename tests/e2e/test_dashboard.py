@@ -10,7 +10,7 @@ import pytest
 from engine.rundir import RunDir
 from tests.e2e.blows import ENGINE
 from tests.e2e.command import WITHOUT_MEASURING, recorded, selfplay, started
-from tests.e2e.records import attempts_of, check_books, steps_of, summary_of
+from tests.e2e.records import attempts_of, check_books, rows, steps_of, summary_of
 
 pytestmark = pytest.mark.slow
 FINISHED = "parseFloat(document.querySelector('#finished').textContent)"
@@ -26,7 +26,7 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
         it.until(run.dashboard.exists, "the dashboard")
         watched = browse(_url(run))
         page = watched.page
-        page.wait_for_selector("#connection[data-state=live]")
+        it.until(lambda: page.evaluate(_LIVE), "the page to be live")
         it.until(lambda: page.evaluate(f"{FINISHED} > 3"), "some games")
         watched.look("#gallery", "#games details.game img")
         it.until(lambda: page.evaluate(_SHOWN), "a rendered picture")
@@ -38,8 +38,8 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
         assert engine is not None
         engine.kill()
         it.until(lambda: attempts_of(run) == 2, "another attempt")
-        page.wait_for_selector("#connection[data-state=live]")
-        before = page.evaluate(FINISHED)
+        before = games(run)
+        it.until(lambda: page.evaluate(_LIVE), "the page to have found it")
         it.until(lambda: page.evaluate(f"{FINISHED} > {before}"), "games of the second attempt")
 
         _ask(run, "drain")
@@ -53,7 +53,14 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
     assert summary["games"]["dropped"].keys() <= {"lost_in_crash"}
 
 
+_LIVE = "document.querySelector('#connection').dataset.state === 'live'"
 _SHOWN = "[...document.querySelectorAll('#games details[open] img')].some(i => i.naturalWidth > 9)"
+
+
+def games(run: RunDir) -> int:
+    """Finished, of all attempts."""
+    ((number,),) = rows(run, "SELECT count(*) FROM games WHERE state = 'finished'")
+    return int(number)
 
 
 def _url(run: RunDir) -> str:

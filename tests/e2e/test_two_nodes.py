@@ -35,9 +35,9 @@ from tests.e2e.records import (
 
 pytestmark = pytest.mark.slow
 
-STEPS = 5
+STEPS = 9
 ENGINE, BRANCH = b"launch.engine", b"launch.branch"
-START_S = 150.0
+START_S = 600.0
 """Two interpreters with torch more than elsewhere, on two cores."""
 
 
@@ -80,7 +80,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             lose_the_engine(one, front)
             second.look(other)
             kill(other)
-            front.until(lambda: not second.alive(), "the end of all of node 1", timeout_s=5.0)
+            front.until(lambda: not second.alive(), "the end of all of node 1", timeout_s=30.0)
         with second.start(*arguments) as other:
             front.until(lambda: attempts_of(one.dir) == 3, "a third attempt", timeout_s=START_S)
             for agent, seen in ((first, front), (second, other)):

@@ -156,7 +156,7 @@ class Staged:
         buffer = Buffer.open(run.database)
         pools = {role: ServerPool(role, max_concurrency=64) for role in ROLES}
         for pool in pools.values():
-            pool.mark_ready("http://one", 1)
+            pool.mark_ready("http://127.0.0.1:9", 1)
         renderer = SlowRenderer(self.slow.picture)
         rng = random.Random(0)
         address = f"ipc://{self.folder}/engine.sock"

@@ -33,7 +33,7 @@ def test_pictures_are_all_different() -> None:
 
 @pytest.mark.slow
 def test_rows_are_scored_once_through_kills_and_failing_requests() -> None:
-    with canned("--mean-s", "0.01", "--fail", "0.05", "--slots", "16") as url:
+    with canned("--mean-s", "0.05", "--fail", "0.05", "--slots", "16") as url:
         found = survive(url, rows=600, kills=2)
     assert (found.scored, found.repeated) == (600, 0)
     assert found.failures > 0

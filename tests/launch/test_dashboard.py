@@ -480,16 +480,15 @@ def test_who_comes_after_nobody_watched_gets_numbers_of_now_and_then_each_second
         assert len(times_of("take")) == 1, "the first line on the terminal"
         elapsed_s = run.watcher._tally.elapsed_s
         found = [data for kind, data in events(run.url, 5) if kind == "snapshot"]
-        assert abs(found[0]["elapsed_s"] - elapsed_s) < loop.WATCH_S
-        times = [snapshot["elapsed_s"] for snapshot in found]
-        assert all(0 < after - before < 2 * loop.WATCH_S for before, after in pairwise(times))
+        times = [elapsed_s, *(snapshot["elapsed_s"] for snapshot in found)]
+        assert all(before < after for before, after in pairwise(times)), "each taken anew"
         deadline = time.monotonic() + 30
         while sum(t > times_of("take")[-1] for t in times_of("look")) < 2:
             assert time.monotonic() < deadline, "snapshots for a client that is gone"
             time.sleep(0.05)
-        number, elapsed_s = len(times_of("take")), run.watcher._tally.elapsed_s
+        number = len(times_of("take"))
         text = ask(f"{run.url}metrics")[1]
         families = {family.name: family for family in text_string_to_metric_families(text)}
         told_s = families["streamzero_elapsed_seconds"].samples[0].value
-        assert abs(told_s - elapsed_s) < loop.WATCH_S
+        assert told_s > times[-1], "taken since"
         assert len(times_of("take")) <= number + 1
