@@ -22,7 +22,13 @@ C = TypeVar("C", bound=BaseModel)
 
 SAVE_SHARE = 0.4
 """Of `run.stop_s`: waiting for checkpoints that are being written, and once more for the last ones,
-before the engine is told to stop; and there, for the other learner groups' ones."""
+before the engine is told that a learner group stops."""
+
+
+def stopped_s(stop_s: float) -> float:
+    """How long learner groups may take to stop, of `run.stop_s`; the rest is for the step under
+    way, and for the engine's summary."""
+    return 2 * SAVE_SHARE * stop_s
 
 
 class Section(BaseModel):

@@ -15,7 +15,7 @@
                                        (policy may be a follower: servers are routable, no more)
     lost {policy, url}             ->  a server that began anew, without our weights, is not
     saved {policy, step, oldest_request}       -> payloads that no restore needs are freed
-    event, stopping                ->  noted
+    event, stopping {seconds}      ->  noted
                                    <-  bye
                                    <-  save: a checkpoint now; stop: save, and say "stopping"
                                    <-  release {policy, url}: a server moves to another policy
@@ -108,6 +108,8 @@ class Desk:
     """The last published version of each policy and follower."""
     is_stopping: bool = False
     """A learner group was told to stop, and has saved."""
+    stopped_after_s: float = 0.0
+    """How long that took the first one."""
     _stopped: set[bytes] = field(default_factory=set)
     _peers: dict[bytes, list[str]] = field(default_factory=dict)
     _restored: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -181,6 +183,8 @@ class Desk:
         elif kind == "event":
             self.on_event(message["level"], message["text"])
         elif kind == "stopping":
+            if not self.is_stopping:
+                self.stopped_after_s = float(message["seconds"])
             self.is_stopping = True
             self._stopped.add(peer)
         elif kind == "hello":

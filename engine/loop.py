@@ -69,8 +69,8 @@ class Engine:
     admission: Admission
     hooks: Hooks
     changes: Signal
-    save_s: float = 0.0
-    """How long the other learner groups may still save when the first one has stopped."""
+    stopped_s: float = 0.0
+    """How long learner groups may take to stop, all of them together."""
     phase: str = "measuring the base"
     holds_steps: bool = True
     is_paused: bool = False
@@ -172,7 +172,7 @@ class Engine:
         """Rank 0 ends with the engine, and with it the store of ranks that may still save."""
         await self.desk.tell_to_stop()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.save_s):
+            async with asyncio.timeout(max(0.0, self.stopped_s - self.desk.stopped_after_s)):
                 while not self.desk.has_stopped:
                     seen = self.changes.count
                     await self.changes.beyond(seen)
@@ -209,7 +209,7 @@ class Engine:
         if self.hooks.measure_before is not None:
             await self.hooks.measure_before()
         self.holds_steps = False
-        if not self.is_draining:
+        if self.phase == "measuring the base":
             self.phase = "self-play"
         self._last_curve = min(self.desk.steps.values())
         self.changes.notify()

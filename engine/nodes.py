@@ -32,9 +32,9 @@ RUNTIME_DIR = "STREAMZERO_RUNTIME_DIR"
 """Environment: a folder of this machine and user alone; default: below the temporary folder."""
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """Environment: the GPUs that CUDA lets a process see, in the order of their indices there."""
-_PORTS = range(20_000, 32_768)
-"""Below those that the system gives to whoever asks for none: seconds pass between a choice and a
-server that listens there."""
+_PORTS = range(10_000, 20_000)
+"""Seconds pass between a choice and a server that listens there: they are below those that Linux by
+default gives to whoever asks for none, and those of the shipped configs and jobs."""
 _GPU = re.compile(r"\d+$|GPU-|MIG-")
 _SIOCGIFADDR = 0x8915
 

@@ -22,7 +22,7 @@ from typing import Any
 from engine.admission import AdmissionRules, StreamRule
 from engine.branches import GRACE_S, Branches
 from engine.buffer import Buffer
-from engine.config import SAVE_SHARE
+from engine.config import stopped_s
 from engine.desk import Desk
 from engine.elastic import Elastic
 from engine.errors import EngineError, FatalError
@@ -160,7 +160,7 @@ async def run_engine(
             ),
             hooks=hooks_of(config, desk, measurements, watcher, mover, evals, branches),
             changes=changes,
-            save_s=SAVE_SHARE * config.run.stop_s,
+            stopped_s=stopped_s(config.run.stop_s),
         )
         await serve_dashboard(stack, config, run, watcher, engine)
         collect_less()
@@ -169,7 +169,7 @@ async def run_engine(
             await branches.close()
         summary = await watcher.finish(desk.steps, desk.versions, measurements.results(desk.steps))
     print_result(summary, run)
-    if engine.is_draining and desk.is_stopping:
+    if engine.is_draining and desk.has_stopped:
         print("streamzero: drained, saved and stopped; the same command with --resume continues")
 
 

@@ -14,7 +14,7 @@ PROBE_EVERY_S = 4.0
 IDLE_EVERY_S = 15.0
 """Where nobody watches: as often as there are records."""
 YOUNG_S = 60.0
-"""At first they are asked often all the same: shares need three answers."""
+"""At first they are asked often all the same: shares need several answers."""
 TIMEOUT_S = 1.0
 MAX_BYTES = 4 << 20
 COSTS = (
@@ -74,10 +74,14 @@ class Probe:
         # What a server worked before it was first asked is lost: of a short run, nearly all.
         if not is_due and self._met.issuperset(self._ready()):
             return None
-        return await self.busy_now()
+        return await self._busy(by_fullness=True)
 
-    async def busy_now(self) -> dict[str, tuple[float, float]]:
-        """As `busy`, whenever the servers were last asked."""
+    async def busy_at_end(self) -> dict[str, tuple[float, float]]:
+        """As `busy`, of those that count it. How full others are when nobody plays any more says
+        nothing of the seconds before."""
+        return await self._busy(by_fullness=False)
+
+    async def _busy(self, *, by_fullness: bool) -> dict[str, tuple[float, float]]:
         self._asked_s = now_s = time.monotonic()
         ready = self._ready()
         self._met.update(ready)
@@ -85,7 +89,7 @@ class Probe:
         self._known = {place: self._known[place] for place in ready if place in self._known}
         self.costs = {place: self.costs[place] for place in ready if place in self.costs}
         for place, text in (await self._ask(ready)).items():
-            if text is not None:
+            if text is not None and (by_fullness or _value(text, BUSY) is not None):
                 self._add(place, text, now_s)
         return dict(self._worked)
 

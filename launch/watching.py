@@ -378,7 +378,7 @@ class Watcher:
         heldout: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Write `summary.json` and `report.html`; the summary."""
-        self._servers_worked(await self.probe.busy_now())
+        self._servers_worked(await self.probe.busy_at_end())
         self._account()
         self._tally.save()
         self._record_groups(self._buffer.counts()["games"]["finished"])

@@ -133,11 +133,13 @@ class Publisher:
         self._run(name, send)
         self.report()
 
-    def look_after_servers(self) -> None:
-        """Fill late and restarted servers; tell the engine which serve our weights."""
-        if all(job.done() for job in self._jobs.values()):
+    def look_after_servers(self) -> bool:
+        """Fill late and restarted servers; tell the engine which serve our weights. False: not
+        now, the sending thread is busy."""
+        if is_free := all(job.done() for job in self._jobs.values()):
             self._run("", self._look_after_servers)
         self.report()
+        return is_free
 
     def report(self) -> None:
         """Tell the engine what the sending thread has to say. Raises what went wrong in it."""

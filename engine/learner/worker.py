@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
-from engine.config import SAVE_SHARE
-from engine.errors import CheckpointError, TransportError
+from engine.config import SAVE_SHARE, stopped_s
+from engine.errors import CheckpointError, EngineError, TransportError
 from engine.learner.bad_batches import REASONS, BadBatches
 from engine.learner.checkpoint_writer import Saved
 from engine.learner.group import LearnerGroup
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 GAP_S = 0.2
 SERVER_CHECK_S = 2.0
 SUMMARY_S = 20.0
-"""For the engine, to write its summary."""
+"""For the engine, to write its summary, after the last learner group has saved."""
 HELLO_TIMEOUT_S = 1800.0
 """The engine welcomes nobody before all groups have loaded their weights."""
 
@@ -115,8 +115,8 @@ class Leader:
                 self._train(self._ready.popleft())
             self._report_saves(self._group.checkpoints.poll())
             self._publisher.report()
-            if time.monotonic() - self._checked > SERVER_CHECK_S:
-                self._publisher.look_after_servers()
+            is_due = time.monotonic() - self._checked > SERVER_CHECK_S
+            if is_due and self._publisher.look_after_servers():
                 self._checked = time.monotonic()
         self._leave()
 
@@ -304,11 +304,12 @@ class Leader:
     def _stop(self) -> None:
         """The first Ctrl-C, or the engine's "stop": save, tell the engine, and wait until it has
         written its summary."""
+        began = time.monotonic()
         self._save_all()
         self._report_saves(self._group.checkpoints.wait(SAVE_SHARE * self._spec.stop_s))
-        self._socket.send({"kind": "stopping"})
-        deadline = time.monotonic() + SUMMARY_S
-        with suppress(TransportError):  # all is saved: nothing that can be lost now matters
+        self._socket.send({"kind": "stopping", "seconds": time.monotonic() - began})
+        deadline = began + stopped_s(self._spec.stop_s) + SUMMARY_S
+        with suppress(EngineError):  # all is saved: nothing that can be lost now matters
             while not self._is_engine_gone() and time.monotonic() < deadline:
                 message = self._socket.receive(GAP_S)
                 if message is not None and message[0]["kind"] == "bye":

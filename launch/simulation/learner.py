@@ -94,7 +94,7 @@ class SimulatedLearner:
 
     def stop(self) -> None:
         """As Ctrl-C does: what is in flight is given up, and the engine says bye."""
-        self._tell("stopping")
+        self._tell("stopping", seconds=0.0)
 
     @property
     def _inbox(self) -> asyncio.Queue[Message]:

@@ -1,5 +1,6 @@
 """A server moves to another policy in a real run, which goes on."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.e2e.records import (
     steps_of,
     summary_of,
 )
+
+_LOADS = re.compile(r" moves from \w+ \((\d+) tokens [^)]*\) to \w+ \((\d+)\)")
 
 
 @pytest.mark.slow
@@ -41,6 +44,9 @@ def test_a_server_follows_the_demand(tmp_path: Path) -> None:
         it.process.send_signal(signal.SIGINT)
         ended = it.wait()
     assert ended.status == 130, ended
+    loads = [found for text in events_of(folder) if (found := _LOADS.search(text))]
+    assert loads
+    assert all(float(more) > float(less) for less, more in (found.groups() for found in loads))
     summary = summary_of(folder)
     check_conservation(summary)
     check_books(folder, summary)

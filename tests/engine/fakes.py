@@ -97,7 +97,7 @@ class FakeLearner:
             while (message := self._receive(socket))["kind"] != "bye":
                 if message["kind"] == "stop":
                     if self.stops_when_told:
-                        socket.send({"kind": "stopping"})
+                        socket.send({"kind": "stopping", "seconds": 0.0})
                     self.told_to_stop.set()
                     continue
                 self._train(socket, message, steps, requests, welcome["attempt"])
@@ -120,7 +120,7 @@ class FakeLearner:
                 return {"kind": "bye"}
             if self.wants_stop.is_set():
                 self.wants_stop.clear()
-                socket.send({"kind": "stopping"})
+                socket.send({"kind": "stopping", "seconds": 0.0})
         message, images = received
         if message["kind"] == "bye":
             self.heard_bye.set()
@@ -198,7 +198,7 @@ class FakeRun:
     learner: FakeLearner
     others: Sequence[FakeLearner] = ()
     """Learner groups of other policies."""
-    save_s: float = 0.0
+    stopped_s: float = 0.0
     servers: dict[str, FakeServers] = field(default_factory=dict)
     leased: list[tuple[str, Leased]] = field(default_factory=list)
     deadline_s: float = 30.0
@@ -253,7 +253,7 @@ class FakeRun:
                 admission=admission,
                 hooks=hooks,
                 changes=changes,
-                save_s=self.save_s,
+                stopped_s=self.stopped_s,
             )
             await self.engine.run()
         finally:

@@ -174,7 +174,7 @@ class World:
         """Ctrl-C: the learners save and say so, games in flight are cancelled. Then --resume."""
         for one in self.learners.values():
             one.checkpoints[one.step] = one.done
-        self._say({"kind": "stopping"})
+        self._say({"kind": "stopping", "seconds": 0.0})
         for game in self.games:
             self.buffer.end_game(game.number, dropped="stopped")
             self.admission.settle(game.number)

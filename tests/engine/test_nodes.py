@@ -152,11 +152,11 @@ def test_one_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.M
         make_runtime_dir(tmp_path / "run")
 
 
-def test_free_ports_are_free_and_never_such_as_others_are_given_by_the_system() -> None:
+def test_free_ports_are_free_and_never_those_of_the_shipped_configs() -> None:
     first, second = free_ports(2)
     with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", second)):
-        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-        assert max(first, second) < max(low, 32_768)
+        assert first != second
+        assert max(first, second) < 20_000, "from there on configs and jobs have theirs"
     with pytest.raises(EngineError, match=r"192\.0\.2\.1 is no address of this node"):
         free_ports(1, "192.0.2.1")
 

@@ -106,9 +106,9 @@ def test_a_stop_ends_the_last_games(tmp_path: Path) -> None:
     assert not violations(counts)
 
 
-def two_groups(folder: Path, *, save_s: float) -> FakeRun:
+def two_groups(folder: Path, *, stopped_s: float) -> FakeRun:
     """The second learner group saves as long as its test likes."""
-    run = run_of(folder, play=second_game_hangs, save_s=save_s)
+    run = run_of(folder, play=second_game_hangs, stopped_s=stopped_s)
     run.rules = replace(run.rules, streams={p: StreamRule(policy=p, max_age=1) for p in ("a", "b")})
     other = FakeLearner(run.learner.address, ("b",), random.Random(0), stops_when_told=False)
     run.others = (other,)
@@ -117,7 +117,7 @@ def two_groups(folder: Path, *, save_s: float) -> FakeRun:
 
 def test_bye_is_said_when_the_last_learner_group_has_saved(tmp_path: Path) -> None:
     async def scene() -> None:
-        run = two_groups(tmp_path, save_s=60.0)
+        run = two_groups(tmp_path, stopped_s=60.0)
         (other,) = run.others
         engine = asyncio.create_task(run.run())
         try:
@@ -141,7 +141,7 @@ def test_bye_is_said_when_the_last_learner_group_has_saved(tmp_path: Path) -> No
 
 
 def test_a_learner_group_that_never_stops_is_not_waited_for_without_end(tmp_path: Path) -> None:
-    run = two_groups(tmp_path, save_s=0.05)
+    run = two_groups(tmp_path, stopped_s=0.05)
     asyncio.run(stopped(run, lambda: run.buffer.counts()["games"]["in_flight"]))
     assert run.others[0].told_to_stop.is_set()
 

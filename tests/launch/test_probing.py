@@ -179,4 +179,18 @@ def test_a_run_shorter_than_the_pause_between_two_questions_tells_what_its_serve
         assert asyncio.run(servers.probe.busy()) is None
         servers.now_s += 1.0
     servers.said = {"http://x": f"{BUSY} 11.5", "http://y": f"{BUSY} 11.25"}
-    assert asyncio.run(servers.probe.busy_now()) == {"a": (1.5 + 0.25, 3.0)}
+    assert asyncio.run(servers.probe.busy_at_end()) == {"a": (1.5 + 0.25, 3.0)}
+
+
+def test_how_full_a_server_is_at_the_end_says_nothing_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Servers(monkeypatch)
+    servers.pools["a"].mark_ready("http://x", 1)
+    servers.said["http://x"] = f"{RUNNING} 1\n{CACHE} 0"
+    servers.busy()
+    found = servers.busy()
+    assert found == {"a": (PROBE_EVERY_S, PROBE_EVERY_S)}
+    servers.now_s += PROBE_EVERY_S
+    servers.said["http://x"] = f"{RUNNING} 0\n{CACHE} 0"
+    assert asyncio.run(servers.probe.busy_at_end()) == found

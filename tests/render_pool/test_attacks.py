@@ -23,8 +23,9 @@ from render_pool.reasons import REASONS
 
 pytestmark = pytest.mark.alone
 CASES = {case.name: case for case in attacks.cases()}
-MAX_WORKER_S = 1.5
-"""For one input, on a slow and busy machine: what is hardly worth a picture is still drawn."""
+MAX_WORKER_S = 0.9
+"""For one input, on a slow and busy machine: what is hardly worth a picture is still drawn, within
+the `cpu_s` that a worker has by default."""
 MEAN_WORKER_S = 0.06
 MAX_CALLER_S = 0.25
 """The caller's own part: it looks for the SVG in the text, and talks to the worker."""

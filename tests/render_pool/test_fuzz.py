@@ -11,7 +11,7 @@ from tests.render_pool import fuzz
 
 COUNT = 1500
 CORPUS = {path.stem: path for path in sorted((Path(__file__).parent / "fuzz_corpus").glob("*.svg"))}
-MAX_S = 1.0
+MAX_S = 0.9
 """Of a worker's processor time, for a document that was found once."""
 
 

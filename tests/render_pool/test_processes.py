@@ -275,20 +275,31 @@ def test_who_is_cancelled_at_the_moment_a_worker_says_hello_gets_none(
     """Python 3.11's `asyncio.wait_for` would forget the cancellation; a pool that is closed then
     waited until the drawing had ended."""
 
+    pairs: list[socket.socket] = []
+    socketpair = socket.socketpair
+
+    def noted(*given: int) -> tuple[socket.socket, socket.socket]:
+        pairs.extend(pair := socketpair(*given))
+        return pair
+
     async def scene() -> None:
         template = await Template.start(SETTINGS)
         try:
+            hello, is_waiting = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+            async def receive(sock: socket.socket, size: int) -> bytes:
+                is_waiting.set()
+                return bytes(await hello)
+
+            monkeypatch.setattr(processes, "receive", receive)
+            monkeypatch.setattr(socket, "socketpair", noted)
             forking = asyncio.create_task(template.fork())
-            receive = processes.receive
-
-            async def late(sock: socket.socket, size: int) -> bytes:
-                hello = await receive(sock, size)
-                forking.cancel()
-                return hello
-
-            monkeypatch.setattr(processes, "receive", late)
+            await is_waiting.wait()
+            hello.set_result(wire.HELLO.pack(1, b""))
+            forking.cancel()  # in one turn of the loop
             with pytest.raises(asyncio.CancelledError):
                 await forking
+            assert [sock.fileno() for sock in pairs] == [-1, -1], "the worker ends: nobody has it"
         finally:
             template.close()
 
