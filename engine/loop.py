@@ -77,6 +77,8 @@ class Engine:
     """No game is admitted until `resume`."""
     is_draining: bool = False
     _last_curve: int = 0
+    _is_measuring: bool = False
+    """A point of the development curve."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
@@ -181,6 +183,9 @@ class Engine:
         self.phase = "playing out the last games"
         while self._tasks:
             await asyncio.wait(self._tasks)
+        while self._is_measuring:
+            seen = self.changes.count
+            await self.changes.beyond(seen)
         if self.hooks.measure_after is not None:
             self.phase = "measuring the result"
             await self.hooks.measure_after()
@@ -218,7 +223,10 @@ class Engine:
             step = min(self.desk.steps.values())
             if step // self.hooks.dev_every > self._last_curve // self.hooks.dev_every:
                 self._last_curve = step
+                self._is_measuring = True
                 await self.hooks.measure_dev(step)
+                self._is_measuring = False
+                self.changes.notify()
             else:
                 await self.changes.beyond(seen)
 

@@ -18,6 +18,8 @@ from typing import Any
 SUSPECT_S = 2.0
 """For so long a server that failed is the last choice: a dead one answers fast, and would
 otherwise look like the least loaded one."""
+_LATER_S = 0.01
+"""A timer may be early, by the grain of a clock."""
 _HOMES = 8192
 """Prefixes whose server is remembered."""
 _OVERLOAD_RATIO, _OVERLOAD_REQUESTS = 1.5, 32
@@ -139,6 +141,8 @@ class ServerPool:
         """A request failed at `url`: others are preferred for a while."""
         if url in self._servers:
             self._servers[url].suspect_until = self._clock() + SUSPECT_S
+            # Nothing else need happen then, and who waits would not see it.
+            asyncio.get_running_loop().call_later(SUSPECT_S + _LATER_S, self._wake)
 
     def remove(self, url: str) -> None:
         """`url` is none of this policy's servers any more; requests there are left alone."""

@@ -1,8 +1,10 @@
 """Structured concurrency: many awaits as one, and a signal that no waiter can miss."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
+
+from engine.errors import GameDropped
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -12,8 +14,11 @@ async def concurrently(function: Callable[[T], Awaitable[R]], items: Iterable[T]
     """Await `function(item)` for all items at once; results in the order of the items.
 
     The first failure cancels the siblings, waits for them, and is raised by itself
-    (not inside an ExceptionGroup).
+    (not inside an ExceptionGroup). A cancellation that comes meanwhile is not forgotten for it.
     """
+    current = asyncio.current_task()
+    assert current is not None
+    before = current.cancelling()
 
     async def call(item: T) -> R:
         return await function(item)
@@ -22,17 +27,29 @@ async def concurrently(function: Callable[[T], Awaitable[R]], items: Iterable[T]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call(item)) for item in items]
+            if tasks:
+                # Who fails while the group itself waits would leave us cancelled once for ever
+                # (Python 3.11).
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     except BaseExceptionGroup as failures:
+        if current.cancelling() > before:
+            raise asyncio.CancelledError from None
         raise first_of(failures) from None
     return tuple(task.result() for task in tasks)
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception that is not a group: what went wrong, by itself."""
-    error: BaseException = failures
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """What went wrong, by itself: the first error that ends more than a game, else the first."""
+    errors = list(_leaves(failures))
+    return next((error for error in errors if not isinstance(error, GameDropped)), errors[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class Signal:

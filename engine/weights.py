@@ -172,7 +172,8 @@ class _Round:
                 link.settle()
             for path, is_wanted in (
                 ("/end_weight_update", self._has_session),
-                ("/continue_generation", pace.pause_mode is not None),
+                # Also where nobody pauses: what broke off before may have left it paused.
+                ("/continue_generation", True),
             ):
                 if lane.result is not None:
                     return  # given up: with weights that are half new it must not go on
@@ -310,6 +311,11 @@ def _publish(
 def _begin(link: ServerLink, timeout_s: float) -> None:
     try:
         link.post("/begin_weight_update", {}, timeout_s)
-    except WeightSyncError:  # a publication that broke off may have left its session open
+    except WeightSyncError as error:
+        if "already open" not in str(error):
+            raise
+        # A publication that broke off has left weights that are half new: nothing may be sampled
+        # with them between its end and the next beginning.
+        link.post("/pause_generation", {"mode": "retract"}, timeout_s)
         link.post("/end_weight_update", {}, timeout_s)
         link.post("/begin_weight_update", {}, timeout_s)

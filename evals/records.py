@@ -9,11 +9,12 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 
 Record = dict[str, Any]
 """One sample of one row, JSON: see `evals.scoring.record_of`."""
@@ -40,6 +41,9 @@ class Journal:
         self.damaged = 0
         """Lines that could not be read."""
         self._lines: dict[str, Record] = {}
+        self._syncing = threading.Lock()
+        self._lost: OSError | None = None
+        """What the system said when it lost something."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
@@ -75,12 +79,21 @@ class Journal:
         return record
 
     def sync(self) -> None:
-        """What was appended outlives the machine's death, too. Blocking: for a thread."""
-        os.fdatasync(self._file)
+        """What was appended outlives the machine's death, too. Blocking: for a thread. Raises
+        EngineError where something does not, which the system says only once."""
+        with self._syncing:
+            try:
+                os.fdatasync(self._file)
+            except OSError as error:
+                self._lost = self._lost or error
+            if self._lost is not None:
+                raise EngineError(f"{self.path}: answers cannot be kept: {self._lost}")
 
     def close(self) -> None:
-        self.sync()
-        os.close(self._file)
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def _read(self) -> None:
         end = 0

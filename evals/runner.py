@@ -114,8 +114,9 @@ class Runner:
         except BaseExceptionGroup as failures:
             raise first_of(failures) from None
         finally:
-            self._preparing.shutdown(cancel_futures=True)
-            self._scoring.shutdown(cancel_futures=True)
+            # Not waited for: who asks again for an end, while a picture is prepared, means it.
+            self._preparing.shutdown(wait=False, cancel_futures=True)
+            self._scoring.shutdown(wait=False, cancel_futures=True)
 
     async def _all(self, tasks: Sequence[Task]) -> list[Outcome]:
         running: list[asyncio.Task[Outcome]] = []
@@ -145,8 +146,8 @@ class Runner:
             if len(journal):
                 # A server that answered here before does take questions.
                 self._refusals.answered()
-            syncing = asyncio.create_task(_sync(journal))
-            try:
+            async with asyncio.TaskGroup() as beside:
+                syncing = beside.create_task(_sync(journal))
                 async with asyncio.TaskGroup() as group:
                     async for prepared in self._prepared(benchmark, loaded.rows):
                         if isinstance(prepared, tuple):
@@ -157,7 +158,6 @@ class Runner:
                             await self._refusals.enter()
                             group.create_task(self._sample(outcome, journal, prepared, sample))
                     dispatched.set()
-            finally:
                 syncing.cancel()
         order = {row.id: number for number, row in enumerate(loaded.rows)}
         outcome.records.sort(key=lambda record: (order[record["row"]], record["sample"]))

@@ -6,7 +6,9 @@
 `evals/README.md` says what the rules are; `--help` has the options.
 """
 
+import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,23 +25,32 @@ EXIT_BAD_INPUT = 2
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    # Imported late, so that --help is instant.
-    from launch.evaluating.command import run
-
     try:
-        return asyncio.run(run(options))
-    except KeyboardInterrupt:
-        print(
-            "streamzero: stopped; every answer that came is kept, and the same command goes on",
-            file=sys.stderr,
-        )
-        return 128 + signal.SIGINT
+        return asyncio.run(_stoppable(options))
     except ConfigError as error:
         print(f"streamzero: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except EngineError as error:
         print(f"streamzero: {error}", file=sys.stderr)
         return 1
+
+
+async def _stoppable(options: argparse.Namespace) -> int:
+    """Ctrl-C ends it as soon as what is kept is kept: a thread that downloads can't be stopped,
+    and Python would wait for it."""
+    # Imported late, so that --help is instant.
+    from launch.evaluating.command import run
+
+    try:
+        return await run(options)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print(
+            "streamzero: stopped; every answer that came is kept, and the same command goes on",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,17 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Lets `python launch/match.py` find the packages beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from engine.routing import ServerPool
 
 HELD_OUT_SEED = 1_000_003
 """Added to the seed of the pairs: no pair of the match was played in training by number; whether a
@@ -78,10 +82,11 @@ async def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         for place, (who, folder) in enumerate(folders.items()):
             (logs / who).mkdir()
             specs = specs_for(folder, key, place=place, places=len(folders))
-            urls = await stack.enter_async_context(serving(specs, logs / who))
             pool = ServerPool(who, max_concurrency=config.sampler.max_concurrency)
-            for url in urls:
-                pool.mark_ready(url, 0)
+            # No learner will say that a server is back after a connection that broke.
+            pool.on_gone = partial(_trust_later, pool)
+            ready = partial(pool.mark_ready, version=0)
+            await stack.enter_async_context(serving(specs, logs / who, ready))
             encoder = TextEncoder.load(folder)
             samplers[who] = {
                 role: RoleSampler(
@@ -94,6 +99,12 @@ async def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             samplers["ours"], samplers["reference"], pairs, empty, cfg, options.games
         )
     return summary(outcomes)
+
+
+def _trust_later(pool: "ServerPool", url: str, why: str) -> None:
+    from engine.routing import SUSPECT_S
+
+    asyncio.get_running_loop().call_later(SUSPECT_S, pool.mark_ready, url, 0)
 
 
 def model_folder(path: Path, policy: str) -> Path:

@@ -70,7 +70,8 @@ def run_rank(config: RootConfig, *, resume: bool) -> int:
     _choose_interface(node)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        # By another thread: this one may be interrupted in the middle of a wait for `stop`.
+        signal.signal(number, lambda *_: _later(0.0, stop))
     job = job_of(config.layout, rank)
     if rank != 0 and job.server is not None:
         # An interrupt stops the run: servers stay until rank 0 has saved and says "done".

@@ -5,6 +5,7 @@ frames are in `render_pool.protocol`; those of a worker are untrusted (it parsed
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -131,6 +132,7 @@ class Template:
         self._process = process
         self._control = control
         self._asking = asyncio.Lock()
+        self._is_closed = False
 
     @property
     def pid(self) -> int:
@@ -187,19 +189,32 @@ class Template:
         where the template is gone too."""
         worker.close()
         try:
-            async with self._asking, asyncio.timeout(FORK_S):
-                command = wire.COMMAND.pack(wire.ASK, worker.pid)
-                await asyncio.get_running_loop().sock_sendall(self._control, command)
-                while True:
-                    pid, status = wire.ENDED.unpack(await receive(self._control, wire.ENDED.size))
-                    if pid == worker.pid:  # others were asked for by callers that went away
-                        return int(status)
+            async with asyncio.timeout(FORK_S), self._asking:
+                return await self._ask(worker)
         except (OSError, EOFError):  # or silent for long, which is a TimeoutError and so the first
             return None
 
+    async def _ask(self, worker: Worker) -> int:
+        try:
+            command = wire.COMMAND.pack(wire.ASK, worker.pid)
+            await asyncio.get_running_loop().sock_sendall(self._control, command)
+            while True:
+                pid, status = wire.ENDED.unpack(await receive(self._control, wire.ENDED.size))
+                if pid == worker.pid:  # others were asked for by callers that went away
+                    return int(status)
+        finally:
+            if self._is_closed:
+                self._control.close()
+
     def close(self, *, kill: bool = False) -> None:
         """End the template and all of its workers; waits until they are gone (milliseconds)."""
-        self._control.close()
+        self._is_closed = True
+        if self._asking.locked():
+            # Who waits for an answer hears of an end, and of a closed socket never; it closes it.
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+        else:
+            self._control.close()
         if kill:
             self._process.kill()
         try:

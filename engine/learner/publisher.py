@@ -261,7 +261,7 @@ class Publisher:
         for url, error in failed.items():
             log.warning("publication of %s v%d: %s", name, state.version, error)
             state.linked.discard(url)
-            # Those that failed before are still paused; a drain ends no pause.
+            # Those that failed before are still paused, where publications pause.
             if url in unproven and cfg.pause != "drain":
                 _hold(url, self._spec.key)
         self._tell(

@@ -7,9 +7,10 @@ the open files of each of its processes every few seconds, how many games have e
 tokens were generated. Printed, from the end of the warm-up (`--warm-up` minutes, before the others:
 so long windows and caches of a bounded size take to fill) on: level and slope per hour of each,
 with an interval of 95 % from the means of blocks (neighbouring readings are no independent ones).
-Flat: the interval holds 0, or the growth in an hour is under 1 % of the level. The weights stay as
-they are (`_LR`). Games take the longer the more is said in them, so beside their rate stands that
-of tokens.
+Flat: the interval holds 0, or the growth in an hour is under 1 % of the level. Of open files it is
+the most in each block: how many there are at a moment follows the requests under way, and a leak
+lifts them all. The weights stay as they are (`_LR`). Games take the longer the more is said in
+them, so beside their rate stands that of tokens.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Trend:
     """A line through readings over time."""
 
     level: float
-    """Mean."""
+    """Mean of the blocks."""
     per_hour: float
     low: float
     high: float
@@ -166,7 +167,8 @@ def table(rows: Sequence[Reading], *, warm_up_s: float) -> str:
         unit, scale = units[name]
         points = [(row["t"], row[key] / scale) for row in kept if key in row]
         if len(points) >= 2 * _NUM_BLOCKS:
-            lines.append(_row(f"{name} of {kind}, {unit}".rstrip(", "), trend(points)))
+            found = trend(points, max if name == "files" else statistics.fmean)
+            lines.append(_row(f"{name} of {kind}, {unit}".rstrip(", "), found))
     lines.append(_row("games per minute", trend(rates(kept, "games", 60.0))))
     lines.append(_row("tokens per second", trend(rates(kept, "tokens", 1.0))))
     return "\n".join(lines)
@@ -180,12 +182,16 @@ def rates(rows: Sequence[Reading], name: str, per_s: float) -> list[tuple[float,
     ]
 
 
-def trend(points: Sequence[tuple[float, float]]) -> Trend:
-    """Least squares through the means of 12 blocks of (seconds, value); the slope per hour."""
+def trend(
+    points: Sequence[tuple[float, float]],
+    of: Callable[[Sequence[float]], float] = statistics.fmean,
+) -> Trend:
+    """Least squares through the means of 12 blocks of (seconds, value), or what else `of` makes of
+    their values; the slope per hour."""
     size = len(points) / _NUM_BLOCKS
     blocks = [points[int(i * size) : int((i + 1) * size)] for i in range(_NUM_BLOCKS)]
     xs = [statistics.fmean(t for t, _ in block) / 3600 for block in blocks]
-    ys = [statistics.fmean(value for _, value in block) for block in blocks]
+    ys = [of([value for _, value in block]) for block in blocks]
     slope, start = statistics.linear_regression(xs, ys)
     mean_x = statistics.fmean(xs)
     spread = sum((x - mean_x) ** 2 for x in xs)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from engine.encoding import TextEncoder
 from engine.errors import ConfigError, TransportError
+from engine.routing import SUSPECT_S
 from engine.types import Finish, SamplingParams
 from evals.benchmark import Question
 from evals.endpoint import Refused, Response, failure_of
@@ -36,6 +37,8 @@ class _Server:
     context: int | None = None
     """Tokens of prompt and answer; None: not known."""
     running: int = 0
+    suspect_until_s: float = 0.0
+    """Until then others are preferred: a request failed at it."""
 
 
 class RolloutEndpoint:
@@ -96,17 +99,21 @@ class RolloutEndpoint:
         ids = self._encoder.encode(question.messages)
         self._check(ids, question)
         length = self._encoder.prompt_tokens(ids, [_as_png(image) for image in question.images])
-        server = min(self._servers, key=lambda server: server.running)
+        began_s = time.perf_counter()
+        # One that is dead answers at once, and would always be the least busy.
+        server = min(self._servers, key=lambda s: (s.suspect_until_s > began_s, s.running))
         granted = _granted(params.max_new_tokens, length, server.context)
         body = self._body(ids, question.images, params, granted, seed, stop)
-        began_s = time.perf_counter()
         server.running += 1
         try:
             status, text = await self._post(f"{server.url}/generate", body)
+            if (failure := failure_of(status, text)) is not None:
+                raise failure
+        except TransportError:
+            server.suspect_until_s = time.perf_counter() + SUSPECT_S
+            raise
         finally:
             server.running -= 1
-        if (failure := failure_of(status, text)) is not None:
-            raise failure
         response = _parsed(
             text,
             has_images=bool(question.images),

@@ -6,15 +6,18 @@ One SGLang server on each GPU, where SGLang is installed; else, for a small mode
 import asyncio
 import importlib.util
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from engine.nodes import free_ports, visible_gpus
 from engine.servers.host import ServerEvent, serve
 from engine.servers.spec import ServerSpec
+
+log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 200 << 20
 """Weights beyond that are nothing for the embedded server on a CPU."""
@@ -62,31 +65,48 @@ def specs_for(folder: Path, key: str, *, place: int = 0, places: int = 1) -> lis
 
 
 @asynccontextmanager
-async def serving(specs: list[ServerSpec], logs: Path) -> AsyncIterator[list[str]]:
+async def serving(
+    specs: Sequence[ServerSpec], logs: Path, on_ready: Callable[[str], None] = lambda url: None
+) -> AsyncIterator[list[str]]:
     """URLs of the servers, all ready; one that dies is started again, until the block ends.
 
-    `logs` is a folder that is there. Raises ConfigError or EngineError where one cannot be started.
+    `logs` is a folder that is there; `on_ready` is told of each, whenever it is ready (again).
+    Raises ConfigError or EngineError where one cannot be started; also in place of an error of the
+    block, where that was meanwhile.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    urls = [spec.urls[_POLICY] for spec in specs]
     ready: list[asyncio.Future[None]] = [loop.create_future() for _ in specs]
 
-    def heard(future: asyncio.Future[None], event: ServerEvent) -> None:
-        if event.kind == "ready" and not future.done():
-            future.set_result(None)
+    def heard(url: str, future: asyncio.Future[None], event: ServerEvent) -> None:
+        if event.kind == "ready":
+            on_ready(url)
+            if not future.done():
+                future.set_result(None)
 
     tasks = [
-        asyncio.create_task(serve(spec, logs, stop, partial(heard, future)))
-        for spec, future in zip(specs, ready, strict=True)
+        asyncio.create_task(serve(spec, logs, stop, partial(heard, url, future)))
+        for spec, url, future in zip(specs, urls, ready, strict=True)
     ]
+    has_failed = False
     try:
-        for future, task in zip(ready, tasks, strict=True):
-            await asyncio.wait((future, task), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                await task  # raises why it could not
-        yield [spec.urls[_POLICY] for spec in specs]
+        while waiting := [future for future in ready if not future.done()]:
+            await asyncio.wait((*waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()  # raises why it could not
+                    raise EngineError(f"a server ended while others started; see {logs}")
+        yield urls
+    except Exception:
+        has_failed = True
+        raise
     finally:
         stop.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for end in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(end, EngineError):
+                if has_failed:
+                    raise end  # that is why
+                log.warning("%s", end)
 
 
 def _context_length(folder: Path) -> int:

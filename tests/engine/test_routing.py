@@ -241,3 +241,16 @@ def test_a_prefix_leaves_a_server_that_another_process_has_overloaded() -> None:
             assert url != home
 
     asyncio.run(scene())
+
+
+def test_who_waits_is_woken_when_a_server_is_trusted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else happens then: the other server is full, and nobody leaves it."""
+    monkeypatch.setattr("engine.routing.SUSPECT_S", 0.1)
+
+    async def scene() -> None:
+        pool = ready_pool("a", "b", max_concurrency=1)
+        pool.report_failure("a")
+        async with pool.place(b"1", 1) as first, asyncio.timeout(10), pool.place(b"2", 1) as second:
+            assert (first, second) == ("b", "a")
+
+    asyncio.run(scene())

@@ -281,7 +281,20 @@ def test_the_development_curve_has_a_point_for_every_step_it_is_due(tmp_path: Pa
         points.append(step)
 
     asyncio.run(asyncio.wait_for(run_of(tmp_path, hooks=hooks(measure_dev=dev)).run(), 15.0))
-    # A point may be skipped where two steps are made meanwhile, or the run is over, never doubled.
+    # A point may be skipped where two steps are made meanwhile, never doubled.
     assert points
     assert points == sorted(set(points))
     assert set(points) <= {1, 2, 3}
+
+
+def test_the_last_point_of_the_development_curve_is_waited_for(tmp_path: Path) -> None:
+    points: list[int] = []
+
+    async def dev(step: int) -> None:
+        run.engine.changes.notify()  # type: ignore[union-attr]
+        await asyncio.sleep(0.2)
+        points.append(step)
+
+    run = run_of(tmp_path, hooks=hooks(measure_dev=dev))
+    asyncio.run(asyncio.wait_for(run.run(), 15.0))
+    assert points[-1] == 3

@@ -87,7 +87,7 @@ class FakeServer:
                             device="cpu",
                             timeout_s=20,
                         )
-                message = "" if ok else "no"
+                message = "" if ok else "no: a session is already open"
                 if unloadable and unloadable in body.get("names", []):
                     ok, message = False, f"{unloadable} does not fit"
                 answer = json.dumps({"success": ok, "message": message}).encode()
@@ -623,14 +623,40 @@ def test_a_server_that_refuses_gets_nothing(fakes: list[FakeServer], path: str) 
     links[1].close()
 
 
-def test_a_session_left_open_is_closed_first(fakes: list[FakeServer]) -> None:
+@pytest.mark.parametrize("pause_mode, version", [("retract", 60), (None, 600)])
+def test_a_session_left_open_is_closed_first(pause_mode: str | None, version: int) -> None:
     url = shared_server().urls[0]
     link = ServerLink(url)
     link.connect(timeout_s=20)
     link.post("/begin_weight_update", {}, 10)
-    report = publish(tiny_module().state_dict().items(), [link], version=60)
+    weights = tiny_module().state_dict().items()
+    report = publish(weights, [link], version=version, pause_mode=pause_mode)
     assert not report.failed
-    assert generate(url, (1, 2))["meta_info"]["weight_version"] == "60"
+    assert generate(url, (1, 2))["meta_info"]["weight_version"] == str(version)
+    link.close()
+
+
+def test_nothing_is_sampled_between_a_broken_publication_and_the_next(
+    fakes: list[FakeServer],
+) -> None:
+    """Also where publications do not pause: the end of the session left open would let go."""
+    fakes.append(FakeServer(refuse="/begin_weight_update"))
+    link = connected(fakes[0])
+    assert publish(some_tensors(), [link], version=1, pause_mode=None).failed
+    tried = [path for path in fakes[0].paths() if path != "/init_weights_update_group"]
+    assert tried[:3] == ["/begin_weight_update", "/pause_generation", "/end_weight_update"]
+    assert "/continue_generation" not in tried
+    link.close()
+
+
+def test_a_server_that_was_left_paused_goes_on_after_a_publication_that_pauses_nobody(
+    fakes: list[FakeServer],
+) -> None:
+    fakes.append(FakeServer())
+    link = connected(fakes[0])
+    assert not publish(some_tensors(), [link], version=1, pause_mode=None).failed
+    assert "/pause_generation" not in fakes[0].paths()
+    assert fakes[0].paths()[-1] == "/continue_generation"
     link.close()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import evals.patience
-from engine.errors import ConfigError, TransportError
+from engine.errors import ConfigError, EngineError, TransportError
 from engine.types import SamplingParams
 from evals.benchmark import Benchmark, Question, Row, Scored
 from evals.data import Loaded, load
@@ -264,6 +264,24 @@ def test_a_rule_of_ours_that_breaks_down_spoils_its_row_only(tmp_path: Path) -> 
 def test_an_error_that_nobody_foresaw_ends_it_as_itself(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run(tmp_path, FakeEndpoint(lambda q: ZeroDivisionError("a bug")))
+
+
+def test_answers_that_cannot_be_kept_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk says once that it has lost something: whoever does not listen hears it never again."""
+    told: list[int] = []
+
+    def lost(file: int) -> None:
+        told.append(file)
+        if len(told) == 1:
+            raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr("evals.records.os.fdatasync", lost)
+    monkeypatch.setattr("evals.runner._SYNC_S", 0.0)
+    endpoint = FakeEndpoint(gate=asyncio.Event())
+    with pytest.raises(EngineError, match=r"answers cannot be kept: .*Disk quota exceeded"):
+        run(tmp_path, endpoint)
 
 
 def test_concurrency_is_bounded_and_used(tmp_path: Path) -> None:

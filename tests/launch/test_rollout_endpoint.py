@@ -263,3 +263,35 @@ def telling(info: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Strea
         return web.json_response(info)
 
     return tell
+
+
+def test_a_server_that_fails_at_once_is_not_asked_for_ever() -> None:
+    """It has always the fewest requests."""
+    asked: list[str] = []
+
+    async def go() -> None:
+        async def generate(request: web.Request) -> web.Response:
+            asked.append("well")
+            await asyncio.sleep(0.02)
+            return web.json_response(answer())
+
+        async def fail(request: web.Request) -> web.Response:
+            asked.append("ill")
+            return web.Response(status=500)
+
+        apps = [web.Application(), web.Application()]
+        apps[0].router.add_post("/generate", fail)
+        apps[1].router.add_post("/generate", generate)
+        async with (
+            TestServer(apps[0]) as ill,
+            TestServer(apps[1]) as well,
+            aiohttp.ClientSession() as session,
+        ):
+            urls = [str(server.make_url("/")) for server in (ill, well)]
+            endpoint = RolloutEndpoint(session, urls, TextEncoder.load(SHIPPED), {})
+            with pytest.raises(TransportError, match="500"):
+                await endpoint.generate(question(), PARAMS, 0)
+            await asyncio.gather(*(endpoint.generate(question(), PARAMS, n) for n in range(8)))
+
+    asyncio.run(go())
+    assert asked == ["ill", *["well"] * 8]

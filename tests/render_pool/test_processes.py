@@ -304,3 +304,22 @@ def test_who_is_cancelled_at_the_moment_a_worker_says_hello_gets_none(
             template.close()
 
     asyncio.run(scene())
+
+
+def test_who_asks_a_template_that_is_closed_meanwhile_is_answered() -> None:
+    """A socket that is closed under a waiting reader would never wake it."""
+
+    async def scene() -> None:
+        template = await Template.start(SETTINGS)
+        worker = await template.fork()
+        os.kill(template.pid, signal.SIGSTOP)  # it will not answer
+        asking = [asyncio.create_task(template.ended(worker)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in asking)
+        control = template._control
+        template.close(kill=True)
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*asking) == [None, None]
+        assert control.fileno() == -1
+
+    asyncio.run(scene())
