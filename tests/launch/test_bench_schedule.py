@@ -72,15 +72,20 @@ def test_each_variant_is_a_config(variant: str) -> None:
     assert len(config.layout.servers) == (2 if is_fair else 1)
 
 
-def readings(memory_per_hour: float, rng: random.Random) -> list[dict[str, float]]:
+def readings(
+    memory_per_hour: float, rng: random.Random, files_per_hour: float = 0.0
+) -> list[dict[str, float]]:
     found, games = [], 0.0
     for number in range(600):
         t = 6.0 * number
         games += 15 + rng.uniform(-5, 5)
         noise = rng.uniform(-2e6, 2e6)
+        # As many connections as there are requests: fewer at first, and never more than 30.
+        under_way = min(30, rng.choice((20, 25, 30)) + number // 100)
         found.append(
             {
-                "t": t, "games": games, "tokens": 500 * games, "files/engine": 30.0,
+                "t": t, "games": games, "tokens": 500 * games,
+                "files/engine": under_way + files_per_hour * t / 3600,
                 "memory/engine": 100e6 + noise + memory_per_hour * t / 3600,
             }
         )  # fmt: skip
@@ -94,6 +99,9 @@ def test_a_leak_is_told_from_noise() -> None:
     leaks = table(readings(5e6, rng), warm_up_s=720.0)
     (memory,) = [line for line in leaks.splitlines() if line.startswith("| memory of engine, MB")]
     assert memory.endswith("| **no** |")
+    lost = table(readings(0.0, rng, files_per_hour=2.0), warm_up_s=720.0)
+    (files,) = [line for line in lost.splitlines() if line.startswith("| files of engine")]
+    assert files.endswith("| **no** |")
 
 
 def test_a_trend_is_a_line_through_blocks() -> None:
