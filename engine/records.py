@@ -105,6 +105,12 @@ class Records:
             )
         )
 
+    def made(self) -> dict[str, int]:
+        """{policy: the last step of its weights that is known here}, of those with steps; what a
+        restart has undone is none."""
+        query = "SELECT policy, max(step) FROM groups WHERE state = 'trained' GROUP BY policy"
+        return dict(self._rows(query))
+
     def _now(self) -> accounts.States:
         return accounts.read_states(self._db)
 

@@ -135,10 +135,9 @@ def run_under_torchrun(args: argparse.Namespace) -> int:
         again = shlex.join(
             [sys.executable, __file__, str(args.config.resolve()), *overrides, "--resume"]
         )
-        left = unsaved(run)
         if not any((run.path / "checkpoints").glob("*/step-*")):
             print("streamzero: stopped before anything was saved")
-        elif left:
+        elif left := unsaved(run):
             steps = ", ".join(
                 f"{policy} {saved} of {made}" for policy, (saved, made) in left.items()
             )

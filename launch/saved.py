@@ -1,16 +1,18 @@
 """How much of a run is in its checkpoints: what a person is told who stopped it."""
 
-from engine.metrics import iter_metrics
+from contextlib import closing
+
+from engine.records import Records
 from engine.rundir import RunDir
 
 
 def unsaved(run: RunDir) -> dict[str, tuple[int, int]]:
     """{policy: (steps in its newest checkpoint, steps that it made)} where the last ones are in
-    none; empty: nothing has to be made again."""
-    made: dict[str, int] = {}
-    for record in iter_metrics(run.metrics):
-        if record["kind"] == "step":  # the last one counts: a restart goes back to a checkpoint
-            made[record["policy"]] = int(record["step"])
+    none; empty: nothing has to be made again. What a crash had undone before is not missed."""
+    if not run.database.exists():
+        return {}
+    with closing(Records.open(run.database)) as records:
+        made = records.made()
     saved = {policy: newest_checkpoint(run, policy) for policy in made}
     return {policy: (saved[policy], n) for policy, n in made.items() if saved[policy] < n}
 
