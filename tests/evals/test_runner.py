@@ -279,7 +279,7 @@ def test_answers_that_cannot_be_kept_end_it(
 
     monkeypatch.setattr("evals.records.os.fdatasync", lost)
     monkeypatch.setattr("evals.runner._SYNC_S", 0.0)
-    endpoint = FakeEndpoint(gate=asyncio.Event())
+    endpoint = FakeEndpoint(until_running=99)  # it never answers, and gives up after a while
     with pytest.raises(EngineError, match=r"answers cannot be kept: .*Disk quota exceeded"):
         run(tmp_path, endpoint)
 

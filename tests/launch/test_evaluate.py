@@ -125,6 +125,39 @@ def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(url: str, tmp_pat
     assert journal.read_bytes().count(b"\n") <= kept + 40
 
 
+DOWNLOADING = """
+import asyncio, sys, threading
+from launch import evaluate
+from launch.evaluating import command
+
+async def run(options):
+    print("begun", flush=True)
+    await asyncio.to_thread(threading.Event().wait, 120)
+
+command.run = run
+sys.exit(evaluate.main(sys.argv[1:]))
+"""
+
+
+def test_an_interrupt_waits_for_no_thread_that_downloads(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DOWNLOADING, *arguments("http://127.0.0.1:9", tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert b"the same command goes on" in errors
+
+
 def test_a_limit_and_samples_and_another_model_to_compare_with(url: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "data", 50)
     own = arguments(url, tmp_path)

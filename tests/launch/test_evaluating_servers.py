@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigError, EngineError
+from engine.routing import ServerPool
 from engine.servers.host import ServerEvent
 from engine.servers.spec import ServerSpec
 from launch.evaluating import servers
 from launch.evaluating.servers import serving
+from launch.match import _trust_later
 
 Play = Callable[[int, Callable[[str], None], asyncio.Event], Awaitable[None]]
 
@@ -100,3 +103,21 @@ def test_one_that_died_for_good_is_told_at_the_end(
 
     with pytest.raises(EngineError, match="died 6 times"):
         asyncio.run(asyncio.wait_for(scene(), 20))
+
+
+def test_in_a_match_a_server_is_asked_again_after_a_connection_broke(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No learner says there that it is back, and the process need not have ended."""
+    monkeypatch.setattr("engine.routing.SUSPECT_S", 0.05)
+
+    async def scene() -> None:
+        pool = ServerPool("ours", max_concurrency=1)
+        pool.on_gone = partial(_trust_later, pool)
+        pool.mark_ready("http://x", 0)
+        pool.mark_unready("http://x", "connection reset")
+        assert pool.ready == {}
+        async with asyncio.timeout(10), pool.place(b"", 1) as url:
+            assert url == "http://x"
+
+    asyncio.run(scene())
