@@ -30,7 +30,7 @@ class Stream:
     def __init__(self, url: str, ids: Sequence[int], images: Sequence[bytes] = (), **rest: Any):
         body = {**body_of(ids, images, **rest), "stream": True}
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=90)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=300)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
         self._connection.request("POST", "/generate", json.dumps(body), headers)
         self.chunks: list[dict[str, Any]] = []

@@ -155,11 +155,11 @@ def url(kind: str, url_of: Callable[[str], str]) -> Iterator[str]:
 def link(url: str) -> Iterator[ServerLink]:
     """A learner's connection; afterwards the server has its first weights again."""
     link = ServerLink(url, key=KEY)
-    link.connect(timeout_s=30)
+    link.connect(timeout_s=300)
     yield link
     if link.group is None:
-        link.connect(timeout_s=30)
+        link.connect(timeout_s=300)
     weights = list(tiny_module(0).state_dict().items())
-    report = publish(weights, [link], version=int(FIRST_VERSION), timeout_s=60)
+    report = publish(weights, [link], version=int(FIRST_VERSION), timeout_s=300)
     link.close()
     assert not report.failed, report

@@ -93,9 +93,9 @@ def takes_requests(router: Hosted) -> dict[str, bool]:
 def fill(server: Hosted, version: int) -> None:
     """As a learner does with a late server."""
     link = ServerLink(server.url, key=KEY)
-    link.connect(timeout_s=30)
+    link.connect(timeout_s=300)
     weights = list(tiny_module(0).state_dict().items())
-    report = publish(weights, [link], version=version, timeout_s=60)
+    report = publish(weights, [link], version=version, timeout_s=300)
     link.close()
     assert not report.failed, report
 

@@ -195,7 +195,7 @@ def test_no_picture_is_remembered_with_an_older_tower(link: ServerLink) -> None:
             learner(0).named_weights(), learner(1).named_weights(), strict=True
         )
     }
-    report = publish(list(mixed.items()), [link], version=12, timeout_s=60)
+    report = publish(list(mixed.items()), [link], version=12, timeout_s=300)
     assert not report.failed
     answer = generate(link.url, *ONE, max_new_tokens=24, ignore_eos=True)
     stale = learner_logprobs(learner(0), ONE, answer["output_ids"])
@@ -225,8 +225,8 @@ def test_names_that_a_server_does_not_know_are_skipped_and_the_probe_finds_out(
         (name.replace(layer, f"{layer}x."), tensor) for name, tensor in learner(1).named_weights()
     ]
     assert sum(".x." in name for name, _ in strange) > 5
-    assert not publish(strange, [link], version=12, timeout_s=60).failed  # nobody complains
-    theirs = torch.tensor(probe_logprobs(link.url, learner(0).probe, timeout_s=30, key=KEY))
+    assert not publish(strange, [link], version=12, timeout_s=300).failed  # nobody complains
+    theirs = torch.tensor(probe_logprobs(link.url, learner(0).probe, timeout_s=300, key=KEY))
     assert (theirs - torch.tensor(learner(1).score())).abs().max() > 0.1
 
 

@@ -100,7 +100,7 @@ def network(ports: Mapping[int, int]) -> Iterator[Network]:
     finally:
         asyncio.run_coroutine_threadsafe(end(), loop).result(10.0)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10.0)
+        thread.join(300)
         loop.close()
 
 

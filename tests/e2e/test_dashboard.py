@@ -73,5 +73,5 @@ def _ask(run: RunDir, action: str) -> None:
         data=b"{}",
         headers={"Authorization": f"Bearer {run.dashboard_token.read_text()}"},
     )
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=300) as response:
         assert response.status == 200

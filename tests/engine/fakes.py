@@ -112,21 +112,25 @@ class FakeLearner:
         return self.rng.random() < self.skip_share
 
     def _receive(self, socket: LearnerSocket) -> Message:
+        self._say_stopping(socket)  # also where there is always another message
         while (received := socket.receive(0.02)) is None:
             if self.is_over.is_set():
                 # What the engine said last may still be on its way.
                 if (received := socket.receive(0.5)) is not None:
                     break
                 return {"kind": "bye"}
-            if self.wants_stop.is_set():
-                self.wants_stop.clear()
-                socket.send({"kind": "stopping", "seconds": 0.0})
+            self._say_stopping(socket)
         message, images = received
         if message["kind"] == "bye":
             self.heard_bye.set()
         if message["kind"] == "batch":
             message["groups"] = [decode_group(row, images) for row in message["groups"]]
         return message
+
+    def _say_stopping(self, socket: LearnerSocket) -> None:
+        if self.wants_stop.is_set():
+            self.wants_stop.clear()
+            socket.send({"kind": "stopping", "seconds": 0.0})
 
     def _ask(
         self, socket: LearnerSocket, policy: str, requests: dict[str, int], attempt: int

@@ -71,7 +71,7 @@ def shared_server() -> Server:
     process = spawn(argv, log=log, env={"OMP_NUM_THREADS": "1"})
     urls = tuple(f"http://127.0.0.1:{port}" for port in ports)
     for url in urls:
-        until(lambda url=url: answers(url), timeout_s=90, what=lambda: last_lines(log))
+        until(lambda url=url: answers(url), timeout_s=300, what=lambda: last_lines(log))
     return Server(urls, tiny_dir(), process)
 
 
@@ -103,7 +103,7 @@ def request(
         headers["Authorization"] = f"Bearer {key}"
     call = urllib.request.Request(url + path, data=data, headers=headers)
     try:
-        with urllib.request.urlopen(call, timeout=60) as response:
+        with urllib.request.urlopen(call, timeout=300) as response:
             status, text = response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read().decode()

@@ -88,7 +88,7 @@ def test_a_server_that_starts_paused_answers_nobody_before_it_is_told_to() -> No
     process = spawn(command_line(spec), log=None)
     try:
         url = f"http://127.0.0.1:{port}"
-        until(lambda: answers(url, spec.ready_path), timeout_s=60)
+        until(lambda: answers(url, spec.ready_path), timeout_s=300)
         answer = in_background(lambda: generate(url, [1, 2, 3], max_new_tokens=2))
         until(lambda: load_of(url) == (0, 1))
         assert not answer.done()
@@ -252,7 +252,7 @@ async def _kill_and_refill(tmp_path: Path) -> None:
     weights = list(tiny_module(1).state_dict().items())
 
     def publish_to_both(version: int) -> list[str]:
-        return publish(weights, [survivor, mortal], version=version, timeout_s=20).failed
+        return publish(weights, [survivor, mortal], version=version, timeout_s=300).failed
 
     for link in (survivor, mortal):
         await asyncio.to_thread(link.connect, 30)

@@ -78,7 +78,7 @@ def ours(publisher: Publisher, policy: str) -> dict[str, str]:
 
 
 def has(url: str, sums: dict[str, str]) -> bool:
-    return sums.items() <= server_checksums(url, timeout_s=20).items()
+    return sums.items() <= server_checksums(url, timeout_s=300).items()
 
 
 def last(told: list[Message], kind: str) -> Message:
@@ -337,7 +337,7 @@ class NeverJoins:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/init_weights_update_group":
                     outer.asked.set()
-                    outer.release.wait(60)
+                    outer.release.wait(300)
                 self._answer({"success": False, "message": "too late"})
 
             def _answer(self, body: dict[str, Any]) -> None:
@@ -369,7 +369,7 @@ def test_a_server_that_never_joins_holds_up_nobody(
     monkeypatch.setattr(proof, "names_misfit", lambda *_, **__: "")
     hung, (first, second) = NeverJoins(), urls_of(server)
     spec = spec_of("", tmp_path / "checkpoints", tiny_dir(0), hung.url, first, second)
-    spec = spec_with(spec, timeout_s=60, stall_s=0.5)
+    spec = spec_with(spec, timeout_s=300, stall_s=0.5)
     try:
         with publishing(spec, solver=70) as (publisher, told):
             began = time.monotonic()
@@ -394,7 +394,7 @@ def test_who_joins_late_is_filled_at_a_later_look(tmp_path: Path, server: LiveSe
     may_join = threading.Event()
 
     def connect(url: str, layout: object) -> ServerLink:
-        assert may_join.wait(20)
+        assert may_join.wait(300)
         return ServerLink(url)
 
     connections._connect = connect  # type: ignore[method-assign]

@@ -131,9 +131,9 @@ def test_a_server_behind_a_router_generates_nothing_before_it_is_filled() -> Non
     try:
         assert request(hosted.url, "/ready")[0] == 503
         link = ServerLink(hosted.url, key=KEY)
-        link.connect(timeout_s=30)
+        link.connect(timeout_s=300)
         weights = list(tiny_module(0).state_dict().items())
-        assert not publish(weights, [link], version=12, timeout_s=60).failed
+        assert not publish(weights, [link], version=12, timeout_s=300).failed
         link.close()
         assert request(hosted.url, "/ready")[0] == 200
     finally:

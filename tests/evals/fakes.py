@@ -52,7 +52,7 @@ class FakeEndpoint:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 while self.most < self.until_running:
                     await asyncio.sleep(0.001)
             await asyncio.sleep(0)

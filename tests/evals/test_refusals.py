@@ -30,7 +30,7 @@ async def ask_all(ends: Sequence[str], slots: int, asked: list[str]) -> None:
             refusals.leave()
             free.release()
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(300), asyncio.TaskGroup() as group:
         for end in ends:
             await free.acquire()
             await refusals.enter()

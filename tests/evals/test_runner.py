@@ -212,7 +212,7 @@ class Slow(FakeEndpoint):
         self, question: Question, params: SamplingParams, seed: int, *, stop: Sequence[str] = ()
     ) -> Response:
         if "number 0?" in text_of(question):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 while len(self.asked) < 20 or self.running:
                     await asyncio.sleep(0.001)
         return await super().generate(question, params, seed, stop=stop)
@@ -303,7 +303,7 @@ def test_the_next_benchmark_is_asked_while_answers_of_the_last_are_outstanding(
             for name in ("first", "second")
         ]
         running = asyncio.create_task(runner.run(tasks))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while endpoint.running < 8:
                 await asyncio.sleep(0.001)
         assert endpoint.gate is not None
@@ -322,7 +322,7 @@ def test_a_slot_is_free_while_an_answer_is_judged(tmp_path: Path) -> None:
             runner = Runner(endpoint, Settings(concurrency=1), watcher=Remembering(), judge=judge)
             task = Task(JUDGED, lambda: loaded(rows()), tmp_path / "r.jsonl")
             running = asyncio.create_task(runner.run([task]))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 while judge_endpoint.running < 4:
                     await asyncio.sleep(0.001)
             assert judge_endpoint.gate is not None

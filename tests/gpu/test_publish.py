@@ -70,12 +70,12 @@ def test_published_weights_are_the_learners(server: Hosted, bf16_dirs: tuple[Pat
     trainer = PolicyTrainer("tiny", bf16_dirs[1], LearnerConfig(), total_steps=1, device="cuda")
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
     link = ServerLink(server.url, backend=backend, key=KEY)
-    link.connect(timeout_s=60)
+    link.connect(timeout_s=300)
     report = publish(
         trainer.named_weights(), [link], version=12, bucket_bytes=1 << 20, timeout_s=60
     )
     assert not report.failed, report
-    theirs = torch.tensor(probe_logprobs(server.url, trainer.probe, timeout_s=30, key=KEY))
+    theirs = torch.tensor(probe_logprobs(server.url, trainer.probe, timeout_s=300, key=KEY))
     assert (theirs - torch.tensor(trainer.score())).abs().max() < TOLERANCE
     for item in (TEXT, ONE):
         answer = generate(server.url, *item, max_new_tokens=24, ignore_eos=True)
@@ -92,14 +92,14 @@ def test_a_server_killed_in_mid_bucket_holds_the_learner_up_for_the_stall_bound_
     torch.cuda.set_device(0)
     trainer = PolicyTrainer("tiny", bf16_dirs[1], LearnerConfig(), total_steps=1, device="cuda")
     link = ServerLink(server.url, backend="nccl", key=KEY)
-    link.connect(timeout_s=60)
-    report = publish(trainer.named_weights(), [link], version=12, timeout_s=60)
+    link.connect(timeout_s=300)
+    report = publish(trainer.named_weights(), [link], version=12, timeout_s=300)
     assert not report.failed, report
     data = torch.zeros(1 << 30, dtype=torch.uint8, device="cuda")  # more than NCCL's own buffers
     bucket = Bucket(("large",), ("uint8",), ((data.numel(),),), data, is_last=False)
     pid = server.events[-1].pid
     os.killpg(pid, signal.SIGSTOP)  # so that it can't have received everything before it dies
-    sending = in_background(lambda: link.send(bucket, {"flush_cache": False}, timeout_s=60))
+    sending = in_background(lambda: link.send(bucket, {"flush_cache": False}, timeout_s=300))
     until(lambda: link._begun is not None and link._begun.done())
     os.killpg(pid, signal.SIGKILL)
     with pytest.raises(WeightSyncError, match=server.url):

@@ -100,7 +100,7 @@ class SlowLearner(FakeLearner):
     seconds = 0.0
 
     def learn(self, policy: str, request: int, groups: list[Group]) -> bool:
-        self.wants_stop.wait(self.seconds)  # what a step takes; it listens only when it is idle
+        self.wants_stop.wait(self.seconds)  # what a step takes
         return False
 
 
@@ -125,7 +125,7 @@ class Staged:
     def __enter__(self) -> "Staged":
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(20), "the staged run did not begin"
+        assert self._ready.wait(300), "the staged run did not begin"
         if self.error is not None:
             raise self.error
         return self
@@ -134,7 +134,7 @@ class Staged:
         assert self._learner is not None
         assert self._thread is not None
         self._learner.wants_stop.set()
-        self._thread.join(20)
+        self._thread.join(300)
         assert not self._thread.is_alive(), "the staged run did not end"
         if self.error is not None:
             raise self.error

@@ -112,9 +112,9 @@ def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(url: str, tmp_pat
         # A shell that started the tests in the background has it ignored, which is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 20, timeout_s=60)
+        until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 20, timeout_s=300)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"every answer that came is kept, and the same command goes on" in errors
     assert b"Traceback" not in errors
@@ -151,7 +151,7 @@ def test_an_interrupt_waits_for_no_thread_that_downloads(tmp_path: Path) -> None
             assert process.stdout is not None
             assert process.stdout.readline() == b"begun\n"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -86,7 +86,7 @@ class Scene:
         self.steps = dict.fromkeys(self.steps, step)
         before = len(self.records)
         self.changes.notify()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while len(self.records) == before:
                 await asyncio.sleep(0.005)
 
@@ -156,7 +156,7 @@ def test_what_fails_again_and_again_ends_the_evaluations_and_not_the_run(tmp_pat
         evals = scene.made(total_steps=40)
         running = asyncio.create_task(evals.run())
         for number in range(live.MAX_FAILED):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 while len(scene.events) == number:
                     await asyncio.sleep(0.005)
             scene.steps = {"http://a": number + 1}
@@ -177,7 +177,7 @@ def test_a_failure_costs_a_point(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 9, every=10)
 
     async def failed(number: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while len(scene.events) < number:
                 await asyncio.sleep(0.005)
 
@@ -218,7 +218,7 @@ def test_results_of_other_weights_are_no_point(tmp_path: Path) -> None:
         scene.steps = {"http://a": 20}
         scene.offset = 200  # versions go on
         scene.changes.notify()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while not scene.events:
                 await asyncio.sleep(0.005)
         running.cancel()
@@ -296,7 +296,7 @@ def test_its_process_ends_with_it(tmp_path: Path) -> None:
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=40).run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while not list(scene.run.pids.iterdir()):
                 await asyncio.sleep(0.005)
         running.cancel()

@@ -264,7 +264,7 @@ def test_without_a_config_it_says_how_it_is_used(tmp_path: Path, slurm: dict[str
 
 def test_it_is_a_script_that_slurm_reads() -> None:
     """Slurm takes directives only up to the first command."""
-    assert subprocess.run(["bash", "-n", str(SCRIPT)], timeout=60).returncode == 0
+    assert subprocess.run(["bash", "-n", str(SCRIPT)], timeout=300).returncode == 0
     lines = SCRIPT.read_text().splitlines()
     assert lines[0] == "#!/bin/bash"
     first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))

@@ -74,7 +74,7 @@ class Painter:
 
 def run(play: Callable[[], Awaitable[Any]]) -> Any:
     async def bounded() -> Any:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             return await play()
 
     return asyncio.run(bounded())

@@ -273,7 +273,7 @@ def test_plain_answers_never_reach_the_library() -> None:
         "assert not {'sympy', 'latex2sympy2_extended', 'antlr4'} & set(sys.modules)\n"
         "assert equal('2^3', '8') and 'sympy' in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -288,7 +288,7 @@ def test_the_guide_once_followed_both_configs_load(tmp_path: Path) -> None:
     """In a process of its own, whose packages are those of the copy."""
     folder = follow_the_guide(tmp_path)
     command = [sys.executable, "-c", CHECK]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == folder / "launch/recipe.py"
 

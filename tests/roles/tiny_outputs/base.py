@@ -33,7 +33,7 @@ async def samplers_of(
             pools = {}
             for role, port in ports.items():
                 url = f"http://127.0.0.1:{port}"
-                until(lambda url=url: answers(url), timeout_s=90, what=lambda: last_lines(log))
+                until(lambda url=url: answers(url), timeout_s=300, what=lambda: last_lines(log))
                 pools[role] = ServerPool(role, max_concurrency=256)
                 pools[role].mark_ready(url, VERSION)
             encoder = TextEncoder.load(MODEL)
@@ -44,4 +44,4 @@ async def samplers_of(
                 }
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=300)
