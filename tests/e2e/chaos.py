@@ -228,7 +228,7 @@ def _lost(life: Life) -> Check:
 
 
 def _left(life: Life) -> Check:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 60
     while (alive := [p for p in life.family if p.is_alive]) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
     taken = [port for port in life.ports.values() if not is_free(port)]

@@ -99,7 +99,7 @@ class Survivor:
 
     def alive(self) -> set[Process]:
         """Those of the run's processes that have not ended after a fair wait."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 60
         while (left := {p for p in self.family if p.is_alive}) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         return left

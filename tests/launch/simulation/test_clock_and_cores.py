@@ -34,7 +34,7 @@ def test_timers_fire_in_order_and_a_day_takes_no_time() -> None:
 def test_a_deadline_is_one_of_virtual_time() -> None:
     async def main() -> float:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(300):
+            async with asyncio.timeout(30):
                 await asyncio.sleep(1000)
         return asyncio.get_running_loop().time()
 
