@@ -211,7 +211,8 @@ def test_owners_take_turns_with_the_workers() -> None:
             await until(lambda: pool.stats()["waiting"] >= 10)
             num_before = len(finished)  # some may be drawn before this task sees any waiting
             await ask("B", 99)
-            assert finished.index("B") <= num_before + 3, finished
+            # Of 30 a few: what is drawn, or drawn and not yet told, when B asks, and one more.
+            assert finished.index("B") <= num_before + 6, finished
             await asyncio.gather(*many)
 
     asyncio.run(scene())
