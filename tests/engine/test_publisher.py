@@ -375,7 +375,7 @@ def test_a_server_that_never_joins_holds_up_nobody(
             began = time.monotonic()
             publisher.look_after_servers()
             assert hung.asked.is_set()
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 150
             # A busy machine may need more than that half second to join the others.
             until(lambda: publisher.look_after_servers() and served(told) == {first, second})
             assert not any(message["failed"] for message in told if "failed" in message)
@@ -400,10 +400,10 @@ def test_who_joins_late_is_filled_at_a_later_look(tmp_path: Path, server: LiveSe
     connections._connect = connect  # type: ignore[method-assign]
     assert connections.make({server.url: {}}, 0.05) == {}
     began = time.monotonic()
-    assert connections.make({server.url: {}}, 20) == {}, "it is waited for once"
-    assert time.monotonic() - began < 10
+    assert connections.make({server.url: {}}, 300) == {}, "it is waited for once"
+    assert time.monotonic() - began < 150
     may_join.set()
-    until(lambda: server.url in connections.make({server.url: {}}, 20))
+    until(lambda: server.url in connections.make({server.url: {}}, 300))
 
 
 def test_nobody_waits_a_second_time_for_a_server_that_is_silent() -> None:

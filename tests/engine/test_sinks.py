@@ -10,7 +10,7 @@ import pytest
 from engine.config import ConfigError
 from engine.monitor.sinks import Reader, Sinks, SinksConfig, TensorBoard, open_sinks
 
-WAIT_S = 20.0
+WAIT_S = 300.0
 STEP = {
     "policy": "solver",
     "step": 3,

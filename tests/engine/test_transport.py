@@ -19,7 +19,7 @@ from tests.engine.server_process import free_port
 KEY, OTHER_KEY = "a" * 64, "b" * 64
 PIXELS = b"pixels of a picture"
 NAME = content_hash(PIXELS)
-WAIT_S = 20.0
+WAIT_S = 300.0
 FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL

@@ -17,7 +17,7 @@ from engine.nodes import Node
 from launch import rollcall
 from tests.engine.server_process import in_background
 
-WAIT_S = 30.0
+WAIT_S = 300.0
 
 
 def node(rank: int) -> Node:

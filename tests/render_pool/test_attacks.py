@@ -29,7 +29,7 @@ the `cpu_s` that a worker has by default."""
 MEAN_WORKER_S = 0.06
 MAX_CALLER_S = 0.25
 """The caller's own part: it looks for the SVG in the text, and talks to the worker."""
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from render_pool.processes import INSTALL_RESVG, check_system
 
 pytest.importorskip("resvg_py")
 
-WAIT_S = 20.0
+WAIT_S = 300.0
 CIRCLE = '<svg viewBox="0 0 96 96"><circle cx="48" cy="48" r="20" fill="red"/>{}</svg>'
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQ"
