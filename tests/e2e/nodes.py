@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.nodes import ADDRESS, RUNTIME_DIR
 from tests.e2e.command import SCRIPT, Process, Started, descendants, started
 
-JOIN_S = 120
+JOIN_S = 600
 _LISTENS = "0A"
 """TCP's state in /proc/net/tcp."""
 
@@ -42,12 +42,15 @@ class Agent:
 
     def start(self, *arguments: str) -> AbstractContextManager[Started]:
         is_host = f"is_host={int(self.rank == 0)}"
+        # An agent that stood still for longer than the product of these is given up by torchrun,
+        # never learns it, and would not begin anew with a node that comes back.
+        alive = "keep_alive_interval=1,keep_alive_max_attempt=15"
         command = [
             *(sys.executable, "-m", "torch.distributed.run"),
             *(f"--nnodes={self.num_nodes}", f"--node-rank={self.rank}"),
             f"--nproc-per-node={self.num_ranks}",
             *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self.port}"),
-            f"--rdzv-conf={is_host},join_timeout={JOIN_S},keep_alive_interval=1",
+            f"--rdzv-conf={is_host},join_timeout={JOIN_S},{alive}",
             f"--local-addr={self.address}",
             *("--max-restarts=3", "--monitor-interval=0.1"),
             *(str(SCRIPT), *arguments),
