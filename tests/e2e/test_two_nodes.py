@@ -80,7 +80,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             lose_the_engine(one, front)
             second.look(other)
             kill(other)
-            front.until(lambda: not second.alive(), "the end of all of node 1", timeout_s=300)
+            front.until(lambda: not second.alive(), "the end of all of node 1", timeout_s=60)
         with second.start(*arguments) as other:
             front.until(lambda: attempts_of(one.dir) == 3, "a third attempt", timeout_s=START_S)
             for agent, seen in ((first, front), (second, other)):

@@ -162,7 +162,7 @@ def buffer(tmp_path: Path) -> Buffer:
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(60):
             await scenario()
 
     asyncio.run(bounded())

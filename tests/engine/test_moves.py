@@ -76,7 +76,7 @@ async def make(stack: AsyncExitStack) -> Place:
 
 def run(scenario: Callable[[Place], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(300), AsyncExitStack() as stack:
+        async with asyncio.timeout(25), AsyncExitStack() as stack:
             await scenario(await make(stack))
 
     asyncio.run(bounded())

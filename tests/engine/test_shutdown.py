@@ -72,7 +72,7 @@ async def second_game_hangs(run: FakeRun, game: int, submit: Callable[[Group], N
 
 async def until(holds: Callable[[], object]) -> None:
     """Let the engine run until `holds()`; fails after a while."""
-    async with asyncio.timeout(300):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
 

@@ -28,7 +28,7 @@ from launch.config import load_root
 config = load_root(Path(sys.argv[1]), sys.argv[2:])
 branch_host._run = lambda *_: "status 1: no renderer"
 with branch_host.branch_beside(config, RunDir(Path("run")), None, 1, threading.Event()):
-    time.sleep(60)  # in a collective, where no stop is heard
+    time.sleep(3600)  # in a collective, where no stop is heard
 """
 
 

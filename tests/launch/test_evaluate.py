@@ -132,7 +132,7 @@ from launch.evaluating import command
 
 async def run(options):
     print("begun", flush=True)
-    await asyncio.to_thread(threading.Event().wait, 120)
+    await asyncio.to_thread(threading.Event().wait, 3600)
 
 command.run = run
 sys.exit(evaluate.main(sys.argv[1:]))

@@ -232,7 +232,7 @@ def test_results_of_other_weights_are_no_point(tmp_path: Path) -> None:
 
 def test_an_evaluation_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     scene = Scene(tmp_path, deadline_s=0.3)
-    (tmp_path / "evaluate.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "evaluate.py").write_text("import time\ntime.sleep(3600)\n")
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=0).run())
@@ -292,7 +292,7 @@ def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
 
 def test_its_process_ends_with_it(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
-    (tmp_path / "evaluate.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "evaluate.py").write_text("import time\ntime.sleep(3600)\n")
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=40).run())

@@ -33,7 +33,7 @@ STUCK = (
     )
     + '</defs><use href="#u8"/></svg>'
 )
-WAIT_S = 300.0
+WAIT_S = 25.0
 
 
 def circle(x: int = 48, fill: str = "red") -> str:

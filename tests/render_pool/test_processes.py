@@ -318,7 +318,7 @@ def test_who_asks_a_template_that_is_closed_meanwhile_is_answered() -> None:
         assert not any(one.done() for one in asking)
         control = template._control
         template.close(kill=True)
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(25):
             assert await asyncio.gather(*asking) == [None, None]
         assert control.fileno() == -1
 

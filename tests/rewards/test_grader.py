@@ -26,7 +26,7 @@ from rewards.grading import canonical, tally
 from tests.rewards.hostile_functions import UNWRITTEN
 
 pytestmark = pytest.mark.alone
-WAIT_S = 300.0
+WAIT_S = 45.0
 PERIOD_S = 0.002
 LATE_S = 0.05
 FORM = "tests.rewards.hostile_functions:form"
