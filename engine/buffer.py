@@ -466,7 +466,9 @@ class Buffer(Records):
         self._many("INSERT OR IGNORE INTO images VALUES (?, ?)", images.items())
 
     def _drop(self, ids: Sequence[int], reason: str) -> None:
-        self._states = None
+        for id_ in ids:
+            [row] = self._rows("SELECT stream, state, reason FROM groups WHERE id = ?", (id_,))
+            self._moved("groups", row, (row[0], "dropped", reason))
         self._many(
             "UPDATE groups SET state = 'dropped', reason = ? WHERE id = ?",
             ((reason, id_) for id_ in ids),

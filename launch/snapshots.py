@@ -36,7 +36,8 @@ NUM_SAMPLES = 30
 class Paced(Generic[T]):
     """A value that is computed anew as often as its price allows: the sums over the buffer's tables
     take the longer the longer a run is. The price is processor time: to be kept waiting for a
-    processor makes nothing dearer."""
+    processor makes nothing dearer. Of the last two prices it is the lower one: what was dear once,
+    as after a restart or beside a collection of garbage, holds nothing up."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Paced(Generic[T]):
         self._next_s = -math.inf
         self._value: T
         self._at_s = 0.0
+        self._price_s = 0.0
 
     def __call__(self) -> tuple[T, float]:
         """The value, and when it was computed: rates of it go by that."""
@@ -57,7 +59,9 @@ class Paced(Generic[T]):
         if now_s >= self._next_s:
             before_s = self._worked()
             self._value, self._at_s = self._compute(), now_s
-            self._next_s = self._clock() + (self._worked() - before_s) / MAX_PRICE
+            price_s = self._worked() - before_s
+            self._next_s = self._clock() + min(price_s, self._price_s) / MAX_PRICE
+            self._price_s = price_s
         return self._value, self._at_s
 
 

@@ -1,11 +1,15 @@
 """A page in a real browser, and what its console complained of."""
 
-import re
 import shutil
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DEADLINE_MS = 30_000
+DEADLINE_MS = 120_000
+_NUMBER = r"""selector => {
+  const written = document.querySelector(selector).textContent.match(/\d[\d,]*(\.\d+)?/);
+  return written === null ? NaN : Number(written[0].replaceAll(',', ''));
+}"""
+"""The first number that stands there, as `toLocaleString('en-GB')` writes it: 4,345."""
 
 
 class Watched:
@@ -21,10 +25,15 @@ class Watched:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
 
-    def number(self, selector: str, pattern: str = r"([\d.]+)") -> float:
-        found = re.search(pattern, self.page.inner_text(selector))
-        assert found is not None, self.page.inner_text(selector)
-        return float(found.group(1))
+    def number(self, selector: str) -> float:
+        """The first one there."""
+        return self.page.evaluate(f"selector => ({_NUMBER})(selector)", selector)
+
+    def wait_for_more(self, selector: str, number: float) -> None:
+        """Until the number there has grown beyond this one."""
+        self.page.wait_for_function(
+            f"([selector, number]) => ({_NUMBER})(selector) > number", arg=[selector, number]
+        )
 
     def look(self, place: str, selector: str) -> None:
         """Scroll to ``place`` until ``selector`` is there: what is loaded when it is seen may have

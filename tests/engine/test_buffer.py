@@ -537,11 +537,17 @@ def test_counts_are_not_summed_over_the_tables_each_time(
 ) -> None:
     buffer.counts()
     monkeypatch.setattr(accounts, "read_states", lambda db: pytest.fail("summed anew"))
-    games = [play(buffer) for _ in range(3)]
+    games = [play(buffer) for _ in range(5)]
     lease(buffer, 1, games[:2])
     buffer.trained("solver", 1, 1, 1)
+    lease(buffer, 2, games[2:3], step=9)
+    lease(buffer, 3, games[3:4])
+    buffer.bad_batch("solver", 3, 1)
     row = groups(buffer)
-    assert (row["ready"], row["leased"], row["trained"], row["submitted"]) == (1, 0, 2, 3)
+    assert (row["ready"], row["leased"], row["trained"], row["submitted"]) == (1, 0, 2, 5)
+    assert row["dropped"] == {"too_old": 1, "bad_batch": 1}
+    buffer.drop_ready("solver", "finished")
+    assert groups(buffer)["dropped"] == {"too_old": 1, "bad_batch": 1, "finished": 1}
     assert buffer.ages() == {"solver": {0: 2}}
     assert buffer.funnel()["solver"]["trained"] == 2
-    assert buffer.counts()["games"]["finished"] == 3
+    assert buffer.counts()["games"]["finished"] == 5

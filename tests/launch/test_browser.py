@@ -55,10 +55,7 @@ def test_numbers_move_games_show_and_scripts_stay_text(
             "() => document.querySelector('#connection').dataset.state === 'live'"
         )
         first = watched.number("#finished")
-        page.wait_for_function(
-            "first => parseFloat(document.querySelector('#finished').textContent) > first + 3",
-            arg=first,
-        )
+        watched.wait_for_more("#finished", first + 3)
         for section in ("throughput", "learning", "health"):
             watched.look(f"#{section}", f"#charts-{section} canvas")
         watched.look("#gallery", "#games details.game img")
@@ -204,7 +201,4 @@ def test_it_comes_back_after_a_restart_of_the_engine(
         assert staged.dashboard.port == port
         watched.page.wait_for_selector("#connection[data-state=live]")
         before = watched.number("#finished")
-        watched.page.wait_for_function(
-            "before => parseFloat(document.querySelector('#finished').textContent) > before",
-            arg=before,
-        )
+        watched.wait_for_more("#finished", before)

@@ -1,6 +1,7 @@
 """What a server's /metrics tells, also when it was cut off; sums that keep to their price."""
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +50,26 @@ def test_sums_are_taken_as_often_as_their_price_allows() -> None:
     assert taken[0] * 0.1 < 0.004 * 600
     assert rates[-1] == pytest.approx(10.0)
     assert all(rate == pytest.approx(10.0) for rate in rates if rate)
+
+
+@pytest.mark.parametrize(("dear", "longest_s"), [({3}, 1), ({3, 5}, 1), ({3, 4}, 34), ({}, 1)])
+def test_one_dear_look_holds_nothing_up(dear: set[int], longest_s: float) -> None:
+    now, taken = [0.0], [0]
+
+    def compute() -> int:
+        taken[0] += 1
+        now[0] += 0.01 if taken[0] in dear else 0.0001
+        return taken[0]
+
+    sums = Paced(compute, lambda: now[0], lambda: now[0])
+    looked = [0.0]
+    while taken[0] < 10:
+        _, at_s = sums()
+        if at_s > looked[-1]:
+            looked.append(at_s)
+        now[0] += 0.1
+    waits = [after - before for before, after in itertools.pairwise(looked)]
+    assert max(waits) == pytest.approx(longest_s, abs=1)
 
 
 class Servers:
