@@ -24,6 +24,8 @@ next one, as those of an engine that dies.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -45,6 +47,9 @@ GRACE_S = 10.0
 MISSED = 10
 """A game that so many reports in a row of its branch do not name never arrived there, or its end
 never here: a connection broke. Some seconds, in which messages may still be under way."""
+APART_S = 0.5
+"""Reports that are heard within it count as one: those that waited while the head stood still were
+sent before the games that it begins as it goes on."""
 
 
 class Socket(Protocol):
@@ -72,6 +77,8 @@ class _Branch:
     renderer: Mapping[str, Any] = field(default_factory=dict)
     worked_s: float = 0.0
     there_s: float = 0.0
+    missed_s: float = -math.inf
+    """When the newest report that counts against games was heard."""
 
     @property
     def load(self) -> float:
@@ -90,6 +97,7 @@ class Branches:
         pools: Mapping[str, ServerPool],
         waiting: Waiting,
         on_event: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`pools`: the head's own, which hear what requests the branches have at their servers;
         `waiting`: who waits where, which hears what their games wait for."""
@@ -98,6 +106,7 @@ class Branches:
         self._pools = pools
         self._waiting = waiting
         self._on_event = on_event
+        self._clock = clock
         self._branches: dict[bytes, _Branch] = {}
         self._here = asyncio.Event()
         """All of them are."""
@@ -234,8 +243,12 @@ class Branches:
             raise TransportError(f"a branch sent {kind!r}")
 
     def _miss(self, branch: _Branch, there: frozenset[int]) -> None:
+        now_s = self._clock()
+        counts = now_s - branch.missed_s >= APART_S
+        if counts:
+            branch.missed_s = now_s
         for game, own in branch.games.items():
-            own.missed = 0 if game in there else own.missed + 1
+            own.missed = 0 if game in there else own.missed + int(counts)
             if own.missed >= MISSED and not own.ended.done():
                 own.ended.set_exception(GameDropped("lost", "its branch does not know of it"))
 

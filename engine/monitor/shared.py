@@ -12,7 +12,8 @@ MAX_PRICE = 0.02
 
 class Shared(Generic[T]):
     """What `make` gives. Who asks while it is made waits for that one; afterwards it is kept for
-    `keep_s`, and longer where it took long. A failure is not kept."""
+    `keep_s`, and longer where the last two both took long: what took long once may only have been
+    kept waiting. A failure is not kept."""
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class Shared(Generic[T]):
         self._clock = clock
         self._task: asyncio.Task[T] | None = None
         self._until_s = 0.0
+        self._took_s = 0.0
 
     async def __call__(self) -> T:
         is_old = self._task is None or (self._task.done() and self._clock() >= self._until_s)
@@ -37,5 +39,7 @@ class Shared(Generic[T]):
         self._until_s = begun_s  # a failure
         made = await self._make()
         now_s = self._clock()
-        self._until_s = now_s + max(self._keep_s, (now_s - begun_s) / MAX_PRICE)
+        took_s = now_s - begun_s
+        self._until_s = now_s + max(self._keep_s, min(took_s, self._took_s) / MAX_PRICE)
+        self._took_s = took_s
         return made
