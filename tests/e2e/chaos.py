@@ -22,7 +22,7 @@ from engine.conservation import violations
 from engine.errors import ConfigError
 from engine.rundir import RunDir, RunLock
 from tests.e2e.blows import Hand, plan
-from tests.e2e.command import ROOT, SCRIPT, Process, Started, descendants, started
+from tests.e2e.command import ROOT, SCRIPT, Process, Started, descendants, left_of, started
 from tests.e2e.network import Network, free_ports, is_free, network
 from tests.e2e.records import (
     POLICIES,
@@ -228,9 +228,7 @@ def _lost(life: Life) -> Check:
 
 
 def _left(life: Life) -> Check:
-    deadline = time.monotonic() + 60
-    while (alive := [p for p in life.family if p.is_alive]) and time.monotonic() < deadline:
-        time.sleep(LOOK_EVERY_S)
+    alive = left_of(life.family)
     taken = [port for port in life.ports.values() if not is_free(port)]
     try:
         RunLock(life.dir).release()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +157,14 @@ def descendants(pid: int) -> set[Process]:
             if (at := start_time(child)) is not None:
                 found.add(Process(child, at))
     return found
+
+
+def left_of(family: Iterable[Process], wait_s: float = 60.0) -> set[Process]:
+    """Those that have not ended after a fair wait: the kernel ends orphans when it gets to it."""
+    deadline = time.monotonic() + wait_s
+    while (left := {one for one in family if one.is_alive}) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return left
 
 
 def parent_of(pid: int) -> int | None:

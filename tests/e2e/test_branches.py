@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.rundir import RunDir
-from tests.e2e.command import WITHOUT_MEASURING, descendants, recorded, run, started
+from tests.e2e.command import WITHOUT_MEASURING, descendants, left_of, recorded, run, started
 from tests.e2e.records import (
     POLICIES,
     attempts_of,
@@ -47,7 +47,7 @@ def test_branches_play_and_one_is_killed(
         family = descendants(it.process.pid)
         ended = it.wait()
     assert ended.status == 0, ended
-    assert not [process for process in family if process.is_alive], "nobody is left behind"
+    assert not left_of(family), "nobody is left behind"
 
     summary = summary_of(folder)
     assert summary["violations"] == []

@@ -13,7 +13,6 @@ from tests.e2e.command import WITHOUT_MEASURING, recorded, selfplay, started
 from tests.e2e.records import attempts_of, check_books, rows, steps_of, summary_of
 
 pytestmark = pytest.mark.slow
-FINISHED = "parseFloat(document.querySelector('#finished').textContent)"
 
 
 def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, browse: Any) -> None:
@@ -27,7 +26,7 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
         watched = browse(_url(run))
         page = watched.page
         it.until(lambda: page.evaluate(_LIVE), "the page to be live")
-        it.until(lambda: page.evaluate(f"{FINISHED} > 3"), "some games")
+        it.until(lambda: watched.number("#finished") > 3, "some games")
         watched.look("#gallery", "#games details.game img")
         it.until(lambda: page.evaluate(_SHOWN), "a rendered picture")
         it.until(lambda: len(steps_of(run)) >= 8, "steps, and checkpoints of some")
@@ -40,7 +39,7 @@ def test_it_shows_a_real_run_survives_its_engine_and_drains_it(tmp_path: Path, b
         it.until(lambda: attempts_of(run) == 2, "another attempt")
         before = games(run)
         it.until(lambda: page.evaluate(_LIVE), "the page to have found it")
-        it.until(lambda: page.evaluate(f"{FINISHED} > {before}"), "games of the second attempt")
+        it.until(lambda: watched.number("#finished") > before, "games of the second attempt")
 
         _ask(run, "drain")
         ended = it.wait()

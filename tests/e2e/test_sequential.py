@@ -13,7 +13,7 @@ from engine.rundir import RunDir
 from launch.config import load_root
 from launch.engine import rules_of
 from tests.e2e.blows import ENGINE
-from tests.e2e.command import ROOT, WITHOUT_MEASURING, descendants, recorded, run, started
+from tests.e2e.command import ROOT, WITHOUT_MEASURING, descendants, left_of, recorded, run, started
 from tests.e2e.records import (
     check_books,
     check_conservation,
@@ -107,7 +107,7 @@ def test_a_stop_and_a_lost_engine_in_a_phase_cost_it_no_step(
         engine.kill()
         ended = front.wait()
     assert ended.status == 0, ended
-    assert not [process for process in family if process.is_alive], "no orphan"
+    assert not left_of(family), "no orphan"
     summary = summary_of(folder)
     check_conservation(summary)
     check_books(folder, summary)

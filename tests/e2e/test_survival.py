@@ -28,6 +28,7 @@ from tests.e2e.command import (
     Process,
     Started,
     descendants,
+    left_of,
     parent_of,
     recorded,
     run,
@@ -98,11 +99,7 @@ class Survivor:
         self.family |= descendants(front.process.pid)
 
     def alive(self) -> set[Process]:
-        """Those of the run's processes that have not ended after a fair wait."""
-        deadline = time.monotonic() + 60
-        while (left := {p for p in self.family if p.is_alive}) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        return left
+        return left_of(self.family)
 
 
 @pytest.fixture(scope="module")

@@ -302,7 +302,7 @@ async def _stop_without_dying(tmp_path: Path) -> None:
 def test_a_port_where_nobody_answers_is_silent_too() -> None:
     """Its process might not show that it died: a template that was stopped does not say so."""
     spec = spec_of(ports={"solver": free_port(), "coder": free_port()})
-    asyncio.run(asyncio.wait_for(_listen(spec, spec.urls["coder"], 0.2), 10))
+    asyncio.run(asyncio.wait_for(_listen(spec, spec.urls["coder"], 0.2), 60))
 
 
 def run_serve(spec: ServerSpec, tmp_path: Path, on_event: Callable[[ServerEvent], None]) -> None:

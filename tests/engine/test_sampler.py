@@ -557,8 +557,9 @@ async def swallowing() -> AsyncIterator[str]:
         yield "http://{}:{}".format(*server.sockets[0].getsockname())
 
 
-def test_connections_of_a_peak_are_left_alone_afterwards() -> None:
+def test_connections_of_a_peak_are_left_alone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle ones end by themselves; one that is used in turn with others never would."""
+    monkeypatch.setattr(sampler_module, "_KEEP_ALIVE_S", 300.0)
 
     async def scene() -> None:
         peers: list[Any] = []

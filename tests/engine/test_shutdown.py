@@ -20,8 +20,8 @@ from engine.transport import EngineSocket
 from engine.types import Group, Segment
 from tests.engine.fakes import FakeLearner, FakeRun, make_rollout
 
-AT_ONCE_S = 5.0
-"""A stop needs milliseconds, but the machine may be busy."""
+AT_ONCE_S = 25.0
+"""A stop needs milliseconds, but the machine may stand still; a game's deadline is 30 s here."""
 
 
 async def watch_nothing(engine: Engine) -> None:

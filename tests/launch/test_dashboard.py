@@ -179,13 +179,18 @@ def test_control_wants_the_token_in_the_header(staged: Staged) -> None:
 def test_pause_holds_admission_until_resume(staged: Staged) -> None:
     assert ask(f"{staged.url}control/pause", headers=TOKEN, body={})[0] == 200
 
-    def is_still(snapshot: dict[str, Any]) -> bool:  # its sums may be a little older than the rest
+    seen: list[int] = []
+
+    def is_still(snapshot: dict[str, Any]) -> bool:
+        """For a second: its sums may be a little older than the rest."""
         games = snapshot["games"]
-        return (
+        if (
             snapshot["is_paused"]
             and games["in_flight"] == 0
             and games["started"] == games["finished"]
-        )
+        ):
+            seen.append(games["started"])
+        return len(seen) >= 20 and len(set(seen[-20:])) == 1
 
     still = until(staged, is_still)
     assert "Paused" in still["bottleneck"]["sentence"]

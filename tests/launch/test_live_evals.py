@@ -17,6 +17,7 @@ from launch.async_selfplay import CONFIGS
 from launch.config import EVALUATED, followers, load_root
 from launch.live_evals import LiveEvals
 from launch.preflight import check_before_start
+from launch.simulation.clock import run_virtually
 
 COMMAND = """
 import json, os, sys
@@ -86,7 +87,7 @@ class Scene:
         self.steps = dict.fromkeys(self.steps, step)
         before = len(self.records)
         self.changes.notify()
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(WAIT_S):
             while len(self.records) == before:
                 await asyncio.sleep(0.005)
 
@@ -116,8 +117,8 @@ def test_the_base_every_nth_step_and_the_last_are_evaluated(tmp_path: Path) -> N
         await scene.to(35)  # 20 and 30 went by meanwhile: only the newest is made up for
         assert "solver of step 35: chartqa 50.0" in evals.line()
         await scene.to(45)
-        await asyncio.wait_for(running, 5)
-        await asyncio.wait_for(evals.finished(), 1)
+        await asyncio.wait_for(running, WAIT_S)
+        await asyncio.wait_for(evals.finished(), WAIT_S)
 
     asyncio.run(go())
     assert [record["step"] for record in scene.records] == [0, 11, 35, 45]
@@ -156,13 +157,13 @@ def test_what_fails_again_and_again_ends_the_evaluations_and_not_the_run(tmp_pat
         evals = scene.made(total_steps=40)
         running = asyncio.create_task(evals.run())
         for number in range(live.MAX_FAILED):
-            async with asyncio.timeout(300):
+            async with asyncio.timeout(WAIT_S):
                 while len(scene.events) == number:
                     await asyncio.sleep(0.005)
             scene.steps = {"http://a": number + 1}
             scene.changes.notify()
-        await asyncio.wait_for(running, 5)
-        await asyncio.wait_for(evals.finished(), 1)
+        await asyncio.wait_for(running, WAIT_S)
+        await asyncio.wait_for(evals.finished(), WAIT_S)
 
     asyncio.run(go())
     assert len(scene.calls(0)) == live.TRIES
@@ -177,7 +178,7 @@ def test_a_failure_costs_a_point(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 9, every=10)
 
     async def failed(number: int) -> None:
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(WAIT_S):
             while len(scene.events) < number:
                 await asyncio.sleep(0.005)
 
@@ -218,7 +219,7 @@ def test_results_of_other_weights_are_no_point(tmp_path: Path) -> None:
         scene.steps = {"http://a": 20}
         scene.offset = 200  # versions go on
         scene.changes.notify()
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(WAIT_S):
             while not scene.events:
                 await asyncio.sleep(0.005)
         running.cancel()
@@ -236,7 +237,7 @@ def test_an_evaluation_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=0).run())
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, WAIT_S)
 
     asyncio.run(go())
     assert "evals.deadline_s" in scene.events[0][1]
@@ -256,7 +257,7 @@ def test_the_deadline_is_for_all_tries_together(
         return 1
 
     monkeypatch.setattr(evals, "_ask", leaves_rows)
-    assert "evals.deadline_s, 2.5 s" in asyncio.run(evals._asked(0, "base"))
+    assert "evals.deadline_s, 2.5 s" in run_virtually(evals._asked(0, "base"))
     assert 1 < len(began) <= live.TRIES
 
 
@@ -271,8 +272,8 @@ def test_the_next_attempt_goes_on_after_the_last_point(tmp_path: Path) -> None:
         for step in points:
             await scene.to(step)
         if first == 40:
-            await asyncio.wait_for(running, 5)
-            await asyncio.wait_for(evals.finished(), 1)
+            await asyncio.wait_for(running, WAIT_S)
+            await asyncio.wait_for(evals.finished(), WAIT_S)
         running.cancel()
         await asyncio.wait((running,))
         return evals
@@ -296,7 +297,7 @@ def test_its_process_ends_with_it(tmp_path: Path) -> None:
 
     async def go() -> None:
         running = asyncio.create_task(scene.made(total_steps=40).run())
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(WAIT_S):
             while not list(scene.run.pids.iterdir()):
                 await asyncio.sleep(0.005)
         running.cancel()
@@ -308,6 +309,7 @@ def test_its_process_ends_with_it(tmp_path: Path) -> None:
 
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
+WAIT_S = 300
 
 
 def test_servers_of_their_own_are_a_follower_that_has_the_last_weights(tmp_path: Path) -> None:

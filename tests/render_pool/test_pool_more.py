@@ -84,7 +84,7 @@ def test_the_worker_of_two_who_both_went_away_is_free_again() -> None:
             gone = os.pidfd_open(busy)
             for task in both:
                 task.cancel()
-            assert isinstance(await asyncio.wait_for(pool.render(circle()), WAIT_S / 2), Picture)
+            assert isinstance(await asyncio.wait_for(pool.render(circle()), WAIT_S - 5), Picture)
             wait_for_end(gone)
             stats = pool.stats()
             assert stats["kills_by_reason"] == {"cancelled": 1}

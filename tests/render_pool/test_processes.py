@@ -53,7 +53,7 @@ def answered(data: bytes, kind: bytes = wire.PNG) -> Answer:
             theirs.shutdown(socket.SHUT_WR)
             worker = Worker(0, "", ours)
             try:
-                return await asyncio.wait_for(worker.draw(SVG, kind, SIDE), 5)
+                return await asyncio.wait_for(worker.draw(SVG, kind, SIDE), 25)
             finally:
                 worker.close()
 
@@ -237,7 +237,7 @@ def test_a_killed_worker_is_gone_and_asking_about_it_is_answered() -> None:
         gone = os.pidfd_open(worker.pid)
         template.kill(worker)
         wait_until_gone(gone)
-        await asyncio.wait_for(template.ended(worker), 10)
+        await asyncio.wait_for(template.ended(worker), 25)
 
     with_template(scene)
 
@@ -249,9 +249,9 @@ def test_what_a_template_is_gone_for_is_an_error_at_once() -> None:
         os.kill(template.pid, signal.SIGKILL)
         wait_until_gone(gone)
         wait_until_gone(child)
-        assert await asyncio.wait_for(template.ended(worker), 10) is None
+        assert await asyncio.wait_for(template.ended(worker), 25) is None
         with pytest.raises((OSError, EOFError)):
-            await asyncio.wait_for(template.fork(), 10)
+            await asyncio.wait_for(template.fork(), 25)
         template.kill(worker)
 
     with_template(scene)
