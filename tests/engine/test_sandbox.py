@@ -20,6 +20,7 @@ import pytest
 from engine import limits, sandbox
 from engine.sandbox import ALLOW, ERRNO, KILL, Sandbox
 from tests.engine import attempts
+from tests.processor_time import first_below
 
 WAIT_S = 60
 ROOT = Path(__file__).resolve().parents[2]
@@ -359,9 +360,14 @@ GO = "import os, time; os.write(1, str(time.process_time()).encode())\n"
 def test_the_timer_ends_a_loop_in_python_and_in_c(code: str) -> None:
     prelude = "from engine import limits, sandbox; import hashlib; sandbox.enter()\n"
     timer = f"limits.cpu_timer({ALLOWED_S})\n"
-    status, used_s = spent(prelude + timer + GO + code)
-    assert os.WTERMSIG(status) == signal.SIGPROF
-    assert ALLOWED_S / 2 <= used_s <= ALLOWED_S * 2
+
+    def ended() -> tuple[int, float]:
+        status, used_s = spent(prelude + timer + GO + code)
+        assert os.WTERMSIG(status) == signal.SIGPROF
+        assert used_s >= ALLOWED_S / 2
+        return status, used_s
+
+    first_below(ALLOWED_S * 2, ended)
 
 
 @needs_linux

@@ -1,7 +1,6 @@
 """Scenes, their captions, questions, drawings and splits, against independent brute force."""
 
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -25,6 +24,7 @@ from evals.scenes.language import (
 )
 from evals.scenes.scene import CELLS, COLORS, FEWEST, KINDS, MOST, SIZES, Scene, Shape, random_scene
 from evals.scenes.splits import Split, scene_of, scenes, split_of
+from tests.processor_time import cheaply
 
 shapes = st.builds(
     Shape,
@@ -233,9 +233,8 @@ def test_huge_svg_is_refused_at_once() -> None:
         drawing(f'<circle cx="{"1" * 19_000}" cy="1" r="1" fill="red"/>'),
         drawing("<svg>" * 3000),
     ]
-    start = time.process_time()
-    assert all(isinstance(scene_of_svg(bomb), Invalid) for bomb in bombs)
-    assert time.process_time() - start < 1.0
+    found = cheaply(lambda: [scene_of_svg(bomb) for bomb in bombs], 1.0)
+    assert all(isinstance(one, Invalid) for one in found)
 
 
 def test_careful_is_told_from_hasty() -> None:

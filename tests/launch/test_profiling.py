@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launch.profiling import AWAITED, GARBAGE, by_mark, profiled, read_profile
+from tests.processor_time import first_below
 
 pytestmark = pytest.mark.alone
 
@@ -89,9 +90,13 @@ def test_who_works_is_charged_and_all_of_the_time_is_counted(tmp_path: Path) -> 
         python()
         small.small()
 
-    profile = measured(tmp_path / "profile", run)
-    assert with_leaf(profile, ":python") > 0.9
-    assert 0.9 * BURN_S < sum(profile.values()) / 1e6 < 1.2 * BURN_S
+    def charged() -> tuple[float, float]:
+        profile = measured(tmp_path / "profile", run)
+        counted_s = sum(profile.values()) / 1e6
+        assert counted_s > 0.9 * BURN_S
+        return with_leaf(profile, ":python"), counted_s
+
+    assert first_below(1.2 * BURN_S, charged) > 0.9
 
 
 def test_looking_for_garbage_is_not_charged_to_who_allocates(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.grading import MAX_CHARS, boxed, canonical, decided, equal, normalise, tally
+from tests.processor_time import cheaply
 
 WORDS = ["1/2", "0.5", "50%", "two", "2", "2.0", "Blue", "blue.", "top-left", "Top left", "", "n/a"]
 FORMULAS = [
@@ -279,9 +279,7 @@ def test_plain_answers_never_reach_the_library() -> None:
 
 def test_plain_answers_take_microseconds() -> None:
     answers = [f"{i}.50" for i in range(5000)]
-    start = time.process_time()
-    tally(answers)
-    assert time.process_time() - start < 1.0
+    cheaply(lambda: tally(answers), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -312,11 +310,13 @@ def test_plain_answers_take_microseconds() -> None:
 )
 def test_no_answer_costs_time(hostile: str) -> None:
     equal("2^3", "x+1")  # imports sympy
-    start = time.process_time()
-    for other in ("1.5", "7/2", "x", hostile):
-        equal(hostile, other)
-    tally([hostile] * 10)
-    assert time.process_time() - start < 0.5
+
+    def grade() -> None:
+        for other in ("1.5", "7/2", "x", hostile):
+            equal(hostile, other)
+        tally([hostile] * 10)
+
+    cheaply(grade, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -340,9 +340,7 @@ def test_boxed(text: str, answer: str | None) -> None:
 @pytest.mark.parametrize("piece", ["\\boxed{", "{", "}", "\\", "\\boxed{}"])
 def test_boxed_is_linear(piece: str) -> None:
     text = "\\boxed{" + piece * (1_000_000 // len(piece))
-    start = time.process_time()
-    boxed(text)
-    assert time.process_time() - start < 1.0
+    cheaply(lambda: boxed(text), 1.0)
 
 
 @pytest.mark.parametrize(

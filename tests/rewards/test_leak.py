@@ -1,12 +1,11 @@
 """Is the hard answer printed in the picture?"""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.leak import is_answer_printed
+from tests.processor_time import cheaply
 
 
 def svg(text: str) -> str:
@@ -80,6 +79,5 @@ def test_any_text_is_taken(text: str, answer: str, given: str) -> None:
     ],
 )
 def test_a_megabyte_is_read_in_a_second(piece: str) -> None:
-    start = time.process_time()
-    is_answer_printed(piece * (1_000_000 // len(piece)), "42", given="")
-    assert time.process_time() - start < 1.0
+    text = piece * (1_000_000 // len(piece))
+    cheaply(lambda: is_answer_printed(text, "42", given=""), 1.0)

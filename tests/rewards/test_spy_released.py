@@ -1,7 +1,5 @@
 """Parity with the released Vision-Zero: facts/vision_zero.md 2.3, 2.4; its section 10 (V1-V5)."""
 
-import time
-
 import pytest
 
 from engine.types import Invalid
@@ -15,6 +13,7 @@ from rewards.released.spy import (
     reasoning_released,
 )
 from rewards.spy import Vote, count_votes
+from tests.processor_time import cheaply
 
 WHY = "Clue 2 names a cube. "
 INVALID = "invalid"
@@ -213,8 +212,10 @@ def test_one_judge_alone_is_not_normalised() -> None:
 )
 def test_hostile_replies_take_linear_time(text: str) -> None:
     """A megabyte; the release's own patterns take minutes."""
-    start = time.process_time()
-    parse_vote_released(text)
-    parse_clue_released(text)
-    has_format_released(text)
-    assert time.process_time() - start < 5.0
+
+    def read() -> None:
+        parse_vote_released(text)
+        parse_clue_released(text)
+        has_format_released(text)
+
+    cheaply(read, 5.0)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from evals.benchmarks.mathvista import BENCHMARK, aggregates, extract, judge, re
 from tests.evals.benchmarks.fake_ask import FakeAsk
 from tests.evals.benchmarks.fixture_rows import rows_of
 from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
+from tests.processor_time import cheaply
 
 CASES = Path(__file__).parents[2] / "golden" / "eval_reference" / "mathvista.jsonl"
 FOUR = ("30\u00b0", "45\u00b0", "60\u00b0", "90\u00b0")
@@ -255,8 +255,9 @@ def test_aggregates_count_a_row_for_each_of_its_skills() -> None:
 
 @pytest.mark.parametrize("text", ["9" * 10**6, "a" * 10**6, "(" * 10**6, "[1," * 300_000])
 def test_hostile_text_costs_little(text: str) -> None:
-    began_s = time.process_time()
-    for fields in (choice(), row("integer", "5"), row("list", "[1]")):
-        for mode in ("default", "reference"):
-            score(read(text, fields, mode=mode).value, fields, mode=mode)
-    assert time.process_time() - began_s < 12
+    def grade() -> None:
+        for fields in (choice(), row("integer", "5"), row("list", "[1]")):
+            for mode in ("default", "reference"):
+                score(read(text, fields, mode=mode).value, fields, mode=mode)
+
+    cheaply(grade, 12)

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from evals.benchmarks.mm_vet import BENCHMARK, aggregates, extract, grade_of, ju
 from tests.evals.benchmarks.fake_ask import FakeAsk
 from tests.evals.benchmarks.fixture_rows import rows_of
 from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
+from tests.processor_time import cheaply
 
 
 def row(answer: str = "7<AND>9", capability: str | list[str] = "ocr,spat") -> dict[str, Any]:
@@ -150,7 +150,8 @@ def test_silence_is_wrong_and_nobody_is_asked() -> None:
 
 @pytest.mark.parametrize("text", ["7 " * 500_000, "9" * 10**6, "<AND>" * 200_000])
 def test_hostile_text_costs_little(text: str) -> None:
-    began_s = time.process_time()
-    for mode in ("default", "reference"):
-        score(read(text, row(), mode=mode).value, row(), mode=mode)
-    assert time.process_time() - began_s < 8
+    def grade() -> None:
+        for mode in ("default", "reference"):
+            score(read(text, row(), mode=mode).value, row(), mode=mode)
+
+    cheaply(grade, 8)

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.evals.benchmarks.fake_ask import FakeAsk
 from tests.evals.benchmarks.fixture_rows import rows_of, shown
 from tests.evals.benchmarks.prompts import FIXTURES, golden, prompts
 from tests.evals.small_benchmark import png, write_rows
+from tests.processor_time import cheaply
 
 
 def row(answer: str = "(b) 55 degrees") -> dict[str, Any]:
@@ -228,7 +228,8 @@ def test_silence_is_wrong_and_nobody_is_asked() -> None:
 
 @pytest.mark.parametrize("text", ["(b) " * 250_000, "(" * 10**6, "b" * 10**6])
 def test_hostile_text_costs_little(text: str) -> None:
-    began_s = time.process_time()
-    for mode in ("default", "reference"):
-        score(read(text, row(), mode=mode).value, row(), mode=mode)
-    assert time.process_time() - began_s < 8
+    def grade() -> None:
+        for mode in ("default", "reference"):
+            score(read(text, row(), mode=mode).value, row(), mode=mode)
+
+    cheaply(grade, 8)

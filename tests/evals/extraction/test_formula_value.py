@@ -1,10 +1,9 @@
 r"""Values of formulas. What is expected was computed by latex2sympy2 1.9.1 and Python's `eval`."""
 
-import time
-
 import pytest
 
 from evals.extraction.formula_value import value_of
+from tests.processor_time import cheaply
 
 
 @pytest.mark.parametrize(
@@ -70,8 +69,7 @@ def test_what_the_authors_parser_leaves_unread(text: str) -> None:
 
 
 def test_hostile_formulas_cost_little() -> None:
-    began_s = time.process_time()
-    for text in (
+    texts = (
         "9^{9^{9^{9}}}",
         "9^9^9^9^9^9^9^9",
         "9!!!!!!",
@@ -83,6 +81,5 @@ def test_hostile_formulas_cost_little() -> None:
         r"\sqrt{" * 49 + "1" + "}" * 49,
         r"\sqrt[0]{5}",
         "10^{400}*1.5",
-    ):
-        value_of(text)
-    assert time.process_time() - began_s < 4
+    )
+    cheaply(lambda: [value_of(text) for text in texts], 4)

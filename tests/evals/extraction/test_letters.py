@@ -1,12 +1,11 @@
 """Which option a response ends on, hand-worked."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.extraction.letters import read_letter
+from tests.processor_time import cheaply
 
 CITIES = {"A": "Paris", "B": "London", "C": "New York", "D": "York"}
 NUMBERS = {"A": "30", "B": "45", "C": "60", "D": "90"}
@@ -184,9 +183,7 @@ def test_options_of_equal_text_are_not_told_apart() -> None:
 )
 def test_long_texts_take_linear_time(piece: str) -> None:
     text = piece * (200_000 // len(piece))
-    began = time.process_time()
-    read_letter(text, CITIES)
-    assert time.process_time() - began < 3
+    cheaply(lambda: read_letter(text, CITIES), 3)
 
 
 LETTERED = ["A", "(B)", "c", "**D**", "I", "``B``", "A}", "Paris", "York"]

@@ -1,10 +1,9 @@
 """Mathematical equality: spellings, decimals, units, names; and what it may cost."""
 
-import time
-
 import pytest
 
 from evals.extraction.mathematics import same_answer
+from tests.processor_time import cheaply
 
 PI, ROOT = r"2\pi", r"2\sqrt{3}"
 
@@ -70,8 +69,7 @@ def test_not_the_same(given: str, gold: str) -> None:
 
 
 def test_hostile_answers_cost_little() -> None:
-    began_s = time.process_time()
-    for text in (
+    texts = (
         "9**9**9**9",
         "9^{9^{9^{9}}}",
         "(x+y+z+a+b)^{40}",
@@ -82,6 +80,5 @@ def test_hostile_answers_cost_little() -> None:
         "{" * 199,
         r"\text{" * 33,
         "- " * 99,
-    ):
-        assert not same_answer(text, "5")
-    assert time.process_time() - began_s < 12
+    )
+    assert cheaply(lambda: [text for text in texts if same_answer(text, "5")], 12) == []

@@ -1,8 +1,7 @@
-import time
-
 import pytest
 
 from evals.extraction.open_answers import read_open, same_answer
+from tests.processor_time import cheaply
 
 
 @pytest.mark.parametrize(
@@ -71,6 +70,5 @@ def test_equality(prediction: str, golds: list[str], same: bool) -> None:
 
 @pytest.mark.parametrize("piece", ["answer is ", "=", "is ", ". ", "1", "\\boxed{"])
 def test_long_texts_take_linear_time(piece: str) -> None:
-    began = time.process_time()
-    read_open(piece * (200_000 // len(piece)))
-    assert time.process_time() - began < 3
+    text = piece * (200_000 // len(piece))
+    cheaply(lambda: read_open(text), 3)
