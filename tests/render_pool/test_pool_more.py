@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import render_pool.pool as pool_module
 from engine.errors import EngineError
 from engine.types import Invalid, Picture
 from render_pool.corpus.ordinary import stream
@@ -310,14 +312,42 @@ def test_a_worker_that_grew_is_replaced() -> None:
     asyncio.run(scene())
 
 
-def test_a_machine_that_stood_still_once_is_forgiven() -> None:
+class Deadlines:
+    """Those of a pool's drawings, which pass when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._newest: asyncio.Timeout
+        self.number = 0
+        own = SimpleNamespace(**vars(asyncio))
+        own.timeout = self._timeout
+        monkeypatch.setattr(pool_module, "asyncio", own)
+
+    def _timeout(self, _: float) -> asyncio.Timeout:
+        self._newest = asyncio.timeout(None)
+        self.number += 1
+        return self._newest
+
+    def pass_by(self) -> None:
+        """That of the newest drawing."""
+        self._newest.reschedule(asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+def deadlines(monkeypatch: pytest.MonkeyPatch) -> Deadlines:
+    return Deadlines(monkeypatch)
+
+
+def test_a_machine_that_stood_still_once_is_forgiven(deadlines: Deadlines) -> None:
     async def scene() -> None:
-        async with opened(workers=1, deadline_s=1) as pool:
+        async with opened(workers=1) as pool:
             await pool.render(circle(1))
             (pid,) = workers_of(pool)
             gone = os.pidfd_open(pid)
             os.kill(pid, signal.SIGSTOP)
-            assert isinstance(await pool.render(circle(2)), Picture)
+            task = asyncio.create_task(pool.render(circle(2)))
+            await until(lambda: deadlines.number == 2)
+            deadlines.pass_by()
+            assert isinstance(await task, Picture)
             wait_for_end(gone)
             stats = pool.stats()
             assert stats["retried"] == 1
@@ -327,16 +357,21 @@ def test_a_machine_that_stood_still_once_is_forgiven() -> None:
     asyncio.run(scene())
 
 
-def test_a_machine_that_stands_still_twice_is_a_timeout_and_not_remembered() -> None:
+def test_a_machine_that_stands_still_twice_is_a_timeout_and_not_remembered(
+    deadlines: Deadlines,
+) -> None:
     async def scene() -> None:
-        async with opened(workers=1, deadline_s=4) as pool:
+        async with opened(workers=1) as pool:
             await pool.render(circle(1))
             (first,) = workers_of(pool)
             os.kill(first, signal.SIGSTOP)
             task = asyncio.create_task(pool.render(STUCK.format(n=9)))
+            await until(lambda: deadlines.number == 2)
+            deadlines.pass_by()
             await until(lambda: any(is_drawing(pid) for pid in workers_of(pool) if pid != first))
             (second,) = set(workers_of(pool)) - {first}
             os.kill(second, signal.SIGSTOP)
+            deadlines.pass_by()
             assert await task == Invalid("timeout", "the machine stood still")
             stats = pool.stats()
             assert (stats["retried"], stats["kills_by_reason"]) == (2, {"deadline": 2})
