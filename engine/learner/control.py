@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.learner import gloo
 from engine.transport import Images, Message
 from engine.wire import from_frames, to_frames
 
@@ -40,7 +41,7 @@ class Control:
             StoredProgress(self._shared, rank, world, _NO_PUBLICATION)  # not an earlier attempt's
         if world > 1 or is_needed:
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo",
+                "cpu:gloo,cuda:nccl" if backend == "nccl" else gloo.backend(),
                 store=self._shared,
                 rank=rank,
                 world_size=world,

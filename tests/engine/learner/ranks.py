@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from engine.learner import gloo
+
 WAIT = timedelta(seconds=180)
 """Four ranks may share two busy cores."""
 
@@ -38,4 +40,4 @@ def _join(rank: int, world: int, port: int, name: str) -> None:
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=WAIT)
     prefix = dist.PrefixStore(name, store)
-    dist.init_process_group("gloo", store=prefix, rank=rank, world_size=world, timeout=WAIT)
+    dist.init_process_group(gloo.backend(), store=prefix, rank=rank, world_size=world, timeout=WAIT)

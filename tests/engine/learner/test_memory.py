@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from engine.errors import ConfigError
-from engine.learner import memory, scoring
+from engine.learner import gloo, memory, scoring
 from engine.learner.activations import activation_bytes, adapter_params
 from engine.learner.config import LearnerConfig
 from engine.learner.costs import model_shape
@@ -136,7 +136,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, torch.dty
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[DeviceMesh]:
     """One rank, sharded as several are."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(gloo.backend(), store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from engine.errors import ConfigError
+from engine.learner import gloo
 from engine.learner.config import LearnerConfig, LoraConfig
 from engine.learner.lora import rounded
 from engine.learner.offload import HostState
@@ -221,7 +222,7 @@ def test_masters_are_float32_and_whole_weights_are_given_back(
 ) -> None:
     """FSDP2 as on one GPU: a mesh of one rank that computes in the folder's bfloat16."""
     base = as_bfloat16(tiny_base, tmp_path / "bf16")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(gloo.backend(), store=dist.HashStore(), rank=0, world_size=1)
     try:
         cfg = LearnerConfig.model_validate(train_variants.COMMON | {"lr": 1e-5})
         mesh = init_device_mesh("cpu", (1,))
