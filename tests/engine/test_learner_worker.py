@@ -6,6 +6,7 @@ is one of two ranks.
 """
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -741,6 +742,7 @@ def main() -> None:
         should_stop=lambda: False,
         is_engine_gone=lambda: False,
     )
+    os._exit(0)  # as a rank of a run: gloo's threads may still be there
 
 
 if __name__ == "__main__":
