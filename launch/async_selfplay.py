@@ -20,9 +20,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 # Lets `torchrun launch/async_selfplay.py` and `python launch/async_selfplay.py` find the packages.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -187,11 +189,24 @@ def run_rank(args: argparse.Namespace) -> int:
         raise
 
 
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    if "RANK" in os.environ:
-        # Python takes seconds to take torch apart, and the next attempt waits for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
+def end_as_rank(argv: Sequence[str]) -> NoReturn:
+    """`main`, then the end of this process, whatever happened: Python takes seconds to take torch
+    apart, would wait for threads that wait for a dead peer, and the next attempt waits for it."""
+    code = 1
+    try:
+        code = main(argv)
+    except SystemExit as end:  # argparse has said why
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  the agent only sees the status
+        traceback.print_exc()
+    finally:
+        with suppress(OSError):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+
+
+if __name__ == "__main__":
+    if "RANK" in os.environ:
+        end_as_rank(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

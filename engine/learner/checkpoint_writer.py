@@ -74,7 +74,6 @@ class CheckpointWriter:
             # Of its own: the threads' collectives must not interleave with the trainers'.
             group = dist.new_group(backend="gloo", timeout=PEERS_TIMEOUT)
         self._group = group
-        # Not a daemon: a process that ends finishes the checkpoint that it has begun.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: list[tuple[str, Future[Saved | CheckpointError]]] = []
 

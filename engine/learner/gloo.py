@@ -17,7 +17,7 @@ NAME = "gloo_one_worker"
 
 
 def backend() -> str:
-    """Its name for `torch.distributed.init_process_group`; other groups of all ranks inherit it."""
+    """Its name for `torch.distributed.init_process_group`; other groups inherit it."""
     if NAME not in dist.Backend.backend_list:
         dist.Backend.register_backend(NAME, _make, devices=["cpu"])
     return NAME

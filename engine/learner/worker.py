@@ -49,14 +49,19 @@ def run_learner(
     torch.set_num_threads(1)
     disable_progress_bar()
     group = LearnerGroup(spec, store)
-    if spec.rank == 0:
-        leader = Leader(spec, group, should_stop, is_engine_gone)
-        try:
-            leader.run()
-        finally:
-            leader.close()
-    else:
-        group.follow()
+    try:
+        if spec.rank == 0:
+            leader = Leader(spec, group, should_stop, is_engine_gone)
+            try:
+                leader.run()
+            finally:
+                leader.close()
+        else:
+            group.follow()
+    except Exception:
+        # The next attempt goes on from what is being written, which takes less than its steps did.
+        group.checkpoints.wait(SAVE_SHARE * spec.stop_s)
+        raise
 
 
 class Leader:

@@ -81,6 +81,27 @@ def test_every_server_of_a_template_ends_with_a_status_of_its_own(
         assert silent.pid == by
 
 
+CANT_SAY = """
+import atexit, os
+from engine.servers.embedded import template
+
+def status_of(argv):
+    raise OSError("No space left on device")  # where it wrote its last words
+
+template._status_of = status_of
+atexit.register(print, "went on as the template")
+pid = template._fork([])
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_server_that_cant_say_why_it_fails_ends_all_the_same() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CANT_SAY], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 def test_a_template_that_dies_before_it_forks_is_a_server_that_died(tmp_path: Path) -> None:
     with template(tmp_path / "log", "--serve", "1=here") as one:
         first = one.fork()

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +34,7 @@ from engine.children import end, last_lines, spawn
 from engine.config import WeightsConfig
 from engine.errors import FatalError, TransportError, WeightSyncError
 from engine.layout import Follower
-from engine.learner import checkpoint, proof, sender, worker
+from engine.learner import checkpoint, checkpoint_writer, proof, sender, worker
 from engine.learner.bad_batches import load_batch
 from engine.learner.checkpoint_writer import Saved
 from engine.learner.config import LearnerConfig
@@ -595,6 +595,49 @@ def test_prune_keeps_the_lineage_not_a_corrupt_later_checkpoint(tmp_path: Path) 
     assert checkpoint.latest_valid(tmp_path)[0] == tmp_path / "step-00000033"
     checkpoint.prune(tmp_path, 1, newest=33)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000033"]
+
+
+def test_what_breaks_off_ends_with_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine dies while a checkpoint is written; the process ends right after `run_learner`."""
+    address = f"ipc://{tmp_path}/engine.sock"
+    spec = spec_of(address, tmp_path / "checkpoints", tiny_dir(0))
+    gone, closed = threading.Event(), threading.Event()
+    finish, close = checkpoint_writer._finish, Leader.close
+    was_left: list[bool] = []
+
+    def late(*arguments: Any) -> None:
+        assert closed.wait(PATIENCE_S)
+        with suppress(TimeoutError, TransportError):
+            ended.result(1.0)
+        was_left.append(ended.done())
+        finish(*arguments)
+
+    def closing(leader: Leader) -> None:
+        close(leader)
+        closed.set()
+
+    monkeypatch.setattr(checkpoint_writer, "_finish", late)
+    monkeypatch.setattr(Leader, "close", closing)
+    engine = FakeEngine(address, lambda: None)
+    ended = in_background(
+        lambda: run_learner(
+            spec, store=dist.HashStore(), should_stop=lambda: False, is_engine_gone=gone.is_set
+        )
+    )
+    try:
+        engine.welcome(5)
+        engine.batch(1, 6, groups_of(0))
+        assert engine.expect("stepped")["step"] == 1
+        gone.set()
+        with pytest.raises(TransportError, match="engine"):
+            ended.result(PATIENCE_S)
+        assert was_left == [False]
+        assert checkpoint.latest_valid(spec.checkpoints["solver"])[0] is not None
+    finally:
+        gone.set()
+        engine.close()
 
 
 def listening_addresses(port: int) -> set[str]:

@@ -28,6 +28,19 @@ ENGINE_LIVES_S = 30.0
 BAD_PORT = "server for solver: port 1 of 127.0.0.1: in use; choose another port"
 
 
+BREAKS_OFF = """
+import sys, threading
+from launch import async_selfplay
+
+def run_rank(_):
+    threading.Thread(target=threading.Event().wait).start()
+    raise {error}
+
+async_selfplay.run_rank = run_rank
+async_selfplay.end_as_rank(["launch/configs/quickstart.yaml"])
+"""
+
+
 class FakeStore:
     """A torchrun store of one process."""
 
@@ -480,3 +493,28 @@ def test_a_store_that_is_gone_is_said_in_one_line() -> None:
     with pytest.raises(EngineError, match=r"^the store is gone: rank 0, or its agent, has ended$"):
         attempt.heard(Gone(), "run", threading.Event())  # type: ignore[arg-type]
     assert attempt.leave(Gone(), 1) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error, status, says",
+    [
+        ("RuntimeError('Connection closed by peer')", 1, "RuntimeError: Connection closed by peer"),
+        ("async_selfplay.EngineError('a word')", 1, "streamzero: rank 1: a word"),
+        ("async_selfplay.ConfigError('a key')", 2, ""),
+        ("SystemExit(3)", 3, ""),
+    ],
+)
+def test_a_rank_ends_at_once_whatever_breaks_off(error: str, status: int, says: str) -> None:
+    """A thread that waits for a dead peer, say, would keep the process, and the next attempt."""
+    done = subprocess.run(
+        [sys.executable, "-c", BREAKS_OFF.format(error=error)],
+        cwd=QUICKSTART.parents[2],
+        env={**os.environ, "RANK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == status
+    assert says in done.stderr
+    assert ("Traceback" in done.stderr) == ("RuntimeError" in error)

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -170,8 +171,9 @@ def main(argv: list[str]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End this process: threads that wait in a collective for a dead peer must not keep it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # of a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -176,9 +176,13 @@ def _fork(argv: list[str]) -> int:
     template = os.getpid()
     pid = os.fork()
     if pid == 0:
-        limits.die_with(template)
-        os.setsid()
-        server.leave(_status_of(argv))
+        code = 1
+        try:
+            limits.die_with(template)
+            os.setsid()
+            code = _status_of(argv)
+        finally:  # must not go on as the template, whatever happens
+            server.leave(code)
     return pid
 
 
@@ -188,7 +192,7 @@ def _status_of(argv: list[str]) -> int:
         return server.main(argv)
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001  must not go on as the template
+    except BaseException:  # noqa: BLE001  its last words
         traceback.print_exc()
         return 1
 
