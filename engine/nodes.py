@@ -78,8 +78,8 @@ def this_node(environ: Mapping[str, str] = os.environ) -> Node:
 
 
 def free_ports(num: int, address: str = LOOPBACK) -> list[int]:
-    """Ports of this machine that nobody uses now. Raises EngineError where it hasn't this address,
-    or not so many."""
+    """Ports of this machine that nobody uses now; until this process ends no other caller has them.
+    Raises EngineError where it hasn't this address, or not so many."""
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
@@ -92,10 +92,27 @@ def free_ports(num: int, address: str = LOOPBACK) -> list[int]:
                         "it to one"
                     ) from None
                 continue
-        found.append(port)
+        if _is_claimed(port):
+            found.append(port)
         if len(found) == num:
             return found
     raise EngineError(f"not {num} of this node's ports {_PORTS.start} to {_PORTS[-1]} are free")
+
+
+def _is_claimed(port: int) -> bool:
+    """Claim it against whoever chooses between now and the first time that somebody listens there:
+    by a name that the kernel keeps as long as this process lives, for all who share its ports. Only
+    Linux has such names."""
+    if sys.platform != "linux":
+        return True
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0streamzero-port-{port}")
+    except OSError as error:
+        claim.close()
+        return error.errno != errno.EADDRINUSE
+    claim.detach()  # nobody closes it
+    return True
 
 
 def is_loopback(address: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.rundir import RunDir
 from tests.e2e.command import WITHOUT_MEASURING, descendants, left_of, recorded, run, started
+from tests.e2e.network import free_ports
 from tests.e2e.records import (
     POLICIES,
     attempts_of,
@@ -27,17 +28,23 @@ STEPS = 12
 BRANCH = "launch.branch"
 FINISHED = "SELECT notes FROM games WHERE state = 'finished'"
 SERVED = "policies: [proposer, coder, solver], kind: embedded"
-LAYOUT = (
-    f"layout.servers=[{{rank: 1, {SERVED}}}, {{rank: 2, {SERVED}}}]",
-    "layout.branches=[{rank: 1, servers: [1]}, {rank: 2, servers: [2]}]",
-)
+BRANCHES = "layout.branches=[{rank: 1, servers: [1]}, {rank: 2, servers: [2]}]"
 
 
 def test_branches_play_and_one_is_killed(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     folder = RunDir(tmp_path / "runs" / "own")
-    command = arguments(f"run.steps={STEPS}", "run.checkpoint_every=2", *LAYOUT, *WITHOUT_MEASURING)
+    port = free_ports(2 * len(POLICIES))  # else the second attempt may have one of the first's
+    servers = ((1, port), (2, port + len(POLICIES)))
+    hosts = ", ".join(f"{{rank: {rank}, port: {first}, {SERVED}}}" for rank, first in servers)
+    command = arguments(
+        f"run.steps={STEPS}",
+        "run.checkpoint_every=2",
+        f"layout.servers=[{hosts}]",
+        BRANCHES,
+        *WITHOUT_MEASURING,
+    )
     with started(command, tmp_path / "output") as it:
         it.until(lambda: len(steps_of(folder)) >= 5, "a few steps")
         branch = recorded(folder, BRANCH)
@@ -64,10 +71,12 @@ def test_branches_play_and_one_is_killed(
     check_versions(folder)
 
     notes = [json.loads(text) for (text,) in rows(folder, FINISHED)]
-    assert all("caption" in str(note) for note in notes)
-    hosts = together(note["timeline"]["servers"] for note in notes)
-    assert len(hosts) >= 2, "each branch has played"
-    assert max(map(len, hosts)) <= len(POLICIES), "no game asked the servers of both"
+    for note in notes:
+        assert len(note["proposals"]) == 4
+        assert all(("proposal" in one) != ("invalid" in one) for one in note["proposals"])
+    assert any("caption" in str(note) for note in notes)
+    asked = together(note["timeline"]["servers"] for note in notes)
+    assert sorted(map(len, asked)) == [len(POLICIES)] * 2, "no game asked the servers of both"
 
 
 def together(urls: Iterable[list[str]]) -> list[set[str]]:

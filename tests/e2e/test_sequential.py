@@ -51,7 +51,8 @@ def test_roles_train_one_after_the_other_by_games_of_one_version(
         assert groups["trained"] > 0
 
     check_phases(folder, STEPS, PHASE)
-    if not any(barren_batches(folder, STEPS).values()):
+    barren = barren_batches(folder, STEPS)
+    if not any(barren.values()):
         order = [row["policy"] for row in steps_of(folder) if not row["skipped"]]
         phases = STEPS // PHASE
         assert order == [role for _ in range(phases) for role in ROLES for _ in range(PHASE)]
@@ -66,7 +67,8 @@ def test_roles_train_one_after_the_other_by_games_of_one_version(
     assert [step for step, _ in judged] == [1, 2, 3, 4], "one range of versions in each step"
     ranges = [json.loads(versions) for _, versions in judged]
     assert all(len(versions) == 1 for versions in ranges)
-    assert ranges[0] == ranges[1] != ranges[2] == ranges[3]
+    if not any(barren.values()):
+        assert ranges[0] == ranges[1] != ranges[2] == ranges[3]
     # By rollouts: three plays for one.
     generated = sum(summary["tokens"][role]["generated"] for role in ROLES)
     trained_tokens = sum(summary["tokens"][role]["trained"] for role in ROLES)

@@ -1,5 +1,6 @@
 """Where a node is reached, and what it keeps for itself."""
 
+import json
 import os
 import socket
 import subprocess
@@ -162,11 +163,39 @@ def test_free_ports_are_free_and_never_those_of_the_shipped_configs() -> None:
 
 
 def test_a_port_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_ports(1)[0]
-    monkeypatch.setattr("engine.nodes._PORTS", range(port, port + 1))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr("engine.nodes._PORTS", range(port, port + 1))
+        with pytest.raises(EngineError, match="not 1 of this node's ports"):
+            free_ports(1)
     assert free_ports(1) == [port]
-    with (
-        socket.create_server(("127.0.0.1", port)),
-        pytest.raises(EngineError, match="not 1 of this node's ports"),
-    ):
-        free_ports(1)
+
+
+CHOOSES = """
+from engine import nodes
+nodes._PORTS = range({first}, {first} + 4)
+print(nodes.free_ports(3), flush=True)
+input()
+"""
+
+
+def test_a_port_is_its_process_s_before_anybody_listens_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two runs begin at the same time: their servers listen seconds after the choice."""
+    first = 50_000 + os.getpid() % 10_000
+    monkeypatch.setattr("engine.nodes._PORTS", range(first, first + 4))
+    with subprocess.Popen(
+        [sys.executable, "-c", CHOOSES.format(first=first)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        theirs = set(json.loads(other.stdout.readline()))
+        assert len(theirs) == 3
+        assert theirs.isdisjoint(free_ports(1))
+        with pytest.raises(EngineError, match="not 1 of this node's ports"):
+            free_ports(1)
+        other.communicate("\n")
+    assert set(free_ports(3)) == theirs, "it has ended"
