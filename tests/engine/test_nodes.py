@@ -24,6 +24,7 @@ from engine.nodes import (
     this_node,
     visible_gpus,
 )
+from tests.e2e import network
 
 TWO = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "::1"}
 _IFF_LOOPBACK = 0x8
@@ -163,11 +164,13 @@ def test_free_ports_are_free_and_never_those_of_the_shipped_configs() -> None:
 
 
 def test_a_port_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setattr("engine.nodes._PORTS", range(port, port + 1))
-        with pytest.raises(EngineError, match="not 1 of this node's ports"):
-            free_ports(1)
+    port = network.free_ports(1)
+    monkeypatch.setattr("engine.nodes._PORTS", range(port, port + 1))
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(EngineError, match="not 1 of this node's ports"),
+    ):
+        free_ports(1)
     assert free_ports(1) == [port]
 
 
@@ -183,7 +186,7 @@ def test_a_port_is_its_process_s_before_anybody_listens_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two runs begin at the same time: their servers listen seconds after the choice."""
-    first = 50_000 + os.getpid() % 10_000
+    first = network.free_ports(5) + 1  # the one before was claimed above, by this process
     monkeypatch.setattr("engine.nodes._PORTS", range(first, first + 4))
     with subprocess.Popen(
         [sys.executable, "-c", CHOOSES.format(first=first)],
