@@ -24,28 +24,33 @@ EXIT_BAD_INPUT = 2
 
 
 def main(argv: Sequence[str]) -> int:
-    return asyncio.run(_evaluate(parse(argv)))
+    options = parse(argv)
+    try:
+        return asyncio.run(_stoppable(options))
+    except ConfigError as error:
+        print(f"streamzero: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except EngineError as error:
+        print(f"streamzero: {error}", file=sys.stderr)
+        return 1
 
 
-async def _evaluate(options: argparse.Namespace) -> int:
-    """What breaks off, by Ctrl-C or an error, ends this process as soon as what is kept is kept: a
-    thread that downloads can't be stopped, and Python would wait for it."""
+async def _stoppable(options: argparse.Namespace) -> int:
+    """Ctrl-C ends it as soon as what is kept is kept: a thread that downloads can't be stopped,
+    and Python would wait for it."""
     # Imported late, so that --help is instant.
     from launch.evaluating.command import run
 
     try:
         return await run(options)
     except (asyncio.CancelledError, KeyboardInterrupt):
-        text = "stopped; every answer that came is kept, and the same command goes on"
-        status = 128 + signal.SIGINT
-    except ConfigError as error:
-        text, status = str(error), EXIT_BAD_INPUT
-    except EngineError as error:
-        text, status = str(error), 1
-    print(f"streamzero: {text}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+        print(
+            "streamzero: stopped; every answer that came is kept, and the same command goes on",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
