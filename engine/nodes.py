@@ -92,17 +92,16 @@ def free_ports(num: int, address: str = LOOPBACK) -> list[int]:
                         "it to one"
                     ) from None
                 continue
-        if _is_claimed(port):
+        if _claim(port):
             found.append(port)
         if len(found) == num:
             return found
     raise EngineError(f"not {num} of this node's ports {_PORTS.start} to {_PORTS[-1]} are free")
 
 
-def _is_claimed(port: int) -> bool:
-    """Claim it against whoever chooses between now and the first time that somebody listens there:
-    by a name that the kernel keeps as long as this process lives, for all who share its ports. Only
-    Linux has such names."""
+def _claim(port: int) -> bool:
+    """Take it until this process ends, before anybody listens there; False: it was taken already.
+    By a name that the kernel keeps for all who share its ports; only Linux has such names."""
     if sys.platform != "linux":
         return True
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
